@@ -1,0 +1,199 @@
+"""Llama decoder with multi-token heads.
+
+Notable design decisions:
+- the layers do not know how keys and values are kept: they hand q, k, v to an `attend` callable. Generation passes a
+  preallocated cache, scoring passes causal attention over the whole sequence;
+- the cache is compact: a row holds only tokens that later tokens may see, so the slot of a token *is* its position,
+  a key is visible exactly when its slot is not after the query's, and no padding mask exists. Rows have their own
+  lengths, which is what makes a row's result independent of its neighbours.
+
+Shapes: B rows, q new tokens, L slots, H query heads, G key/value heads, d channels per head, K heads per step, V ids.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import AutoGazeConfig, GazeDecoderConfig, rope_frequencies
+
+# (layer number, queries (B, H, q, d), keys (B, G, q, d), values (B, G, q, d)) -> (B, H, q, d)
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.float()
+        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self.eps)
+        return self.weight * wide.to(x.dtype)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Rotary embedding of x (B, heads, q, d) on the pairs (i, i + d/2); cos, sin: (B, 1, q, d/2)."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: GazeDecoderConfig) -> None:
+        super().__init__()
+        size, heads, kv_heads, dim = config.hidden_size, config.num_attention_heads, config.kv_heads, config.head_size
+        self.head_size = dim
+        self.q_proj = nn.Linear(size, heads * dim, bias=config.attention_bias)
+        self.k_proj = nn.Linear(size, kv_heads * dim, bias=config.attention_bias)
+        self.v_proj = nn.Linear(size, kv_heads * dim, bias=config.attention_bias)
+        self.o_proj = nn.Linear(heads * dim, size, bias=config.attention_bias)
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, attend: Attend) -> torch.Tensor:
+        def split(y: torch.Tensor) -> torch.Tensor:
+            return y.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
+
+        queries = rotate(split(self.q_proj(x)), cos, sin)
+        keys = rotate(split(self.k_proj(x)), cos, sin)
+        mixed = attend(layer, queries, keys, split(self.v_proj(x)))
+        return self.o_proj(mixed.transpose(1, 2).flatten(2))
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, config: GazeDecoderConfig) -> None:
+        super().__init__()
+        size, inner = config.hidden_size, config.intermediate_size
+        self.gate_proj = nn.Linear(size, inner, bias=config.mlp_bias)
+        self.up_proj = nn.Linear(size, inner, bias=config.mlp_bias)
+        self.down_proj = nn.Linear(inner, size, bias=config.mlp_bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config: GazeDecoderConfig) -> None:
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = GatedMLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, attend: Attend) -> torch.Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class DecoderStack(nn.Module):
+    """Embedding, layers and final norm (the `model` of the published key names)."""
+
+    def __init__(self, config: GazeDecoderConfig, vocab_size: int) -> None:
+        super().__init__()
+        self.embed_tokens = nn.Embedding(vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+
+class GazeDecoder(nn.Module):
+    def __init__(self, config: AutoGazeConfig) -> None:
+        super().__init__()
+        decoder = config.decoder
+        vocab_size = config.num_vision_tokens_each_frame + 1
+        self.heads_per_step = config.heads_per_step
+        self.frequencies = rope_frequencies(decoder)  # not a buffer: never saved, never cast to half precision
+        self.model = DecoderStack(decoder, vocab_size)
+        self.lm_head = nn.Linear(decoder.hidden_size, self.heads_per_step * vocab_size, bias=False)
+        self.task_loss_prediction_head = nn.Linear(decoder.hidden_size, self.heads_per_step, bias=False)
+
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.model.embed_tokens(ids)
+
+    def forward(self, x: torch.Tensor, positions: torch.Tensor, attend: Attend) -> torch.Tensor:
+        """Embeddings (B, q, C) at positions (B or 1, q) -> final-normed states (B, q, C)."""
+        frequencies = torch.tensor(self.frequencies, device=x.device, dtype=torch.float32)
+        angles = positions[:, None, :, None].float() * frequencies
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        for number, layer in enumerate(self.model.layers):
+            x = layer(x, cos, sin, number, attend)
+        return self.model.norm(x)
+
+    def next_ids(self, readout: torch.Tensor) -> torch.Tensor:
+        """State at a readout (B, C) -> scores of the next K ids (B, K, V), float32."""
+        return self.lm_head(readout).float().unflatten(-1, (self.heads_per_step, -1))
+
+    def head_logits(self, states: torch.Tensor, head: int) -> torch.Tensor:
+        """Logits of one head only, (..., C) -> (..., V): scoring never holds the logits of all K heads at once."""
+        weight = self.lm_head.weight.view(self.heads_per_step, -1, self.lm_head.in_features)[head]
+        return F.linear(states, weight)
+
+
+class KeyValueCache:
+    """Preallocated keys and values of all layers; every row has its own length.
+
+    keys, values: per layer (B, capacity, G, d). lengths: (B,) slots in use. Writing beyond a row's length is harmless:
+    those slots lie after every query of the row until they are written again.
+    """
+
+    def __init__(self, layers: int, batch: int, capacity: int, kv_heads: int, head_size: int, like: torch.Tensor) -> None:
+        shape = (batch, capacity, kv_heads, head_size)
+        self.keys = [like.new_zeros(shape) for _ in range(layers)]
+        self.values = [like.new_zeros(shape) for _ in range(layers)]
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
+
+    def restore(self, keys: tuple[torch.Tensor, ...], values: tuple[torch.Tensor, ...], lengths: torch.Tensor) -> None:
+        """Starts from saved keys and values (B, L, G, d) by copying them in; the saved tensors stay as they are."""
+        for target, source in zip(self.keys + self.values, keys + values, strict=True):
+            target[:, : source.shape[1]] = source
+        self.lengths = lengths.clone()
+
+    def attend_from(self, slots: torch.Tensor, end: int) -> Attend:
+        """Attention for new tokens that go to `slots` (B, q); `end`: one past the largest slot in use."""
+        batch, new = slots.shape
+        rows = torch.arange(batch, device=slots.device)[:, None]
+        visible = (torch.arange(end, device=slots.device)[None, None] <= slots[:, :, None])[:, None]
+
+        def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+            self.keys[layer][rows, slots] = keys.transpose(1, 2)
+            self.values[layer][rows, slots] = values.transpose(1, 2)
+            return F.scaled_dot_product_attention(
+                queries,
+                self.keys[layer][:, :end].transpose(1, 2),
+                self.values[layer][:, :end].transpose(1, 2),
+                attn_mask=visible,
+                enable_gqa=queries.shape[1] != keys.shape[1],
+            )
+
+        return attend
+
+
+def causal_attention(blocks: list[tuple[int, int]], key_mask: torch.Tensor, dropout: float = 0.0) -> Attend:
+    """Attention over a whole sequence at once, differentiable, for scoring.
+
+    blocks: (start, end) ranges of queries that cover the sequence; each looks at keys [0, end), so that neither the
+    upper triangle nor a mask of the whole square is ever made. key_mask: (B, S), False where a key is hidden.
+    """
+    all_visible = bool(key_mask.all())
+
+    def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        outputs = []
+        for start, end in blocks:
+            steps = torch.arange(end, device=queries.device)
+            visible = (steps[None] <= steps[start:end, None])[None, None]
+            if not all_visible:
+                visible = visible & key_mask[:, None, None, :end]
+            outputs.append(
+                F.scaled_dot_product_attention(
+                    queries[:, :, start:end],
+                    keys[:, :, :end],
+                    values[:, :, :end],
+                    attn_mask=visible,
+                    dropout_p=dropout,
+                    enable_gqa=queries.shape[1] != keys.shape[1],
+                )
+            )
+        return torch.cat(outputs, dim=2)
+
+    return attend

@@ -1,0 +1,75 @@
+"""Convolutional encoder of the gaze model: video -> vision tokens of every frame.
+
+Shapes: B batch, T frames, T' gaze steps (frames / temporal patch), D channels, g cells per side, P = g * g.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .config import GazeEncoderConfig
+
+ConvState = tuple[torch.Tensor, ...]
+
+
+def resize_bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Keys bicubic (a = -0.75), half-pixel centres, edges repeated, no antialiasing. (..., C, H, W) -> (..., C, h, w).
+
+    Equal sizes return the input itself.
+    """
+    if images.shape[-2:] == (height, width):
+        return images
+    flat = images.reshape(-1, *images.shape[-3:])
+    return F.interpolate(flat, size=(height, width), mode="bicubic", align_corners=False).unflatten(0, images.shape[:-3])
+
+
+class TrunkBlock(nn.Module):
+    """3-D convolution, causal in time (only earlier frames), then ReLU. No residual."""
+
+    def __init__(self, config: GazeEncoderConfig) -> None:
+        super().__init__()
+        time, space = config.trunk_temporal_kernel_size, config.trunk_spatial_kernel_size
+        self.history = time - 1
+        self.conv3d = nn.Conv3d(
+            config.hidden_dim, config.hidden_dim, (time, space, space), padding=(0, space // 2, space // 2)
+        )
+
+    def forward(self, x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """x: (B, D, T', g, g); past: the last `history` input frames, zeros if None. -> (output, new past)."""
+        if past is None:
+            past = x.new_zeros(x.shape[0], x.shape[1], self.history, *x.shape[3:])
+        x = torch.cat([past, x], dim=2)
+        return F.relu(self.conv3d(x)), x[:, :, x.shape[2] - self.history :]
+
+
+class GazeVisionEncoder(nn.Module):
+    def __init__(self, config: GazeEncoderConfig) -> None:
+        super().__init__()
+        patch = (config.temporal_patch_size, config.kernel_size, config.kernel_size)
+        self.temporal_conv = nn.Conv3d(3, config.hidden_dim, patch, stride=patch)
+        self.norm = nn.LayerNorm(config.hidden_dim)
+        self.blocks = nn.ModuleList(TrunkBlock(config) for _ in range(config.depth))
+        self.out_proj = nn.Conv3d(config.hidden_dim, config.out_dim, 1)
+
+    def forward(self, video: torch.Tensor, past: ConvState | None = None) -> tuple[torch.Tensor, ConvState]:
+        """(B, T, 3, S, S) already at the input size -> tokens (B, T', P, C) and the state of every trunk block."""
+        x = self.temporal_conv(video.transpose(1, 2))
+        x = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        states = []
+        for number, block in enumerate(self.blocks):
+            x, state = block(x, None if past is None else past[number])
+            states.append(state)
+        return self.out_proj(x).flatten(3).permute(0, 2, 3, 1), tuple(states)
+
+
+class Connector(nn.Module):
+    """Adds the position table, the same for every frame."""
+
+    def __init__(self, num_tokens: int, hidden_size: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.randn(num_tokens, hidden_size))
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens + self.pos_embed
