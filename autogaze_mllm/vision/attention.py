@@ -1,0 +1,187 @@
+"""Attention over packed clips of different lengths.
+
+Every mask that the tower needs is a list of spans: "these consecutive queries see these consecutive keys". Block-causal
+is one span per frame (its tokens see the clip up to the end of the frame), bidirectional and causal are one span per
+clip. Spans need no mask at all; backends differ only in how they run them. No (queries, keys) tensor of a whole batch is
+ever made.
+
+Shapes: N packed tokens, H heads, d channels per head.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+
+from ..errors import InputError
+
+AttentionType = Literal["block_causal", "causal", "bidirectional"]
+Backend = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
+
+MAX_PADDED_KEYS = 1 << 16  # tokens of one padded batch of spans; bounds the memory of the sdpa backend
+
+
+@dataclass(frozen=True)
+class Span:
+    """Queries [start, start + queries) see keys [first_key, first_key + keys)."""
+
+    start: int
+    queries: int
+    first_key: int
+    keys: int
+
+
+def make_spans(clips: list[list[int]], attn_type: AttentionType, frame_independent: bool) -> tuple[list[Span], bool]:
+    """clips: kept tokens of each frame of each clip. -> spans in packed order, and whether they are causal inside."""
+    if attn_type not in get_args(AttentionType):
+        raise InputError(f"attn_type {attn_type!r} is not one of {', '.join(get_args(AttentionType))}")
+    if frame_independent:
+        clips = [[count] for clip in clips for count in clip]
+    spans, start = [], 0
+    for clip in clips:
+        if attn_type == "block_causal":
+            position = start
+            for count in clip:
+                if count:
+                    spans.append(Span(position, count, start, position + count - start))
+                position += count
+        elif sum(clip):
+            spans.append(Span(start, sum(clip), start, sum(clip)))
+        start += sum(clip)
+    return spans, attn_type == "causal"
+
+
+class PackedAttention:
+    """Runs one clip structure for all layers. Call with q, k, v of shape (N, H, d); returns (N, H, d)."""
+
+    def __init__(self, clips: list[list[int]], attn_type: AttentionType, frame_independent: bool, backend: Backend,
+                 device: torch.device, dropout: float = 0.0) -> None:
+        self.spans, self.causal = make_spans(clips, attn_type, frame_independent)
+        self.device, self.dropout = device, dropout
+        runners = {
+            "sdpa": self._sdpa, "eager": self._eager, "flex_attention": self._flex, "flash_attention_2": self._flash,
+        }
+        if backend not in runners:
+            raise InputError(f"attention backend {backend!r} is not one of {', '.join(runners)}")
+        self.run = runners[backend]
+        if backend == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
+            raise InputError("flash_attention_2 needs the package flash-attn: pip install 'autogaze_mllm[flash]'")
+        if backend == "flex_attention" and dropout:
+            raise InputError("flex_attention has no attention dropout; use another backend or set it to 0")
+
+    def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return self.run(q, k, v)
+
+    def _eager(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Span by span with an explicit softmax: the plain reference."""
+        outputs = []
+        for span in self.spans:
+            keys = slice(span.first_key, span.first_key + span.keys)
+            scores = torch.einsum("qhd,khd->hqk", q[span.start : span.start + span.queries], k[keys]) * q.shape[-1] ** -0.5
+            if self.causal:
+                hidden = torch.ones(span.queries, span.keys, dtype=torch.bool, device=q.device).triu(1)
+                scores = scores.masked_fill(hidden, -torch.inf)
+            weights = F.dropout(scores.float().softmax(-1).to(q.dtype), self.dropout)
+            outputs.append(torch.einsum("hqk,khd->qhd", weights, v[keys]))
+        return torch.cat(outputs) if outputs else torch.zeros_like(q)
+
+    @functools.cached_property
+    def _batches(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]]:
+        """Spans of similar length side by side: query rows (b, q), key rows (b, k), key mask or None, real queries (b, q)."""
+        order = sorted(self.spans, key=lambda span: (span.keys, span.queries))
+        groups: list[list[Span]] = []
+        for span in order:
+            group = groups[-1] if groups else []
+            alike = group and span.keys <= 1.25 * group[0].keys + 16 and span.queries <= 2 * group[0].queries + 16
+            if alike and (len(group) + 1) * span.keys <= MAX_PADDED_KEYS:
+                group.append(span)
+            else:
+                groups.append([span])
+        batches = []
+        for group in groups:
+            queries, real = _rows([(s.start, s.queries) for s in group], self.device)
+            keys, visible = _rows([(s.first_key, s.keys) for s in group], self.device)
+            # Right padding needs no key mask when attention is causal: padded keys come after every real query.
+            mask = None if self.causal or bool(visible.all()) else visible[:, None, None]
+            batches.append((queries, keys, mask, real))
+        return batches
+
+    def _sdpa(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        result = torch.zeros_like(q)
+        for queries, keys, mask, real in self._batches:
+            output = F.scaled_dot_product_attention(
+                q[queries].transpose(1, 2), k[keys].transpose(1, 2), v[keys].transpose(1, 2),
+                attn_mask=mask, is_causal=self.causal, dropout_p=self.dropout,
+            ).transpose(1, 2)
+            result = result.index_put((queries[real],), output[real])
+        return result
+
+    @functools.cached_property
+    def _block_mask(self) -> object:
+        from torch.nn.attention.flex_attention import create_block_mask
+
+        total = sum(span.queries for span in self.spans)
+        first = torch.zeros(total, dtype=torch.long, device=self.device)
+        last = torch.zeros(total, dtype=torch.long, device=self.device)
+        for span in self.spans:
+            rows = slice(span.start, span.start + span.queries)
+            first[rows] = span.first_key
+            last[rows] = span.first_key + span.keys
+
+        def visible(batch: torch.Tensor, head: torch.Tensor, query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            inside = (key >= first[query]) & (key < last[query])
+            return inside & (key <= query) if self.causal else inside
+
+        return create_block_mask(visible, None, None, total, total, device=str(self.device))
+
+    def _flex(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        if not self.spans:
+            return torch.zeros_like(q)
+        heads = [x.transpose(0, 1)[None] for x in (q, k, v)]
+        return _flex_function()(*heads, block_mask=self._block_mask)[0].transpose(0, 1)
+
+    @functools.cached_property
+    def _varlen(self) -> dict[str, torch.Tensor | int]:
+        """Arguments of the variable-length kernel; `rows` gathers the keys of all spans one after the other."""
+        ends = [[0], [0]]
+        for span in self.spans:
+            ends[0].append(ends[0][-1] + span.queries)
+            ends[1].append(ends[1][-1] + span.keys)
+        rows = torch.cat([torch.arange(s.first_key, s.first_key + s.keys) for s in self.spans])
+        return {
+            "rows": rows.to(self.device),
+            "cu_seqlens_q": torch.tensor(ends[0], dtype=torch.int32, device=self.device),
+            "cu_seqlens_k": torch.tensor(ends[1], dtype=torch.int32, device=self.device),
+            "max_seqlen_q": max(span.queries for span in self.spans),
+            "max_seqlen_k": max(span.keys for span in self.spans),
+        }
+
+    def _flash(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        from flash_attn import flash_attn_varlen_func
+
+        if not self.spans:
+            return torch.zeros_like(q)
+        settings = dict(self._varlen)
+        rows = settings.pop("rows")
+        return flash_attn_varlen_func(q, k[rows], v[rows], causal=self.causal, dropout_p=self.dropout, **settings)
+
+
+def _rows(ranges: list[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """(start, length) pairs -> row numbers (b, longest), the last row repeated as padding, and which are real."""
+    starts = torch.tensor([start for start, _ in ranges], device=device)[:, None]
+    lengths = torch.tensor([length for _, length in ranges], device=device)[:, None]
+    steps = torch.arange(max(length for _, length in ranges), device=device)[None]
+    return starts + steps.minimum(lengths - 1), steps < lengths
+
+
+@functools.cache
+def _flex_function():  # type: ignore[no-untyped-def]
+    """flex_attention saves memory only when compiled; without a compiler it would build the full score matrix."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)

@@ -1,0 +1,162 @@
+"""A SigLIP tower that encodes only the gazed patches.
+
+Notable design decisions:
+- built *around* a transformers SigLIP vision model: layers, norms, embeddings and pooling head are the base model's own
+  modules, so weights are shared, training one trains the other, and LoRA layers put into the base are used;
+- patches are cut out before they are embedded, and only kept patches are computed: the packed form has no padding;
+- SigLIP 2 checkpoints of fixed resolution use the same transformers class and work the same way.
+
+Shapes: N packed tokens of all clips, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from ..errors import InputError
+from ..gaze.encoder import resize_bicubic
+from ..gaze.gazed_video import GazedVideo
+from ..gaze.grid import PatchGrid, Side
+from .attention import AttentionType, Backend, PackedAttention
+
+
+def siglip_core(tower: nn.Module) -> nn.Module:
+    """The module that holds embeddings, encoder and post_layernorm. Raises InputError when it is no SigLIP vision model."""
+    core = getattr(tower, "vision_model", tower)
+    config = getattr(core, "config", None)
+    if getattr(config, "model_type", None) != "siglip_vision_model" or not hasattr(core, "post_layernorm"):
+        kind = getattr(config, "model_type", type(tower).__name__)
+        raise InputError(f"the vision tower is a {kind}; gazing needs a SigLIP or SigLIP 2 (fixed resolution) vision model")
+    return core
+
+
+class GazedSiglipVisionModel(nn.Module):
+    """siglip: transformers' SiglipVisionModel, shared and not copied.
+
+    scales: sides in pixels joined by "+" (default: the tower's own image size, one scale).
+    attn_type: block_causal (a patch sees its frame and earlier ones), causal (what precedes it) or bidirectional (its
+    clip). frame_independent: a patch sees only its own frame. backend: sdpa, eager, flex_attention, flash_attention_2.
+    """
+
+    def __init__(self, siglip: nn.Module, scales: str | int | list[Side] | None = None,
+                 attn_type: AttentionType = "block_causal", frame_independent: bool = False,
+                 backend: Backend = "sdpa") -> None:
+        super().__init__()
+        self.siglip = siglip
+        config = self.core.config
+        self.grid = PatchGrid.of(config.image_size if scales is None else scales, config.patch_size)
+        self.attn_type, self.frame_independent, self.backend = attn_type, frame_independent, backend
+        PackedAttention([], attn_type, frame_independent, backend, torch.device("cpu"))  # refuses bad settings here
+
+    @property
+    def core(self) -> nn.Module:
+        return siglip_core(self.siglip)
+
+    @property
+    def config(self) -> Any:
+        return self.core.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.core.post_layernorm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.core.post_layernorm.weight.dtype
+
+    def position_table(self) -> torch.Tensor:
+        """Position embeddings of every position of the grid (positions, C), the base table resized where sizes differ."""
+        table = self.core.embeddings.position_embedding.weight
+        side = round(len(table) ** 0.5)
+        parts = []
+        for rows, columns in self.grid.cells:
+            if (rows, columns) == (side, side):
+                parts.append(table)
+                continue
+            square = table.float().T.reshape(1, -1, side, side)
+            parts.append(resize_bicubic(square, rows, columns).flatten(2)[0].T.to(table.dtype))
+        return torch.cat(parts)
+
+    def embed(self, gazed: GazedVideo) -> torch.Tensor:
+        """Patch embedding plus position (N, C)."""
+        convolution = self.core.embeddings.patch_embedding
+        patches = gazed.patches.to(self.device, self.dtype)
+        embedded = F.linear(patches, convolution.weight.flatten(1), convolution.bias)
+        return embedded + self.position_table()[gazed.positions.to(self.device)]
+
+    def encode(self, gazed: GazedVideo, layer: int | None = None) -> torch.Tensor:
+        """Features of the kept patches (N, C), in the order of `gazed`.
+
+        layer None: after the final norm. Otherwise an index into hidden_states (0: embeddings, -1: last layer without
+        the norm); layers after it are not computed.
+        """
+        if layer is None:
+            return self.core.post_layernorm(self._run(gazed)[-1])
+        count = len(self.core.encoder.layers)
+        wanted = layer if layer >= 0 else count + 1 + layer
+        if not 0 <= wanted <= count:
+            raise InputError(f"hidden layer {layer} does not exist: the tower has {count} layers")
+        return self._run(gazed, stop=wanted)[-1]
+
+    def forward(self, pixel_values: torch.Tensor, gazing_info: Mapping[str, Any],
+                output_hidden_states: bool = False) -> BaseModelOutputWithPooling:
+        """Interchange form: pixel_values (B, T, 3, H, W) of any size, gazing_info as `AutoGaze.generate` returns it.
+
+        -> last_hidden_state (B, n, C) in the order of gazing_pos, zeros where padded; pooler_output (B, C) over the real
+        entries; hidden_states: the embeddings and the output of every layer.
+        """
+        gazed = GazedVideo.from_info(pixel_values.to(self.device), gazing_info, self.grid)
+        states = self._run(gazed, keep_all=output_hidden_states)
+        features = self.core.post_layernorm(states[-1])
+        real = ~gazing_info["if_padded_gazing"].bool().to(self.device)
+
+        def unpack(packed: torch.Tensor) -> torch.Tensor:
+            padded = packed.new_zeros(*real.shape, packed.shape[-1])
+            return padded.index_put((real,), packed)
+
+        pooled = None
+        head = getattr(self.core, "head", None)
+        if head is not None:
+            clips = features.split(real.sum(dim=1).tolist())
+            pooled = torch.cat([head(clip[None]) if len(clip) else clip.new_zeros(1, clip.shape[-1]) for clip in clips])
+        return BaseModelOutputWithPooling(
+            last_hidden_state=unpack(features),
+            pooler_output=pooled,
+            hidden_states=tuple(unpack(state) for state in states) if output_hidden_states else None,
+        )
+
+    def _run(self, gazed: GazedVideo, stop: int | None = None, keep_all: bool = False) -> list[torch.Tensor]:
+        """States after the embeddings and each of the first `stop` layers; only the last one unless keep_all."""
+        self.grid.check_same(gazed.grid, "the tower", "the gazed video")
+        counts = gazed.frame_counts.tolist()
+        clips, start = [], 0
+        for frames in gazed.clip_frames.tolist():
+            clips.append(counts[start : start + frames])
+            start += frames
+        dropout = self.config.attention_dropout if self.training else 0.0
+        attention = PackedAttention(clips, self.attn_type, self.frame_independent, self.backend, self.device, dropout)
+        x = self.embed(gazed)
+        states = [x]
+        for layer in self.core.encoder.layers[:stop]:
+            if self.training and getattr(layer, "gradient_checkpointing", False):
+                x = checkpoint(_layer, layer, x, attention, use_reentrant=False)
+            else:
+                x = _layer(layer, x, attention)
+            states = [*states, x] if keep_all else [x]
+        return states
+
+
+def _layer(layer: nn.Module, x: torch.Tensor, attention: PackedAttention) -> torch.Tensor:
+    """One pre-norm encoder layer on packed tokens (N, C)."""
+    block = layer.self_attn
+    y = layer.layer_norm1(x)
+    q, k, v = (proj(y).unflatten(-1, (block.num_heads, -1)) for proj in (block.q_proj, block.k_proj, block.v_proj))
+    x = x + block.out_proj(attention(q, k, v).flatten(1))
+    return x + layer.mlp(layer.layer_norm2(x))
