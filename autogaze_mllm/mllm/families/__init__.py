@@ -1,0 +1,24 @@
+"""One small adapter per family of base models. Adding a family is adding a file and naming it here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...errors import InputError
+from .base import Family, Media
+from .llava import LlavaFamily
+from .llava_onevision import LlavaOnevisionFamily
+
+FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (LlavaFamily, LlavaOnevisionFamily)}
+
+
+def family_class(config: Any, source: str) -> type[Family]:
+    """The adapter for a base model's configuration; InputError listing the supported families when there is none."""
+    kind = getattr(config, "model_type", None)
+    if kind not in FAMILIES:
+        known = ", ".join(f"{family.title} ({name})" for name, family in FAMILIES.items())
+        raise InputError(f"{source}: {kind or type(config).__name__} is not a supported family; supported: {known}")
+    return FAMILIES[kind]
+
+
+__all__ = ["FAMILIES", "Family", "Media", "family_class"]

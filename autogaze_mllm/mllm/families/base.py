@@ -1,0 +1,112 @@
+"""What a family adapter tells: where a base model keeps its parts, and what follows its projector."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ...errors import InputError
+from ...gaze.gazed_video import GazedVideo
+from ...gaze.pipeline import PixelFormat
+from ...vision.tower import GazedSiglipVisionModel
+
+
+@dataclass
+class Media:
+    """One video or image of a prompt. tokens: visual tokens that it takes in the prompt.
+
+    content: a GazedVideo, or the tensors that the base model's own vision path takes.
+    """
+
+    tokens: int
+    content: GazedVideo | dict[str, Any]
+
+
+class Family(ABC):
+    """Adapter around one loaded base model. It reads the base and calls it; it never changes it."""
+
+    model_type: ClassVar[str]
+    title: ClassVar[str]
+    example: ClassVar[str]  # a published checkpoint
+
+    def __init__(self, base: nn.Module, image_processor: Any) -> None:
+        self.base, self.image_processor = base, image_processor
+
+    @property
+    def config(self) -> Any:
+        return self.base.config
+
+    @property
+    @abstractmethod
+    def tower(self) -> nn.Module:
+        """The SigLIP vision model."""
+
+    @property
+    @abstractmethod
+    def image_token_id(self) -> int: ...
+
+    @property
+    def video_token_id(self) -> int:
+        """The id that stands for a video's tokens; families without one use the image's."""
+        return self.image_token_id
+
+    @property
+    def feature_layers(self) -> list[int]:
+        """hidden_states of the tower that the projector takes, joined on channels."""
+        layers = self.config.vision_feature_layer
+        return [layers] if isinstance(layers, int) else list(layers)
+
+    @property
+    def pixels(self) -> PixelFormat:
+        """Normalisation of the tower's pixels."""
+        mean = getattr(self.image_processor, "image_mean", None)
+        std = getattr(self.image_processor, "image_std", None)
+        return PixelFormat(tuple(mean), tuple(std)) if mean is not None and std is not None else PixelFormat()
+
+    def gazed_count(self, patches: int) -> int:
+        """Visual tokens of a gazed video with this many kept patches."""
+        return patches
+
+    def gazed_features(self, tower: GazedSiglipVisionModel, gazed: GazedVideo) -> torch.Tensor:
+        """Tower features of the kept patches (N, C of all feature layers)."""
+        return torch.cat([tower.encode(gazed, layer) for layer in self.feature_layers], dim=-1)
+
+    @abstractmethod
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        """Tower features of one gazed video (N, C) -> what stands in the prompt (gazed_count(N), D)."""
+
+    @abstractmethod
+    def dense_image(self, image: Image.Image, alone: bool) -> Media:
+        """The base model's own treatment of an image. alone: it is the only image of its prompt."""
+
+    @abstractmethod
+    def dense_video(self, frames: np.ndarray) -> Media:
+        """The base model's own treatment of video frames (T, H, W, 3) uint8."""
+
+    @abstractmethod
+    def dense_count(self, frames: int) -> int:
+        """Visual tokens that the base model spends on a video of this many frames."""
+
+    @abstractmethod
+    def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
+        """Features of dense_image / dense_video as they stand in the prompt (tokens, D)."""
+
+    @abstractmethod
+    def chat(self, text: str) -> str:
+        """A question in the family's conversation format, for processors without a chat template."""
+
+    @classmethod
+    def check_tower(cls, config: Any) -> None:
+        """Raises InputError when a base of this configuration has a tower that cannot be gazed."""
+        vision = config.vision_config.model_type
+        if vision != "siglip_vision_model":
+            raise InputError(
+                f"{cls.title} with a {vision} tower cannot be gazed: the tower must be SigLIP or SigLIP 2 (fixed "
+                f"resolution), as in {cls.example}"
+            )

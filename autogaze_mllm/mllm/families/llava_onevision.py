@@ -1,0 +1,87 @@
+"""LLaVA-OneVision (transformers' LlavaOnevisionForConditionalGeneration).
+
+Dense video: projected features of every frame, pooled 2 x 2, then one newline token. Gazed video: projected features of
+the kept patches as they are (pooling needs a full grid, and gaze has already left out what repeats; single images reach
+this LLM unpooled too), then the same newline token. Images keep the base model's own path (any-resolution crops).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import nn
+
+from ...gaze.pipeline import resize_frames
+from .base import Family, Media
+
+
+class LlavaOnevisionFamily(Family):
+    model_type = "llava_onevision"
+    title = "LLaVA-OneVision"
+    example = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+
+    @property
+    def tower(self) -> nn.Module:
+        return self.base.model.vision_tower
+
+    @property
+    def image_token_id(self) -> int:
+        return self.config.image_token_id
+
+    @property
+    def video_token_id(self) -> int:
+        return self.config.video_token_id
+
+    @property
+    def _side(self) -> int:
+        """Patches along one side of a dense frame."""
+        return self.config.vision_config.image_size // self.config.vision_config.patch_size
+
+    def gazed_count(self, patches: int) -> int:
+        return patches + 1
+
+    def project(self, features: torch.Tensor) -> torch.Tensor:
+        tokens = self.base.model.multi_modal_projector(features)
+        return torch.cat([tokens, self.base.model.image_newline[None].to(tokens)])
+
+    def dense_image(self, image: Image.Image, alone: bool) -> Media:
+        inputs = self.image_processor(images=[image], return_tensors="pt")
+        pixels, size = inputs["pixel_values"], inputs["image_sizes"]
+        crops = pixels.shape[1] if alone else 1  # with several images in a prompt the base takes the whole image only
+        count = self._packed_length(crops, size)
+        return Media(count, {"pixel_values": pixels[:, :crops], "image_sizes": size, "alone": alone})
+
+    def _packed_length(self, crops: int, size: torch.Tensor) -> int:
+        """Length of the base's own packing, run on features without channels to speak of."""
+        blank = [torch.zeros(crops, self._side**2, 1)]
+        _, lengths = self.base.model.pack_image_features(
+            blank, size, image_newline=torch.zeros(1), vision_aspect_ratio=self.config.vision_aspect_ratio
+        )
+        return int(lengths.sum())
+
+    def dense_video(self, frames: np.ndarray) -> Media:
+        side = self.config.vision_config.image_size
+        pixels = self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")))
+        return Media(self.dense_count(len(frames)), {"pixel_values_videos": pixels[None]})
+
+    def dense_count(self, frames: int) -> int:
+        return frames * (-(-self._side // 2)) ** 2 + 1
+
+    def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
+        device, dtype = self.base.device, self.base.dtype
+        if "pixel_values_videos" in content:
+            pixels = content["pixel_values_videos"].to(device, dtype)
+            return self.base.get_video_features(pixel_values_videos=pixels).pooler_output.flatten(0, 1)
+        features = self.base.get_image_features(
+            pixel_values=content["pixel_values"].to(device, dtype),
+            image_sizes=content["image_sizes"],
+            # The base only asks whether a prompt has one image (then it is cut into crops) or more.
+            batch_num_images=torch.tensor([1 if content["alone"] else 2]),
+        )
+        return torch.cat(list(features.pooler_output))
+
+    def chat(self, text: str) -> str:
+        return f"<|im_start|>user {text}<|im_end|><|im_start|>assistant\n"

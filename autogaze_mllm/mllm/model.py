@@ -1,0 +1,285 @@
+"""GazedModel: a base multimodal LLM with gaze in front of its tower.
+
+Built around the base by composition: the gazed tower uses the base tower's layers, the projector and the LLM are the base
+model's own, and nothing of the base is overwritten. `unwrap()` hands back exactly what came in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import nn
+
+from ..errors import InputError
+from ..gaze.gazed_video import GazedVideo
+from ..gaze.pipeline import Stopwatch, gaze_video, sampled_chunks
+from ..gaze.selectors import Selector
+from ..gaze.settings import VideoSettings
+from ..vision.tower import GazedSiglipVisionModel
+from .families import Family, Media
+from .preprocessing import Preprocessing
+from .prompt import check_counts, encode_prompt, pad_rows, render_chat, tags_in
+
+VideoSource = str | Path | GazedVideo
+ImageSource = str | Path | Image.Image
+DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
+RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at every forward or generate
+
+
+class GazedModel(nn.Module):
+    """Made by `autogaze_mllm.wrap`. `base` is the wrapped model; `stats` describes the last call."""
+
+    def __init__(self, family: Family, preprocessing: Preprocessing, gaze: Selector, tower: GazedSiglipVisionModel,
+                 settings: VideoSettings) -> None:
+        super().__init__()
+        self.base = family.base
+        self.settings = settings
+        self.stats: dict[str, Any] = {}
+        self._gazing = True
+        # Kept out of the module tree: their parameters are the base's, which would otherwise be listed twice.
+        object.__setattr__(self, "_family", family)
+        object.__setattr__(self, "_tower", tower)
+        self.preprocessing = preprocessing
+        self.gaze = gaze
+
+    # -- what the wrapped model is -------------------------------------------------------------------------------
+
+    @property
+    def family(self) -> Family:
+        if self._family is None:
+            raise InputError("this model was unwrapped: use the base model, or wrap it again")
+        return self._family
+
+    @property
+    def tower(self) -> GazedSiglipVisionModel:
+        """The base tower as it encodes gazed patches."""
+        _ = self.family
+        return self._tower
+
+    @property
+    def config(self) -> Any:
+        return self.family.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.family.base.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.family.base.dtype
+
+    @property
+    def tokenizer(self) -> Any:
+        return self.preprocessing.tokenizer
+
+    @contextmanager
+    def disabled(self) -> Iterator[GazedModel]:
+        """Inside, the model is its dense base: `prepare`, `ask`, `forward` and `generate` take the base's own path."""
+        before, self._gazing = self._gazing, False
+        try:
+            yield self
+        finally:
+            self._gazing = before
+
+    def unwrap(self) -> nn.Module:
+        """The base model, exactly as it came in. This wrapper cannot be used afterwards."""
+        from .wrap import forget
+
+        base = self.family.base
+        forget(base)
+        object.__setattr__(self, "_family", None)
+        object.__setattr__(self, "_tower", None)
+        del self.base
+        return base
+
+    # -- input ---------------------------------------------------------------------------------------------------
+
+    def gaze_video(self, source: str | Path, settings: VideoSettings | None = None, progress: bool = False) -> GazedVideo:
+        """Gazes a video once, for any number of questions: the result can stand wherever a path can."""
+        return gaze_video(
+            source, self.gaze, settings or self.settings, grid=self.tower.grid, pixels=self.family.pixels,
+            device=self.device, dtype=self.dtype, progress=progress,
+        )
+
+    def prepare(self, prompts: str | Sequence[str], videos: Sequence[Any] | None = None,
+                images: Sequence[Any] | None = None, *, chat: bool = True, padding_side: str = "left",
+                progress: bool = False) -> dict[str, Any]:
+        """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
+
+        One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is a
+        path or a GazedVideo, an image a path or a PIL image. chat: put the prompt into the model's chat format.
+        -> input_ids, attention_mask (B, L) and media (per prompt, in order).
+        """
+        single = isinstance(prompts, str)
+        texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        film_lists = _per_prompt(videos, single, len(texts), "videos")
+        image_lists = _per_prompt(images, single, len(texts), "images")
+        self.stats = {"seconds": {}}
+        rows, media = [], []
+        for number, (text, films, pictures) in enumerate(zip(texts, film_lists, image_lists, strict=True)):
+            check_counts(text, len(films), len(pictures), number)
+            items, film, picture = [], iter(films), iter(pictures)
+            for kind in tags_in(text):
+                if kind == "video":
+                    items.append(self._video(next(film), progress))
+                else:
+                    items.append(self.family.dense_image(_open_image(next(picture)), alone=len(pictures) == 1))
+            rendered = render_chat(text, self.preprocessing, self.family) if chat else text
+            rows.append(encode_prompt(rendered, items, self.preprocessing, self.family, number))
+            media.append(items)
+        pad_id = self.tokenizer.pad_token_id
+        pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
+        self.stats["visual_tokens"] = sum(item.tokens for items in media for item in items)
+        self.stats["prompt_tokens"] = sum(map(len, rows))
+        return {**pad_rows(rows, pad_id, padding_side, self.device), "media": media}
+
+    def _video(self, source: VideoSource, progress: bool) -> Media:
+        if not self._gazing:
+            if isinstance(source, GazedVideo):
+                raise InputError("inside disabled() a video must be a file: a gazed video has no dense frames left")
+            clock = Stopwatch(torch.device("cpu"))
+            with clock.stage("decode"):
+                frames = np.concatenate([chunk for chunk, _ in sampled_chunks(source, self.settings)])
+            with clock.stage("resize"):
+                item = self.family.dense_video(frames)
+            self._count({"frames": len(frames), "dense_tokens": item.tokens, "seconds": clock.seconds})
+            return item
+        gazed = source if isinstance(source, GazedVideo) else self.gaze_video(source, progress=progress)
+        self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
+        frames = len(gazed.frame_counts)
+        made = {} if gazed is source else gazed.stats
+        self._count({
+            "frames": frames, "frames_lost": made.get("frames_lost", 0), "patches": len(gazed),
+            "patches_total": gazed.total_patches, "dense_tokens": self.family.dense_count(frames),
+            "seconds": made.get("seconds", {}),
+        })
+        return Media(self.family.gazed_count(len(gazed)), gazed)
+
+    def _count(self, numbers: dict[str, Any]) -> None:
+        """Adds to the stats of the call under way."""
+        for name, value in numbers.items():
+            if name == "seconds":
+                seconds = self.stats.setdefault("seconds", {})
+                for stage, spent in value.items():
+                    seconds[stage] = seconds.get(stage, 0.0) + spent
+            else:
+                self.stats[name] = self.stats.get(name, 0) + value
+
+    # -- running -------------------------------------------------------------------------------------------------
+
+    def embed(self, input_ids: torch.Tensor, media: Sequence[Sequence[Media]]) -> torch.Tensor:
+        """Token embeddings (B, L, D) with the visual tokens of `media` in their places.
+
+        Raises InputError when a prompt has more or fewer placeholders than its media give features.
+        """
+        family = self.family
+        embedded = family.base.get_input_embeddings()(input_ids)
+        visual = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
+        if len(media) != len(input_ids):
+            raise InputError(f"{len(input_ids)} prompts, but media for {len(media)}")
+        clock = Stopwatch(self.device)
+        features = []
+        for row, items in enumerate(media):
+            made = [self._features(item, clock) for item in items]
+            count, places = sum(map(len, made)), int(visual[row].sum())
+            if count != places:
+                raise InputError(f"prompt {row}: {places} visual placeholders, but its media give {count} features")
+            features += made
+        earlier = {stage: spent for stage, spent in self.stats.get("seconds", {}).items() if stage not in RUN_STAGES}
+        self.stats["seconds"] = {**earlier, **clock.seconds}
+        if not features:
+            return embedded
+        joined = torch.cat(features).to(embedded.device, embedded.dtype)
+        return embedded.masked_scatter(visual[..., None], joined)
+
+    def _features(self, item: Media, clock: Stopwatch) -> torch.Tensor:
+        if not isinstance(item.content, GazedVideo):
+            with clock.stage("dense vision"):
+                return self.family.dense_features(item.content)
+        if not self._gazing:
+            raise InputError("these inputs were gazed; inside disabled() prepare them anew")
+        with clock.stage("tower"):
+            features = self.family.gazed_features(self.tower, item.content)
+        with clock.stage("projector"):
+            return self.family.project(features)
+
+    def _base_inputs(self, input_ids: torch.Tensor | None, media: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Keyword arguments for the base model: embeddings where there are media, otherwise what was given."""
+        family = self.family
+        if media is None:
+            dense = [name for name in DENSE_INPUTS if kwargs.get(name) is not None]
+            if dense and self._gazing:
+                raise InputError(f"{dense[0]} would bypass gaze: use prepare(), or `with model.disabled()` for the dense base")
+            return kwargs if input_ids is None else {"input_ids": input_ids, **kwargs}
+        if input_ids is None:
+            raise InputError("media need the input_ids that prepare() made for them")
+        return {"inputs_embeds": self.embed(input_ids.to(family.base.device), media), **kwargs}
+
+    def forward(self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None,
+                **kwargs: Any) -> Any:
+        """As the base model's forward (labels, attention_mask, ...), with `media` from `prepare`."""
+        if media is not None and kwargs.get("position_ids") is None and kwargs.get("attention_mask") is not None:
+            # With left padding the base would count positions from the padding.
+            kwargs["position_ids"] = (kwargs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
+        return self.family.base(**self._base_inputs(input_ids, media, kwargs))
+
+    @torch.no_grad()
+    def generate(self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None,
+                 **kwargs: Any) -> torch.Tensor:
+        """As the base model's generate. With media, only the new ids are returned (B, new)."""
+        if media is None:
+            self.stats = {"seconds": {}}
+        inputs = self._base_inputs(input_ids, media, kwargs)
+        clock = Stopwatch(self.device)
+        with clock.stage("llm"):
+            output = self.family.base.generate(**inputs)
+        self.stats["seconds"] |= clock.seconds
+        return output
+
+    def ask(self, video: VideoSource | Sequence[VideoSource] | None, question: str, *, images: Sequence[ImageSource] = (),
+            max_new_tokens: int = 64, progress: bool = False, **generation: Any) -> str:
+        """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
+        media come before it. generation: as for `generate`; greedy unless told otherwise."""
+        films = [] if video is None else list(video) if isinstance(video, (list, tuple)) else [video]
+        if not question.strip():
+            raise InputError("the question has no text")
+        if not tags_in(question):
+            question = "<video>\n" * len(films) + "<image>\n" * len(images) + question
+        inputs = self.prepare(question, films, list(images), progress=progress)
+        ids = self.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **generation})
+        self.stats["new_tokens"] = int(ids.shape[1])
+        return self.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Writes base model, gaze model and settings; `autogaze_mllm.load` reads them back."""
+        from .wrap import save
+
+        save(self, folder)
+
+
+def _per_prompt(given: Sequence[Any] | None, single: bool, prompts: int, name: str) -> list[list[Any]]:
+    """Media lists, one per prompt."""
+    if given is None:
+        return [[] for _ in range(prompts)]
+    if isinstance(given, (str, Path)):
+        raise InputError(f"{name} must be a list, got {given!r}")
+    if single:
+        return [list(given)]
+    if len(given) != prompts or not all(isinstance(part, (list, tuple)) for part in given):
+        raise InputError(f"{prompts} prompts need {name} as {prompts} lists, one per prompt")
+    return [list(part) for part in given]
+
+
+def _open_image(source: ImageSource) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    try:
+        return Image.open(source).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"{source}: not a readable image ({error})") from error

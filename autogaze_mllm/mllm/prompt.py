@@ -1,0 +1,80 @@
+"""Prompts with `<video>` and `<image>` tags: text to ids, each tag expanded to as many placeholders as it has tokens.
+
+The number of visual tokens is known before the prompt is built: gaze, count, then expand.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import InputError
+from .families import Family, Media
+from .preprocessing import Preprocessing
+
+TAG = re.compile(r"<(video|image)>")
+
+
+def tags_in(text: str) -> list[str]:
+    """The tags of a prompt in order, 'video' or 'image'."""
+    return TAG.findall(text)
+
+
+def check_counts(text: str, videos: int, images: int, row: int) -> None:
+    """Raises InputError when a prompt's tags and its media do not match."""
+    tags = tags_in(text)
+    for kind, given in (("video", videos), ("image", images)):
+        if tags.count(kind) != given:
+            raise InputError(f"prompt {row}: {tags.count(kind)} <{kind}> tags, but {given} {kind}s were given")
+
+
+def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
+    """The question in the model's chat format, its tags left where they stand.
+
+    The tags stay inside the text part: chat templates move media parts to the front, which would lose their places.
+    """
+    template = preprocessing.chat_template
+    if template is None:
+        return family.chat(text)
+    for content in ([{"type": "text", "text": text}], text):
+        rendered = preprocessing.tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
+        )
+        if text in rendered:
+            return rendered
+    raise InputError("the model's chat template does not show the question; give the whole prompt with chat=False")
+
+
+def encode_prompt(text: str, media: Sequence[Media], preprocessing: Preprocessing, family: Family, row: int) -> list[int]:
+    """Rendered text -> ids in which every tag is expanded to `tokens` placeholders of its medium."""
+    tokenizer = preprocessing.tokenizer
+    ids_of = {"image": family.image_token_id, "video": family.video_token_id}
+    kinds = tags_in(text)
+    marked = TAG.sub(lambda match: tokenizer.convert_ids_to_tokens(ids_of[match[1]]), text)
+    has_start = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
+    ids = tokenizer(marked, add_special_tokens=not has_start)["input_ids"]
+    places = [place for place, token in enumerate(ids) if token in ids_of.values()]
+    if len(places) != len(kinds):
+        raise InputError(f"prompt {row}: the tokenizer gives {len(places)} placeholders for {len(kinds)} tags")
+    expanded: list[int] = []
+    start = 0
+    for place, item in zip(places, media, strict=True):
+        expanded += ids[start:place] + [ids[place]] * item.tokens
+        start = place + 1
+    return expanded + ids[start:]
+
+
+def pad_rows(rows: list[list[int]], pad_id: int, side: str, device: torch.device) -> dict[str, torch.Tensor]:
+    """Rows of ids -> input_ids and attention_mask (B, L), padded on `side`."""
+    if side not in ("left", "right"):
+        raise InputError(f"padding_side must be 'left' or 'right', got {side!r}")
+    longest = max(len(row) for row in rows)
+    ids = torch.full((len(rows), longest), pad_id, device=device)
+    mask = torch.zeros_like(ids)
+    for number, row in enumerate(rows):
+        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[number, place] = torch.tensor(row, device=device)
+        mask[number, place] = 1
+    return {"input_ids": ids, "attention_mask": mask}

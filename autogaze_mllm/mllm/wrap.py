@@ -1,0 +1,178 @@
+"""wrap(), load() and what is written to disk."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText
+
+from ..errors import InputError
+from ..files import find_file, output_folder, read_json, write_json
+from ..gaze.grid import PatchGrid, Side, sides_of
+from ..gaze.model import AutoGaze
+from ..gaze.pipeline import DEFAULT_GRID
+from ..gaze.selectors import NAMED, RandomSelector, Selector, load_selector, selector_name
+from ..gaze.settings import VideoSettings
+from ..vision.attention import AttentionType, Backend
+from ..vision.tower import GazedSiglipVisionModel
+from .families import family_class
+from .model import GazedModel
+from .preprocessing import Preprocessing
+
+DEFAULT_GAZE = "nvidia/AutoGaze"
+SETTINGS_FILE = "autogaze_mllm.json"
+
+# Which base models are wrapped now. Nothing is written on the base itself.
+_wrapped: weakref.WeakKeyDictionary[nn.Module, weakref.ref[GazedModel]] = weakref.WeakKeyDictionary()
+
+
+def wrap(model: nn.Module | str | Path, gaze: Selector | str | Path = DEFAULT_GAZE, *, processor: Any = None,
+         settings: VideoSettings | None = None, scales: str | list[Side] | None = None,
+         attn_type: AttentionType = "block_causal", frame_independent: bool = False, backend: Backend = "sdpa",
+         device: torch.device | str | None = None, dtype: torch.dtype | str | None = None, hub: dict[str, Any] | None = None,
+         **overrides: Any) -> GazedModel:
+    """Puts gaze in front of a multimodal LLM.
+
+    model: a hub id, a folder, or a loaded model (then its device and dtype are followed). gaze: the gaze model's id or
+    folder, "pixel-diff", "random", "all", or a selector object. processor: the base model's processor; default: loaded
+    from where the model came from. settings, overrides: VideoSettings, or its fields (frames, ratio, loss, ...).
+    scales: sides of the tower's multi-scale input; default: the gaze model's own cells, as many whole times as come
+    closest to the tower's image size. hub: revision, token, cache_dir, ... for downloads of the base model.
+    Raises InputError for a model that is not supported or already wrapped.
+    """
+    settings = _settings(settings, overrides)
+    if isinstance(model, GazedModel):
+        raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
+    if isinstance(model, (str, Path)):
+        base, source = _load_base(model, device, dtype, hub or {}), str(model)
+    elif isinstance(model, nn.Module):
+        base, source = model, type(model).__name__
+        if device is not None or dtype is not None:
+            raise InputError("device and dtype are those of the loaded model: move it with .to() before wrapping")
+        holder = _wrapped.get(base)
+        if holder is not None and holder() is not None:
+            raise InputError("this model is already wrapped: use that wrapper, or call its unwrap() first")
+    else:
+        raise InputError(f"wrap() takes a model, a folder or a hub id, got {type(model).__name__}")
+    adapter = family_class(getattr(base, "config", None), source)
+    if processor is None:
+        origin = str(model) if isinstance(model, (str, Path)) else getattr(base.config, "_name_or_path", "")
+        if not origin:
+            raise InputError("this model was not loaded from a folder or the hub: give its processor=")
+        processor = Preprocessing.from_pretrained(origin, **(hub or {}))
+    preprocessing = Preprocessing.of(processor)
+    family = adapter(base, preprocessing.image_processor)
+    adapter.check_tower(base.config)
+    selector = load_selector(gaze, device=base.device, dtype=base.dtype)
+    if scales is None:
+        scales = default_scales(selector, family.config.vision_config.image_size, family.config.vision_config.patch_size)
+    tower = GazedSiglipVisionModel(family.tower, scales, attn_type, frame_independent, backend)
+    wrapped = GazedModel(family, preprocessing, selector, tower, settings)
+    wrapped.train(base.training)
+    _wrapped[base] = weakref.ref(wrapped)
+    return wrapped
+
+
+def default_scales(selector: Selector, image_size: int, patch: int) -> list[Side]:
+    """The gaze model's cells at each scale, repeated n times per axis, n chosen to come closest to `image_size`.
+
+    Whole multiples keep the gaze model's cells and the tower's patches aligned: 384 at patch 14 gives 56+112+196+392.
+    """
+    grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
+    rows, columns = grid.cells[-1]
+    times = max(1, round(image_size / (max(rows, columns) * patch)))
+    return sides_of(PatchGrid(tuple((r * times * patch, c * times * patch) for r, c in grid.cells), patch))
+
+
+def forget(base: nn.Module) -> None:
+    """The base is free to be wrapped again."""
+    _wrapped.pop(base, None)
+
+
+def save(model: GazedModel, folder: str | Path) -> None:
+    """folder/base: model, tokenizer, image processor. folder/gaze: gaze model. The settings file is written last, so a
+    folder that has one is complete."""
+    target = output_folder(folder)
+    (target / SETTINGS_FILE).unlink(missing_ok=True)
+    model.family.base.save_pretrained(target / "base")
+    model.preprocessing.save_pretrained(target / "base")
+    selector = model.gaze
+    stored: dict[str, Any] = {"name": selector_name(selector)}
+    if isinstance(selector, AutoGaze):
+        selector.save_pretrained(target / "gaze")
+        stored = {"folder": "gaze"}
+    elif isinstance(selector, RandomSelector):
+        stored["seed"] = selector.seed
+    tower = model.tower
+    write_json(target / SETTINGS_FILE, {
+        "format": 1,
+        "gaze": stored,
+        "settings": model.settings.to_dict(),
+        "tower": {
+            "scales": list(tower.grid.scales), "attn_type": tower.attn_type,
+            "frame_independent": tower.frame_independent, "backend": tower.backend,
+        },
+    })
+
+
+def load(folder: str | Path, *, gaze: Selector | str | Path | None = None, device: torch.device | str | None = None,
+         dtype: torch.dtype | str | None = None, **overrides: Any) -> GazedModel:
+    """What `save_pretrained` wrote. gaze: another selector than the stored one (needed for one of your own class)."""
+    source = Path(folder)
+    path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
+    if path is None:
+        raise InputError(f"{folder}: no such folder")
+    stored = read_json(path)
+    if stored.get("format") != 1:
+        raise InputError(f"{path}: format {stored.get('format')!r} is not known to this version, which reads format 1")
+    if gaze is None:
+        gaze = _stored_selector(stored["gaze"], source, path)
+    tower = dict(stored["tower"])
+    tower["scales"] = [tuple(side) for side in tower["scales"]]
+    settings = _settings(VideoSettings(**stored["settings"]), overrides)
+    return wrap(source / "base", gaze, settings=settings, device=device, dtype=dtype, **tower)
+
+
+def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Selector | str | Path:
+    if "folder" in stored:
+        return source / stored["folder"]
+    if stored["name"] == "random":
+        return RandomSelector(stored["seed"])
+    if stored["name"] not in NAMED:
+        raise InputError(f"{path}: saved with a selector of your own ({stored['name']}): load it with gaze=<that selector>")
+    return stored["name"]
+
+
+def _settings(settings: VideoSettings | None, overrides: dict[str, Any]) -> VideoSettings:
+    known = {field.name for field in dataclasses.fields(VideoSettings)}
+    unknown = sorted(overrides.keys() - known)
+    if unknown:
+        raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return dataclasses.replace(settings or VideoSettings(), **overrides)
+
+
+def _load_base(source: str | Path, device: Any, dtype: Any, hub: dict[str, Any]) -> nn.Module:
+    """The base model from a folder or the hub; refused by its configuration before any weights are read."""
+    try:
+        config = AutoConfig.from_pretrained(source, **hub)
+    except ValueError as error:  # a model type that transformers does not know
+        path = find_file(source, "config.json", **hub)
+        kind = read_json(path).get("model_type") if path else None
+        family_class(type("Config", (), {"model_type": kind}), str(source))
+        raise InputError(f"{source}: {str(error).strip().splitlines()[0]}") from error
+    except (OSError, json.JSONDecodeError) as error:
+        find_file(source, "config.json", **hub)  # says in one line why there is no configuration
+        raise InputError(f"{source}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    adapter = family_class(config, str(source))
+    adapter.check_tower(config)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype or "auto", **hub)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{source}: weights cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+    return model.to(device) if device is not None else model
