@@ -31,7 +31,9 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
     try:
         return Path(hf_hub_download(str(source), name, **hub))
     except LocalEntryNotFoundError as error:  # offline, or not reachable; this one is also an EntryNotFoundError
-        raise InputError(f"{source}: not a folder, and {name} could not be fetched from the hub (no connection?)") from error
+        raise InputError(
+            f"{source}: not a folder, and {name} could not be fetched from the hub (no connection?)"
+        ) from error
     except EntryNotFoundError as error:
         if required:
             raise InputError(f"{source}: the repository has no {name}") from error

@@ -25,7 +25,7 @@ def patches_per_frame(ratio: Ratio, size: int, batch: int, frames: int) -> torch
         values = values.expand(batch, frames)
     except RuntimeError:
         raise InputError(
-            f"gazing ratio of shape {tuple(values.shape)} does not fit {frames} frames: give one number, or one per frame"
+            f"gazing ratio of shape {tuple(values.shape)} does not fit {frames} frames: give one, or one per frame"
         ) from None
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise InputError(f"gazing ratio must lie in (0, 1], got {ratio}")

@@ -1,4 +1,4 @@
-"""Reading and writing a gaze model in the published folder layout: config.json, preprocessor_config.json, model.safetensors."""
+"""A gaze model on disk, in the published layout: config.json, preprocessor_config.json, model.safetensors."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ class GazeCheckpoint:
     processor: AutoGazeImageProcessor
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, device: torch.device | str | None = None,
-                        dtype: torch.dtype | None = None, **hub: Any) -> Self:
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        **hub: Any,
+    ) -> Self:
         """From a folder or a hub repository, in evaluation mode.
 
         hub: revision, cache_dir, token, local_files_only as huggingface_hub takes them. Raises InputError when files

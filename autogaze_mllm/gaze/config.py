@@ -138,7 +138,9 @@ class BudgetConfig:
         for name, allowed in (("ratio", RatioStrategy), ("frame", FrameStrategy), ("requirement", RequirementStrategy)):
             for phase in ("training", "inference"):
                 value = getattr(self, f"{name}_{phase}")
-                _require(value in get_args(allowed), f"unknown strategy {value!r}; known: {', '.join(get_args(allowed))}")
+                _require(
+                    value in get_args(allowed), f"unknown strategy {value!r}; known: {', '.join(get_args(allowed))}"
+                )
         _require(0 <= self.ratio <= 1, f"gazing_ratio {self.ratio} is outside [0, 1]")
 
     @classmethod
@@ -247,7 +249,7 @@ class AutoGazeConfig:
                 if grid.size == self.num_vision_tokens_each_frame:
                     return grid
         raise InputError(
-            f"gaze model configuration: no patch size gives {self.num_vision_tokens_each_frame} patches over the scales "
+            f"gaze model configuration: no patch size gives {self.num_vision_tokens_each_frame} patches over scales "
             f"{'+'.join(map(str, self.scales))}"
         )
 

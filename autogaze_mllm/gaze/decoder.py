@@ -52,7 +52,9 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(size, kv_heads * dim, bias=config.attention_bias)
         self.o_proj = nn.Linear(heads * dim, size, bias=config.attention_bias)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, attend: Attend) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, attend: Attend
+    ) -> torch.Tensor:
         def split(y: torch.Tensor) -> torch.Tensor:
             return y.unflatten(-1, (-1, self.head_size)).transpose(1, 2)
 
@@ -82,7 +84,9 @@ class DecoderLayer(nn.Module):
         self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, attend: Attend) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, layer: int, attend: Attend
+    ) -> torch.Tensor:
         x = x + self.self_attn(self.input_layernorm(x), cos, sin, layer, attend)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -137,7 +141,9 @@ class KeyValueCache:
     those slots lie after every query of the row until they are written again.
     """
 
-    def __init__(self, layers: int, batch: int, capacity: int, kv_heads: int, head_size: int, like: torch.Tensor) -> None:
+    def __init__(
+        self, layers: int, batch: int, capacity: int, kv_heads: int, head_size: int, like: torch.Tensor
+    ) -> None:
         shape = (batch, capacity, kv_heads, head_size)
         self.keys = [like.new_zeros(shape) for _ in range(layers)]
         self.values = [like.new_zeros(shape) for _ in range(layers)]
@@ -151,8 +157,7 @@ class KeyValueCache:
 
     def attend_from(self, slots: torch.Tensor, end: int) -> Attend:
         """Attention for new tokens that go to `slots` (B, q); `end`: one past the largest slot in use."""
-        batch, new = slots.shape
-        rows = torch.arange(batch, device=slots.device)[:, None]
+        rows = torch.arange(len(slots), device=slots.device)[:, None]
         visible = (torch.arange(end, device=slots.device)[None, None] <= slots[:, :, None])[:, None]
 
         def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -22,7 +22,9 @@ def resize_bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tenso
     if images.shape[-2:] == (height, width):
         return images
     flat = images.reshape(-1, *images.shape[-3:])
-    return F.interpolate(flat, size=(height, width), mode="bicubic", align_corners=False).unflatten(0, images.shape[:-3])
+    return F.interpolate(flat, size=(height, width), mode="bicubic", align_corners=False).unflatten(
+        0, images.shape[:-3]
+    )
 
 
 class TrunkBlock(nn.Module):

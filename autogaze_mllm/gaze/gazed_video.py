@@ -35,15 +35,16 @@ class GazedVideo:
     def __post_init__(self) -> None:
         if int(self.frame_counts.sum()) != len(self.positions) or len(self.patches) != len(self.positions):
             raise InputError(
-                f"gazed video: {len(self.patches)} patches, {len(self.positions)} positions and frame counts that sum to "
+                f"gazed video: {len(self.patches)} patches, {len(self.positions)} positions and counts that sum to "
                 f"{int(self.frame_counts.sum())} do not fit together"
             )
         if int(self.clip_frames.sum()) != len(self.frame_counts):
             raise InputError("gazed video: clip_frames do not add up to the number of frames")
 
     @classmethod
-    def from_info(cls, pixels: torch.Tensor, info: Mapping[str, Any], grid: PatchGrid,
-                  timestamps: torch.Tensor | None = None) -> GazedVideo:
+    def from_info(
+        cls, pixels: torch.Tensor, info: Mapping[str, Any], grid: PatchGrid, timestamps: torch.Tensor | None = None
+    ) -> GazedVideo:
         """From normalised pixels (B, T, 3, H, W) and a selection in the interchange form; padding is dropped."""
         batch, frames = pixels.shape[:2]
         selection = read_selection(info, grid, "the tower")
@@ -73,7 +74,7 @@ class GazedVideo:
             raise InputError("nothing to put together: no clip was gazed")
         for part in parts[1:]:
             parts[0].grid.check_same(part.grid, "the first part", "another part")
-        joined = {
+        joined: dict[str, Any] = {
             name: torch.cat([getattr(part, name) for part in parts])
             for name in ("patches", "positions", "frame_counts", "clip_frames", "timestamps")
         }

@@ -3,7 +3,7 @@
 The rules are section A.7 of the behaviour specification of the published model, for a batch of one. Rows are decoded
 together but never influence each other: each has its own cache length, budget and stopping step.
 
-Shapes: B rows, T' gaze steps ("frames"), P prompt tokens per frame, K ids per decoder evaluation, N patches, id N = end.
+Shapes: B rows, T' gaze steps ("frames"), P prompt tokens per frame, K ids per evaluation, N patches, id N = end.
 """
 
 from __future__ import annotations
@@ -78,8 +78,16 @@ class Choices:
 class FrameDecoder:
     """Decodes the frames of one call, one after the other."""
 
-    def __init__(self, decoder: GazeDecoder, config: AutoGazeConfig, batch: int, frames: int, max_budget: int,
-                 state: GazeState | None, like: torch.Tensor) -> None:
+    def __init__(
+        self,
+        decoder: GazeDecoder,
+        config: AutoGazeConfig,
+        batch: int,
+        frames: int,
+        max_budget: int,
+        state: GazeState | None,
+        like: torch.Tensor,
+    ) -> None:
         self.decoder, self.config = decoder, config
         step = config.heads_per_step
         held = 0 if state is None else state.keys[0].shape[1]
@@ -117,8 +125,14 @@ class FrameDecoder:
         self.cache.lengths = self.cache.lengths + real
         return states[torch.arange(len(states), device=vision.device), real - 1]
 
-    def frame(self, vision: torch.Tensor, budgets: torch.Tensor, steps: int, requirement: torch.Tensor | None,
-              sampling: Sampling | None) -> tuple[torch.Tensor, torch.Tensor]:
+    def frame(
+        self,
+        vision: torch.Tensor,
+        budgets: torch.Tensor,
+        steps: int,
+        requirement: torch.Tensor | None,
+        sampling: Sampling | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """One frame. vision (B, P, C), budgets (B,), steps: enough for the largest budget, requirement (B,) or None.
 
         -> ids (B, steps * K) and the number of entries each row produced (B,).
@@ -169,10 +183,7 @@ class FrameDecoder:
         picks = []
         for head in range(scores.shape[1]):
             row = scores[:, head].masked_fill(used, -torch.inf)
-            if sampling is None:
-                pick = row.argmax(dim=-1)
-            else:
-                pick = sampling.draw(_finite_softmax(row))
+            pick = row.argmax(dim=-1) if sampling is None else sampling.draw(_finite_softmax(row))
             used.scatter_(1, pick[:, None], True)
             picks.append(pick)
         return torch.stack(picks, dim=1)
@@ -201,10 +212,17 @@ def _real_first(ids: torch.Tensor, end: int) -> torch.Tensor:
     return ids.gather(1, order)
 
 
-def choose_patches(decoder: GazeDecoder, config: AutoGazeConfig, vision: torch.Tensor, budgets: torch.Tensor,
-                   requirement: torch.Tensor | None, sampling: Sampling | None, state: GazeState | None,
-                   conv: ConvState) -> Choices:
-    """Decodes all frames of a call. vision: (B, T', P, C); budgets: (B, T') on the host; requirement: (B, T') or None."""
+def choose_patches(
+    decoder: GazeDecoder,
+    config: AutoGazeConfig,
+    vision: torch.Tensor,
+    budgets: torch.Tensor,
+    requirement: torch.Tensor | None,
+    sampling: Sampling | None,
+    state: GazeState | None,
+    conv: ConvState,
+) -> Choices:
+    """Decodes all frames of a call. vision: (B, T', P, C); budgets: (B, T'), on the host; requirement: (B, T')."""
     batch, frames = vision.shape[:2]
     step = config.heads_per_step
     engine = FrameDecoder(decoder, config, batch, frames, int(budgets.max()), state, vision)

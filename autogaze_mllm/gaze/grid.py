@@ -7,7 +7,7 @@ therefore never used without the grid it was made for, and `PatchGrid.check_same
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -103,7 +103,7 @@ class PatchGrid:
 
 
 def mask_to_positions(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """0/1 mask (R, n) -> ascending positions of the ones (R, k), -1 where a row has fewer, and the padding flags (R, k).
+    """0/1 mask (R, n) -> ascending positions of the ones (R, k), -1 where a row has fewer, and padding flags (R, k).
 
     k is the largest count over rows; an empty mask gives k = 0.
     """
@@ -115,8 +115,9 @@ def mask_to_positions(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return order.masked_fill(padded, -1), padded
 
 
-def positions_to_masks(index: torch.Tensor, keep: torch.Tensor, frame: torch.Tensor, frames: int,
-                       grid: PatchGrid) -> list[torch.Tensor]:
+def positions_to_masks(
+    index: torch.Tensor, keep: torch.Tensor, frame: torch.Tensor, frames: int, grid: PatchGrid
+) -> list[torch.Tensor]:
     """Selected patches as masks.
 
     index, keep: (B, n) index within the frame and whether it counts; frame: (n,) its frame number.
@@ -131,6 +132,6 @@ def positions_to_masks(index: torch.Tensor, keep: torch.Tensor, frame: torch.Ten
     return list(full.split(list(grid.counts), dim=2))
 
 
-def sides_of(grid: PatchGrid) -> Sequence[Side]:
+def sides_of(grid: PatchGrid) -> list[Side]:
     """Scales as users write them: an int where square, a (height, width) pair elsewhere."""
     return [h if h == w else (h, w) for h, w in grid.scales]

@@ -72,7 +72,7 @@ def read_selection(info: Mapping[str, Any], grid: PatchGrid, reader: str) -> Sel
         grid.check_same(theirs, reader, "gazing_info")
     elif info.get("num_vision_tokens_each_frame") not in (None, grid.size):
         raise InputError(
-            f"grid mismatch: {reader} uses {grid}, gazing_info has {info['num_vision_tokens_each_frame']} positions per frame"
+            f"grid mismatch: {reader} uses {grid}, gazing_info counts {info['num_vision_tokens_each_frame']} a frame"
         )
     positions = info["gazing_pos"]
     padded = info["if_padded_gazing"].bool()
@@ -96,8 +96,9 @@ def read_selection(info: Mapping[str, Any], grid: PatchGrid, reader: str) -> Sel
     return Selection(index, ~padded, frame, counts)
 
 
-def build_info(ids: torch.Tensor, keep: torch.Tensor, counts: list[int], grid: PatchGrid, *, pad_id: int,
-               **extra: Any) -> GazingInfo:
+def build_info(
+    ids: torch.Tensor, keep: torch.Tensor, counts: list[int], grid: PatchGrid, *, pad_id: int, **extra: Any
+) -> GazingInfo:
     """Index within the frame (B, n), real flags (B, n) and entries per frame -> interchange form.
 
     pad_id: the index that padded entries carry (published: N for the model's own grid, -1 for other resolutions).

@@ -40,7 +40,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
     In training mode `generate` samples, in evaluation mode it is greedy (`do_sample` overrides).
     """
 
-    default_loss = 0.7  # the published setting
+    default_loss: float | None = 0.7  # the published setting
 
     def __init__(self, config: AutoGazeConfig | None = None, processor: AutoGazeImageProcessor | None = None) -> None:
         super().__init__()
@@ -124,8 +124,15 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             info.state = choices.state
         return info
 
-    def score(self, video: torch.Tensor, info: GazingInfo | dict[str, Any], *, match_generation: bool = False,
-              temperature: float = 1.0, top_k: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def score(
+        self,
+        video: torch.Tensor,
+        info: GazingInfo | dict[str, Any],
+        *,
+        match_generation: bool = False,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Teacher-forced log-probabilities and predicted losses of a selection, both (B, n), differentiable.
 
         info: from `generate`, or labels in the same form (padded entries may hold anything).
@@ -137,13 +144,21 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         if tiles is not None:
             tiling = Tiling.plan(self.grid, info["grid"])
             assert tiling is not None
-            parts = self.score(tiling.split(video), tiles, match_generation=match_generation, temperature=temperature,
-                               top_k=top_k)
+            parts = self.score(
+                tiling.split(video), tiles, match_generation=match_generation, temperature=temperature, top_k=top_k
+            )
             log_probs, losses = (self._merge_values(part, tiles, info, tiling) for part in parts)
             return log_probs, losses
         tokens, _ = self.encode_frames(video)
-        selection = read_selection({**info, "gazing_pos": info["gazing_pos"].to(self.device),
-                                    "if_padded_gazing": info["if_padded_gazing"].to(self.device)}, self.grid, "the gaze model")
+        selection = read_selection(
+            {
+                **info,
+                "gazing_pos": info["gazing_pos"].to(self.device),
+                "if_padded_gazing": info["if_padded_gazing"].to(self.device),
+            },
+            self.grid,
+            "the gaze model",
+        )
         if len(selection.counts) != tokens.shape[1] or len(selection.index) != len(tokens):
             raise InputError(
                 f"selection of {len(selection.index)} clips x {len(selection.counts)} frames does not fit the video: "
@@ -160,8 +175,9 @@ class AutoGaze(GazeCheckpoint, nn.Module):
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: budgets.Ratio, loss: float | None) -> GazingInfo:
         """Selector interface: frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale."""
         pixels = self.processor.normalize(frames.to(self.device))
-        return self.generate(pixels, ratio, loss, target_scales=list(grid.scales), target_patch_size=grid.patch,
-                             do_sample=False)
+        return self.generate(
+            pixels, ratio, loss, target_scales=list(grid.scales), target_patch_size=grid.patch, do_sample=False
+        )
 
     def _tiling(self, scales: Any, patch: int | None) -> Tiling | None:
         if scales is None and patch is None:
@@ -170,13 +186,26 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             raise InputError("target_scales and target_patch_size must be given together")
         return Tiling.plan(self.grid, PatchGrid.of(scales, patch))
 
-    def _choose(self, tokens: torch.Tensor, limits: torch.Tensor, need: torch.Tensor | None,
-                sampling: Sampling | None, state: GazeState | None, conv: ConvState) -> Choices:
+    def _choose(
+        self,
+        tokens: torch.Tensor,
+        limits: torch.Tensor,
+        need: torch.Tensor | None,
+        sampling: Sampling | None,
+        state: GazeState | None,
+        conv: ConvState,
+    ) -> Choices:
         return choose_patches(self.gazing_model.gaze_decoder, self.config, tokens, limits, need, sampling, state, conv)
 
-    def _budgets(self, tokens: torch.Tensor, ratio: budgets.Ratio | None, requirement: budgets.Requirement | None,
-                 sampling: Sampling | None, state: GazeState | None,
-                 conv: ConvState) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _budgets(
+        self,
+        tokens: torch.Tensor,
+        ratio: budgets.Ratio | None,
+        requirement: budgets.Requirement | None,
+        sampling: Sampling | None,
+        state: GazeState | None,
+        conv: ConvState,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Budgets (B, T') on the host and the requirement (B, T') or None."""
         batch, frames = tokens.shape[:2]
         size, config = self.config.num_vision_tokens_each_frame, self.config.budget
@@ -240,8 +269,9 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             tiles=tiles,
         )
 
-    def _merge_values(self, values: torch.Tensor, tiles: GazingInfo, info: GazingInfo | dict[str, Any],
-                      tiling: Tiling) -> torch.Tensor:
+    def _merge_values(
+        self, values: torch.Tensor, tiles: GazingInfo, info: GazingInfo | dict[str, Any], tiling: Tiling
+    ) -> torch.Tensor:
         """Values of the tiles' entries (B * tiles, n) -> values of the merged entries (B, m), 0 where padded."""
         source = read_selection(tiles, tiling.native, "the tiles")
         size, count = tiling.native.size, len(source.counts)

@@ -25,7 +25,10 @@ class PatchPainter:
         self.axes = []
         for (scale_h, scale_w), (rows, columns) in zip(grid.scales, grid.cells, strict=True):
             self.axes.append(
-                (_Axis(height, scale_h, rows, grid.patch, device), _Axis(width, scale_w, columns, grid.patch, device))
+                (
+                    PainterAxis(height, scale_h, rows, grid.patch, device),
+                    PainterAxis(width, scale_w, columns, grid.patch, device),
+                )
             )
 
     def pictures(self, frames: torch.Tensor) -> list[torch.Tensor]:
@@ -33,7 +36,8 @@ class PatchPainter:
         result = []
         for (scale_h, scale_w), (vertical, horizontal) in zip(self.grid.scales, self.axes, strict=True):
             small = resize_bicubic(frames, scale_h, scale_w)
-            result.append(vertical.enlarge @ small @ horizontal.enlarge.T)
+            whole = small.shape == frames.shape  # nothing to enlarge
+            result.append(small if whole else vertical.enlarge @ small @ horizontal.enlarge.T)
         return result
 
     def spread(self, values: torch.Tensor, scale: int) -> torch.Tensor:
@@ -43,11 +47,6 @@ class PatchPainter:
         spread = cells[:, vertical.cell][:, :, horizontal.cell]
         return spread.masked_fill(~(vertical.covered[:, None] & horizontal.covered), 0)
 
-    def sums(self, maps: torch.Tensor, scale: int) -> torch.Tensor:
-        """Per pixel (B, H, W) -> sum over each patch of the scale (B, n_s)."""
-        vertical, horizontal = self.axes[scale]
-        return (vertical.members @ maps @ horizontal.members.T).flatten(1)
-
     def paint(self, canvas: torch.Tensor, pictures: list[torch.Tensor], masks: list[torch.Tensor]) -> torch.Tensor:
         """The canvas after painting the patches with mask 1; masks: per scale (B, n_s)."""
         for scale, (picture, mask) in enumerate(zip(pictures, masks, strict=True)):
@@ -55,12 +54,13 @@ class PatchPainter:
         return canvas
 
 
-class _Axis:
+class PainterAxis:
     """One direction of one scale. length: pixels of the canvas; side: pixels of the scale; cells: patches along it."""
 
     def __init__(self, length: int, side: int, cells: int, patch: int, device: torch.device) -> None:
         centre = (torch.arange(length, dtype=torch.float64) + 0.5) * side / length - 0.5
         cell = ((centre + 0.5) / patch).floor().long()
+        self.cells = cells
         self.covered = (cell < cells).to(device)
         cell = cell.clamp(max=cells - 1)
         # Linear interpolation that never leaves the patch: what lies beyond its edge was not kept.
@@ -73,13 +73,10 @@ class _Axis:
         enlarge[rows, (low + 1).clamp(first, last)] += weight
         self.enlarge = enlarge.to(device)
         self.cell = cell.to(device)
-        members = torch.zeros(cells, length)
-        members[cell, rows] = 1.0
-        self.members = members.to(device) * self.covered
 
 
 def rebuild(frames: torch.Tensor, masks: list[torch.Tensor], grid: PatchGrid) -> torch.Tensor:
-    """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; masks: per scale (B, T, n_s) -> rebuilt (B, T, 3, H, W)."""
+    """frames (B, T, 3, H, W) in [0, 1] at the largest scale; masks: per scale (B, T, n_s) -> rebuilt, as frames."""
     painter = PatchPainter(grid, frames.device)
     canvas = torch.full_like(frames[:, 0], BLANK)
     result = []

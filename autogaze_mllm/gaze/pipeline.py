@@ -28,7 +28,7 @@ DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze mo
 
 @dataclass
 class Stopwatch:
-    """Seconds per stage; on an accelerator its queue is emptied first, so that work is counted where it was asked for."""
+    """Seconds per stage; an accelerator's queue is emptied first, so that work is counted where it was asked for."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
@@ -70,22 +70,32 @@ def resize_frames(frames: np.ndarray, height: int, width: int, device: torch.dev
 ChunkListener = Callable[[np.ndarray, torch.Tensor, GazingInfo], None]
 
 
-def sampled_chunks(source: str | Path, settings: VideoSettings, reader: VideoReader | None = None) -> Iterator[tuple[np.ndarray, list[float]]]:
+def sampled_chunks(
+    source: str | Path, settings: VideoSettings, reader: VideoReader | None = None
+) -> Iterator[tuple[np.ndarray, list[float]]]:
     """The sampled frames of a file in chunks (n, H, W, 3) uint8 with their times, n <= settings.chunk_frames."""
     reader = reader or VideoReader(source)
     for chunk in reader.read(sample_frames(len(reader), settings.frames), settings.chunk_frames):
         yield chunk.frames, chunk.seconds
 
 
-def gaze_video(source: str | Path, gaze: Selector | str | Path = "pixel-diff", settings: VideoSettings | None = None, *,
-               grid: PatchGrid | None = None, pixels: PixelFormat | None = None,
-               device: torch.device | str | None = None, dtype: torch.dtype | None = None, progress: bool = False,
-               listener: ChunkListener | None = None) -> GazedVideo:
+def gaze_video(
+    source: str | Path,
+    gaze: Selector | str | Path = "pixel-diff",
+    settings: VideoSettings | None = None,
+    *,
+    grid: PatchGrid | None = None,
+    pixels: PixelFormat | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    progress: bool = False,
+    listener: ChunkListener | None = None,
+) -> GazedVideo:
     """Reads a video file and keeps the gazed patches of `settings.frames` evenly spread frames.
 
-    gaze: a selector, its name, or an AutoGaze folder or hub id. grid: what to select on (default: the gaze model's own).
-    pixels, dtype: what the tower wants. The whole video is never held: frames live for one chunk. stats of the result:
-    frames, frames_lost, patches, patches_total, selector, seconds per stage.
+    gaze: a selector, its name, or an AutoGaze folder or hub id. grid: what to select on (default: the gaze model's
+    own). pixels, dtype: what the tower wants. The whole video is never held: frames live for one chunk. stats of the
+    result: frames, frames_lost, patches, patches_total, selector, seconds per stage.
     """
     settings = settings or VideoSettings()
     selector = load_selector(gaze, device=device, dtype=dtype)
@@ -99,7 +109,9 @@ def gaze_video(source: str | Path, gaze: Selector | str | Path = "pixel-diff", s
     chunks = sampled_chunks(source, settings, reader)
     parts: list[GazedVideo] = []
     frames_done = 0
-    with tqdm(total=min(settings.frames, len(reader)), unit="frame", desc="gazing", disable=not progress, leave=False) as bar:
+    with tqdm(
+        total=min(settings.frames, len(reader)), unit="frame", desc="gazing", disable=not progress, leave=False
+    ) as bar:
         while True:
             with clock.stage("decode"):
                 chunk = next(chunks, None)
@@ -109,7 +121,9 @@ def gaze_video(source: str | Path, gaze: Selector | str | Path = "pixel-diff", s
             with clock.stage("resize"):
                 frames = resize_frames(raw, *grid.scales[-1], place)[None]
             with clock.stage("gaze"), torch.no_grad():
-                info = selector.select(frames, grid, settings.ratio_for(len(raw)), settings.loss_for(selector.default_loss))
+                info = selector.select(
+                    frames, grid, settings.ratio_for(len(raw)), settings.loss_for(selector.default_loss)
+                )
             with clock.stage("gather"):
                 normal = pixels.normalize(frames).to(dtype or frames.dtype)
                 parts.append(GazedVideo.from_info(normal, info, grid, torch.tensor(seconds)))

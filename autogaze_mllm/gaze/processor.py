@@ -51,7 +51,7 @@ class AutoGazeImageProcessor:
         self.size = _size_dict(self.size, "size")
         self.crop_size = _size_dict(self.crop_size, "crop_size")
         if "shortest_edge" in self.crop_size:
-            self.crop_size = {key: self.crop_size["shortest_edge"] for key in ("height", "width")}
+            self.crop_size = dict.fromkeys(("height", "width"), self.crop_size["shortest_edge"])
         if self.offset and not self.do_rescale:
             raise InputError("preprocessor: 'offset' needs 'do_rescale'")
 

@@ -45,8 +45,9 @@ class Layout:
         return cls(blocks, torch.cat(slots), torch.cat(ranks))
 
 
-def _positions(config: AutoGazeConfig, given: GivenIds, layout: Layout, mask: torch.Tensor,
-               as_generated: bool) -> torch.Tensor:
+def _positions(
+    config: AutoGazeConfig, given: GivenIds, layout: Layout, mask: torch.Tensor, as_generated: bool
+) -> torch.Tensor:
     """Positions (B, S): cumulative over visible slots, or those that generation used.
 
     Generation fed every step of a frame but the row's last at the positions of the last K prompt slots.
@@ -65,8 +66,9 @@ def _positions(config: AutoGazeConfig, given: GivenIds, layout: Layout, mask: to
     return positions
 
 
-def score_ids(decoder: GazeDecoder, config: AutoGazeConfig, vision: torch.Tensor, given: GivenIds,
-              sampling: Sampling | None) -> tuple[torch.Tensor, torch.Tensor]:
+def score_ids(
+    decoder: GazeDecoder, config: AutoGazeConfig, vision: torch.Tensor, given: GivenIds, sampling: Sampling | None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """-> log-probabilities (B, n) and predicted losses (B, n).
 
     sampling None: the published definition, ln(p + 1e-8) with p over all N + 1 ids, positions counted on. With a
@@ -108,8 +110,9 @@ def score_ids(decoder: GazeDecoder, config: AutoGazeConfig, vision: torch.Tensor
     return log_probs, predictions.gather(2, next_head).squeeze(2).float()
 
 
-def _used_before(given: GivenIds, columns: torch.Tensor, step_start: torch.Tensor,
-                 end_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _used_before(
+    given: GivenIds, columns: torch.Tensor, step_start: torch.Tensor, end_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """What could not be chosen at each of `columns`: before its step began, and within the step. Both (B, c, V) bool.
 
     columns: (c,) entries that share a head; step_start: (c,) rank at which the step of each began.

@@ -35,7 +35,7 @@ class AllSelector:
     """Keeps every patch of every scale; ratio and loss do not limit it."""
 
     name = "all"
-    default_loss = None
+    default_loss: float | None = None
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         batch, steps = frames.shape[:2]
@@ -47,7 +47,7 @@ class RandomSelector:
     """Patches drawn without looking, the baseline to beat. The seed and the clip's content decide, nothing else."""
 
     name = "random"
-    default_loss = None
+    default_loss: float | None = None
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -72,8 +72,13 @@ class RandomSelector:
 NAMED = {"pixel-diff": PixelDiffSelector, "random": RandomSelector, "all": AllSelector}
 
 
-def load_selector(gaze: Selector | str | Path, *, device: torch.device | str | None = None,
-                  dtype: torch.dtype | None = None, **hub: Any) -> Selector:
+def load_selector(
+    gaze: Selector | str | Path,
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    **hub: Any,
+) -> Selector:
     """A selector object, one of the names in NAMED, or an AutoGaze folder or hub id (moved to device and dtype)."""
     if isinstance(gaze, (str, Path)):
         if str(gaze) in NAMED:

@@ -1,4 +1,4 @@
-"""Other resolutions: a frame larger than the model's own is gazed tile by tile, and the tiles' choices are put together.
+"""Other resolutions: a frame of another size is gazed tile by tile, and the tiles' choices are put together.
 
 The target frame has as many scales as the model. With e cells per side at the model's finest scale, the frame is cut
 into ceil(target cells / e) tiles per axis (zero-padded at the bottom and right), every tile is one row of the model's
@@ -32,7 +32,7 @@ class Tiling:
             return None
         if len(native.scales) != len(target.scales):
             raise InputError(
-                f"target grid {target} has {len(target.scales)} scales, the gaze model has {len(native.scales)} ({native})"
+                f"target grid {target} has {len(target.scales)} scales, the gaze model {len(native.scales)} ({native})"
             )
         cells, (rows, columns) = native.cells[-1], target.cells[-1]
         return cls(native, target, -(-rows // cells[0]), -(-columns // cells[1]))
@@ -47,7 +47,7 @@ class Tiling:
         if (height, width) != self.target.scales[-1]:
             want = self.target.scales[-1]
             raise InputError(
-                f"video is {width}x{height} pixels, but the largest target scale is {want[1]}x{want[0]}: resize it first"
+                f"video is {width}x{height} pixels, the largest target scale is {want[1]}x{want[0]}: resize it first"
             )
         tile_h, tile_w = (cells * self.target.patch for cells in self.native.cells[-1])
         # Negative padding crops: the side is not a multiple of the patch, and the remainder belongs to no patch.
@@ -67,7 +67,9 @@ class Tiling:
             values.split(list(self.native.counts), dim=2), self.native.cells, self.target.cells, strict=True
         ):
             grid = part.reshape(-1, self.rows, self.columns, frames, cell_rows, cell_columns)
-            grid = grid.permute(0, 3, 1, 4, 2, 5).reshape(-1, frames, self.rows * cell_rows, self.columns * cell_columns)
+            grid = grid.permute(0, 3, 1, 4, 2, 5).reshape(
+                -1, frames, self.rows * cell_rows, self.columns * cell_columns
+            )
             grid = F.pad(grid, (0, columns - grid.shape[3], 0, rows - grid.shape[2]))
             merged.append(grid.flatten(2))
         return torch.cat(merged, dim=2)

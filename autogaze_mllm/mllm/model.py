@@ -1,7 +1,7 @@
 """GazedModel: a base multimodal LLM with gaze in front of its tower.
 
-Built around the base by composition: the gazed tower uses the base tower's layers, the projector and the LLM are the base
-model's own, and nothing of the base is overwritten. `unwrap()` hands back exactly what came in.
+Built around the base by composition: the gazed tower uses the base tower's layers, the projector and the LLM are the
+base model's own, and nothing of the base is overwritten. `unwrap()` hands back exactly what came in.
 """
 
 from __future__ import annotations
@@ -35,8 +35,17 @@ RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at e
 class GazedModel(nn.Module):
     """Made by `autogaze_mllm.wrap`. `base` is the wrapped model; `stats` describes the last call."""
 
-    def __init__(self, family: Family, preprocessing: Preprocessing, gaze: Selector, tower: GazedSiglipVisionModel,
-                 settings: VideoSettings) -> None:
+    _family: Family | None
+    _tower: GazedSiglipVisionModel
+
+    def __init__(
+        self,
+        family: Family,
+        preprocessing: Preprocessing,
+        gaze: Selector,
+        tower: GazedSiglipVisionModel,
+        settings: VideoSettings,
+    ) -> None:
         super().__init__()
         self.base = family.base
         self.settings = settings
@@ -100,20 +109,35 @@ class GazedModel(nn.Module):
 
     # -- input ---------------------------------------------------------------------------------------------------
 
-    def gaze_video(self, source: str | Path, settings: VideoSettings | None = None, progress: bool = False) -> GazedVideo:
+    def gaze_video(
+        self, source: str | Path, settings: VideoSettings | None = None, progress: bool = False
+    ) -> GazedVideo:
         """Gazes a video once, for any number of questions: the result can stand wherever a path can."""
         return gaze_video(
-            source, self.gaze, settings or self.settings, grid=self.tower.grid, pixels=self.family.pixels,
-            device=self.device, dtype=self.dtype, progress=progress,
+            source,
+            self.gaze,
+            settings or self.settings,
+            grid=self.tower.grid,
+            pixels=self.family.pixels,
+            device=self.device,
+            dtype=self.dtype,
+            progress=progress,
         )
 
-    def prepare(self, prompts: str | Sequence[str], videos: Sequence[Any] | None = None,
-                images: Sequence[Any] | None = None, *, chat: bool = True, padding_side: str = "left",
-                progress: bool = False) -> dict[str, Any]:
+    def prepare(
+        self,
+        prompts: str | Sequence[str],
+        videos: Sequence[Any] | None = None,
+        images: Sequence[Any] | None = None,
+        *,
+        chat: bool = True,
+        padding_side: str = "left",
+        progress: bool = False,
+    ) -> dict[str, Any]:
         """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
 
-        One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is a
-        path or a GazedVideo, an image a path or a PIL image. chat: put the prompt into the model's chat format.
+        One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is
+        a path or a GazedVideo, an image a path or a PIL image. chat: put the prompt into the model's chat format.
         -> input_ids, attention_mask (B, L) and media (per prompt, in order).
         """
         single = isinstance(prompts, str)
@@ -152,13 +176,18 @@ class GazedModel(nn.Module):
             return item
         gazed = source if isinstance(source, GazedVideo) else self.gaze_video(source, progress=progress)
         self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
-        frames = len(gazed.frame_counts)
+        count = len(gazed.frame_counts)
         made = {} if gazed is source else gazed.stats
-        self._count({
-            "frames": frames, "frames_lost": made.get("frames_lost", 0), "patches": len(gazed),
-            "patches_total": gazed.total_patches, "dense_tokens": self.family.dense_count(frames),
-            "seconds": made.get("seconds", {}),
-        })
+        self._count(
+            {
+                "frames": count,
+                "frames_lost": made.get("frames_lost", 0),
+                "patches": len(gazed),
+                "patches_total": gazed.total_patches,
+                "dense_tokens": self.family.dense_count(count),
+                "seconds": made.get("seconds", {}),
+            }
+        )
         return Media(self.family.gazed_count(len(gazed)), gazed)
 
     def _count(self, numbers: dict[str, Any]) -> None:
@@ -215,14 +244,17 @@ class GazedModel(nn.Module):
         if media is None:
             dense = [name for name in DENSE_INPUTS if kwargs.get(name) is not None]
             if dense and self._gazing:
-                raise InputError(f"{dense[0]} would bypass gaze: use prepare(), or `with model.disabled()` for the dense base")
+                raise InputError(
+                    f"{dense[0]} would bypass gaze: use prepare(), or `with model.disabled()` for the dense base"
+                )
             return kwargs if input_ids is None else {"input_ids": input_ids, **kwargs}
         if input_ids is None:
             raise InputError("media need the input_ids that prepare() made for them")
         return {"inputs_embeds": self.embed(input_ids.to(family.base.device), media), **kwargs}
 
-    def forward(self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None,
-                **kwargs: Any) -> Any:
+    def forward(
+        self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
+    ) -> Any:
         """As the base model's forward (labels, attention_mask, ...), with `media` from `prepare`."""
         if media is not None and kwargs.get("position_ids") is None and kwargs.get("attention_mask") is not None:
             # With left padding the base would count positions from the padding.
@@ -230,8 +262,9 @@ class GazedModel(nn.Module):
         return self.family.base(**self._base_inputs(input_ids, media, kwargs))
 
     @torch.no_grad()
-    def generate(self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None,
-                 **kwargs: Any) -> torch.Tensor:
+    def generate(
+        self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
+    ) -> torch.Tensor:
         """As the base model's generate. With media, only the new ids are returned (B, new)."""
         if media is None:
             self.stats = {"seconds": {}}
@@ -242,8 +275,16 @@ class GazedModel(nn.Module):
         self.stats["seconds"] |= clock.seconds
         return output
 
-    def ask(self, video: VideoSource | Sequence[VideoSource] | None, question: str, *, images: Sequence[ImageSource] = (),
-            max_new_tokens: int = 64, progress: bool = False, **generation: Any) -> str:
+    def ask(
+        self,
+        video: VideoSource | Sequence[VideoSource] | None,
+        question: str,
+        *,
+        images: Sequence[ImageSource] = (),
+        max_new_tokens: int = 64,
+        progress: bool = False,
+        **generation: Any,
+    ) -> str:
         """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
         media come before it. generation: as for `generate`; greedy unless told otherwise."""
         films = [] if video is None else list(video) if isinstance(video, (list, tuple)) else [video]

@@ -1,7 +1,7 @@
 """Tokenizer and image processor of a base model, without torchvision.
 
-transformers' processors of video models insist on a torchvision video processor. Only the two parts below are needed, so
-they are loaded on their own.
+transformers' processors of video models insist on a torchvision video processor. Only the two parts below are needed,
+so they are loaded on their own.
 """
 
 from __future__ import annotations

@@ -47,7 +47,9 @@ def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
     raise InputError("the model's chat template does not show the question; give the whole prompt with chat=False")
 
 
-def encode_prompt(text: str, media: Sequence[Media], preprocessing: Preprocessing, family: Family, row: int) -> list[int]:
+def encode_prompt(
+    text: str, media: Sequence[Media], preprocessing: Preprocessing, family: Family, row: int
+) -> list[int]:
     """Rendered text -> ids in which every tag is expanded to `tokens` placeholders of its medium."""
     tokenizer = preprocessing.tokenizer
     ids_of = {"image": family.image_token_id, "video": family.video_token_id}

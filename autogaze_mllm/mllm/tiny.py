@@ -5,6 +5,8 @@ They have every part of a real model of their family and answer noise.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from tokenizers import Tokenizer, decoders, models
 from torch import nn
@@ -32,25 +34,49 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE(vocabulary, [], unk_token=" "))
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", unk_token=" ",
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        eos_token="<eos>",
+        unk_token=" ",
         additional_special_tokens=SPECIAL[2:],
     )
 
 
-def tiny_model(family: str = "llava_onevision", *, image_size: int = 224, patch: int = 16, hidden: int = 64,
-               layers: int = 3, seed: int = 0) -> tuple[nn.Module, Preprocessing]:
+def tiny_model(
+    family: str = "llava_onevision",
+    *,
+    image_size: int = 224,
+    patch: int = 16,
+    hidden: int = 64,
+    layers: int = 3,
+    seed: int = 0,
+) -> tuple[nn.Module, Preprocessing]:
     """A random base model of the family ("llava" or "llava_onevision") and its preprocessing, in evaluation mode."""
     vision = SiglipVisionConfig(
-        hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers, num_attention_heads=4,
-        image_size=image_size, patch_size=patch, vision_use_head=False,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        image_size=image_size,
+        patch_size=patch,
+        vision_use_head=False,
     )
     text = Qwen2Config(
-        vocab_size=len(SPECIAL) + len(CHARACTERS), hidden_size=hidden, intermediate_size=2 * hidden,
-        num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=1 << 17,
-        pad_token_id=0, eos_token_id=1, bos_token_id=None,
+        vocab_size=len(SPECIAL) + len(CHARACTERS),
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1 << 17,
+        pad_token_id=0,
+        eos_token_id=1,
+        bos_token_id=None,
     )
-    shared = {
-        "vision_config": vision, "text_config": text, "image_token_id": SPECIAL.index("<image>"),
+    shared: dict[str, Any] = {
+        "vision_config": vision,
+        "text_config": text,
+        "image_token_index": SPECIAL.index("<image>"),
         "vision_feature_select_strategy": "full",
     }
     size = {"height": image_size, "width": image_size}
@@ -59,11 +85,14 @@ def tiny_model(family: str = "llava_onevision", *, image_size: int = 224, patch:
     try:
         if family == "llava":
             model: nn.Module = LlavaForConditionalGeneration(LlavaConfig(vision_feature_layer=-2, **shared))
-            image_processor = SiglipImageProcessorPil(size=size)
+            image_processor: Any = SiglipImageProcessorPil(size=size)
         else:
             pinpoints = [[image_size, 2 * image_size], [2 * image_size, image_size], [2 * image_size, 2 * image_size]]
             config = LlavaOnevisionConfig(
-                vision_feature_layer=-1, image_grid_pinpoints=pinpoints, video_token_id=SPECIAL.index("<video>"), **shared
+                vision_feature_layer=-1,
+                image_grid_pinpoints=pinpoints,
+                video_token_index=SPECIAL.index("<video>"),
+                **shared,
             )
             model = LlavaOnevisionForConditionalGeneration(config)
             image_processor = LlavaOnevisionImageProcessorPil(size=size, image_grid_pinpoints=pinpoints)

@@ -32,11 +32,21 @@ SETTINGS_FILE = "autogaze_mllm.json"
 _wrapped: weakref.WeakKeyDictionary[nn.Module, weakref.ref[GazedModel]] = weakref.WeakKeyDictionary()
 
 
-def wrap(model: nn.Module | str | Path, gaze: Selector | str | Path = DEFAULT_GAZE, *, processor: Any = None,
-         settings: VideoSettings | None = None, scales: str | list[Side] | None = None,
-         attn_type: AttentionType = "block_causal", frame_independent: bool = False, backend: Backend = "sdpa",
-         device: torch.device | str | None = None, dtype: torch.dtype | str | None = None, hub: dict[str, Any] | None = None,
-         **overrides: Any) -> GazedModel:
+def wrap(
+    model: nn.Module | str | Path,
+    gaze: Selector | str | Path = DEFAULT_GAZE,
+    *,
+    processor: Any = None,
+    settings: VideoSettings | None = None,
+    scales: str | list[Side] | None = None,
+    attn_type: AttentionType = "block_causal",
+    frame_independent: bool = False,
+    backend: Backend = "sdpa",
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    hub: dict[str, Any] | None = None,
+    **overrides: Any,
+) -> GazedModel:
     """Puts gaze in front of a multimodal LLM.
 
     model: a hub id, a folder, or a loaded model (then its device and dtype are followed). gaze: the gaze model's id or
@@ -50,7 +60,8 @@ def wrap(model: nn.Module | str | Path, gaze: Selector | str | Path = DEFAULT_GA
     if isinstance(model, GazedModel):
         raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
     if isinstance(model, (str, Path)):
-        base, source = _load_base(model, device, dtype, hub or {}), str(model)
+        base: Any = _load_base(model, device, dtype, hub or {})
+        source = str(model)
     elif isinstance(model, nn.Module):
         base, source = model, type(model).__name__
         if device is not None or dtype is not None:
@@ -71,7 +82,9 @@ def wrap(model: nn.Module | str | Path, gaze: Selector | str | Path = DEFAULT_GA
     adapter.check_tower(base.config)
     selector = load_selector(gaze, device=base.device, dtype=base.dtype)
     if scales is None:
-        scales = default_scales(selector, family.config.vision_config.image_size, family.config.vision_config.patch_size)
+        scales = default_scales(
+            selector, family.config.vision_config.image_size, family.config.vision_config.patch_size
+        )
     tower = GazedSiglipVisionModel(family.tower, scales, attn_type, frame_independent, backend)
     wrapped = GazedModel(family, preprocessing, selector, tower, settings)
     wrapped.train(base.training)
@@ -110,19 +123,30 @@ def save(model: GazedModel, folder: str | Path) -> None:
     elif isinstance(selector, RandomSelector):
         stored["seed"] = selector.seed
     tower = model.tower
-    write_json(target / SETTINGS_FILE, {
-        "format": 1,
-        "gaze": stored,
-        "settings": model.settings.to_dict(),
-        "tower": {
-            "scales": list(tower.grid.scales), "attn_type": tower.attn_type,
-            "frame_independent": tower.frame_independent, "backend": tower.backend,
+    write_json(
+        target / SETTINGS_FILE,
+        {
+            "format": 1,
+            "gaze": stored,
+            "settings": model.settings.to_dict(),
+            "tower": {
+                "scales": list(tower.grid.scales),
+                "attn_type": tower.attn_type,
+                "frame_independent": tower.frame_independent,
+                "backend": tower.backend,
+            },
         },
-    })
+    )
 
 
-def load(folder: str | Path, *, gaze: Selector | str | Path | None = None, device: torch.device | str | None = None,
-         dtype: torch.dtype | str | None = None, **overrides: Any) -> GazedModel:
+def load(
+    folder: str | Path,
+    *,
+    gaze: Selector | str | Path | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    **overrides: Any,
+) -> GazedModel:
     """What `save_pretrained` wrote. gaze: another selector than the stored one (needed for one of your own class)."""
     source = Path(folder)
     path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
@@ -145,7 +169,9 @@ def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Select
     if stored["name"] == "random":
         return RandomSelector(stored["seed"])
     if stored["name"] not in NAMED:
-        raise InputError(f"{path}: saved with a selector of your own ({stored['name']}): load it with gaze=<that selector>")
+        raise InputError(
+            f"{path}: saved with a selector of your own ({stored['name']}): load it with gaze=<that selector>"
+        )
     return stored["name"]
 
 
@@ -157,7 +183,7 @@ def _settings(settings: VideoSettings | None, overrides: dict[str, Any]) -> Vide
     return dataclasses.replace(settings or VideoSettings(), **overrides)
 
 
-def _load_base(source: str | Path, device: Any, dtype: Any, hub: dict[str, Any]) -> nn.Module:
+def _load_base(source: str | Path, device: Any, dtype: Any, hub: dict[str, Any]) -> Any:
     """The base model from a folder or the hub; refused by its configuration before any weights are read."""
     try:
         config = AutoConfig.from_pretrained(source, **hub)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import bisect
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,7 +207,7 @@ class VideoReader:
             frames.close()
         yield from self._decode_from(None)
 
-    def _decode_from(self, keyframe: int | None) -> Iterator[tuple[int, VideoFrame]]:
+    def _decode_from(self, keyframe: int | None) -> Generator[tuple[int, VideoFrame], None, None]:
         container, stream = self._open()
         with container:
             if keyframe is not None:

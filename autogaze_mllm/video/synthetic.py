@@ -9,14 +9,16 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 
-def moving_scene(width: int = 640, height: int = 360, frames: int = 48, text: str = "GATE 7", seed: int = 0) -> Iterator[np.ndarray]:
-    """Frames (height, width, 3) uint8: a still, textured background, a ball and a box that move, a small sign with text."""
+def moving_scene(
+    width: int = 640, height: int = 360, frames: int = 48, text: str = "GATE 7", seed: int = 0
+) -> Iterator[np.ndarray]:
+    """Frames (height, width, 3) uint8: a still, textured background, a moving ball and box, a small sign with text."""
     rng = np.random.default_rng(seed)
     background = _background(width, height, rng)
     sign_size = max(height // 24, 8)
     font = ImageFont.load_default(size=sign_size)
     sign_x, sign_y = int(width * 0.68), int(height * 0.18)
-    left, top, right, bottom = font.getbbox(text)
+    left, _, right, bottom = font.getbbox(text)
     for number in range(frames):
         phase = number / max(frames - 1, 1)
         image = Image.fromarray(background)
@@ -24,7 +26,9 @@ def moving_scene(width: int = 640, height: int = 360, frames: int = 48, text: st
         x = width * (0.1 + 0.7 * phase)
         y = height * (0.65 + 0.12 * math.sin(phase * 4 * math.pi))
         radius = height * 0.07
-        draw.ellipse([x - radius, y - radius, x + radius, y + radius], fill=(220, 70, 50), outline=(90, 20, 10), width=2)
+        draw.ellipse(
+            [x - radius, y - radius, x + radius, y + radius], fill=(220, 70, 50), outline=(90, 20, 10), width=2
+        )
         box = width * (0.8 - 0.5 * phase)
         draw.rectangle([box, height * 0.42, box + width * 0.06, height * 0.5], fill=(40, 90, 200))
         # The sign turns up after a quarter of the clip: something new in a place that was still.

@@ -2,8 +2,8 @@
 
 Every mask that the tower needs is a list of spans: "these consecutive queries see these consecutive keys". Block-causal
 is one span per frame (its tokens see the clip up to the end of the frame), bidirectional and causal are one span per
-clip. Spans need no mask at all; backends differ only in how they run them. No (queries, keys) tensor of a whole batch is
-ever made.
+clip. Spans need no mask at all; backends differ only in how they run them. No (queries, keys) tensor of a whole batch
+is ever made.
 
 Shapes: N packed tokens, H heads, d channels per head.
 """
@@ -59,12 +59,22 @@ def make_spans(clips: list[list[int]], attn_type: AttentionType, frame_independe
 class PackedAttention:
     """Runs one clip structure for all layers. Call with q, k, v of shape (N, H, d); returns (N, H, d)."""
 
-    def __init__(self, clips: list[list[int]], attn_type: AttentionType, frame_independent: bool, backend: Backend,
-                 device: torch.device, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        clips: list[list[int]],
+        attn_type: AttentionType,
+        frame_independent: bool,
+        backend: Backend,
+        device: torch.device,
+        dropout: float = 0.0,
+    ) -> None:
         self.spans, self.causal = make_spans(clips, attn_type, frame_independent)
         self.device, self.dropout = device, dropout
         runners = {
-            "sdpa": self._sdpa, "eager": self._eager, "flex_attention": self._flex, "flash_attention_2": self._flash,
+            "sdpa": self._sdpa,
+            "eager": self._eager,
+            "flex_attention": self._flex,
+            "flash_attention_2": self._flash,
         }
         if backend not in runners:
             raise InputError(f"attention backend {backend!r} is not one of {', '.join(runners)}")
@@ -82,7 +92,9 @@ class PackedAttention:
         outputs = []
         for span in self.spans:
             keys = slice(span.first_key, span.first_key + span.keys)
-            scores = torch.einsum("qhd,khd->hqk", q[span.start : span.start + span.queries], k[keys]) * q.shape[-1] ** -0.5
+            scores = (
+                torch.einsum("qhd,khd->hqk", q[span.start : span.start + span.queries], k[keys]) * q.shape[-1] ** -0.5
+            )
             if self.causal:
                 hidden = torch.ones(span.queries, span.keys, dtype=torch.bool, device=q.device).triu(1)
                 scores = scores.masked_fill(hidden, -torch.inf)
@@ -92,7 +104,7 @@ class PackedAttention:
 
     @functools.cached_property
     def _batches(self) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None, torch.Tensor]]:
-        """Spans of similar length side by side: query rows (b, q), key rows (b, k), key mask or None, real queries (b, q)."""
+        """Spans of like length side by side: query rows (b, q), key rows (b, k), key mask or None, real queries."""
         order = sorted(self.spans, key=lambda span: (span.keys, span.queries))
         groups: list[list[Span]] = []
         for span in order:
@@ -115,8 +127,12 @@ class PackedAttention:
         result = torch.zeros_like(q)
         for queries, keys, mask, real in self._batches:
             output = F.scaled_dot_product_attention(
-                q[queries].transpose(1, 2), k[keys].transpose(1, 2), v[keys].transpose(1, 2),
-                attn_mask=mask, is_causal=self.causal, dropout_p=self.dropout,
+                q[queries].transpose(1, 2),
+                k[keys].transpose(1, 2),
+                v[keys].transpose(1, 2),
+                attn_mask=mask,
+                is_causal=self.causal,
+                dropout_p=self.dropout,
             ).transpose(1, 2)
             result = result.index_put((queries[real],), output[real])
         return result

@@ -27,13 +27,13 @@ from ..gaze.grid import PatchGrid, Side
 from .attention import AttentionType, Backend, PackedAttention
 
 
-def siglip_core(tower: nn.Module) -> nn.Module:
-    """The module that holds embeddings, encoder and post_layernorm. Raises InputError when it is no SigLIP vision model."""
+def siglip_core(tower: nn.Module) -> Any:
+    """The module that holds embeddings, encoder and post_layernorm; InputError when it is no SigLIP vision model."""
     core = getattr(tower, "vision_model", tower)
     config = getattr(core, "config", None)
     if getattr(config, "model_type", None) != "siglip_vision_model" or not hasattr(core, "post_layernorm"):
         kind = getattr(config, "model_type", type(tower).__name__)
-        raise InputError(f"the vision tower is a {kind}; gazing needs a SigLIP or SigLIP 2 (fixed resolution) vision model")
+        raise InputError(f"the vision tower is a {kind}; gazing needs SigLIP or SigLIP 2 of fixed resolution")
     return core
 
 
@@ -45,9 +45,14 @@ class GazedSiglipVisionModel(nn.Module):
     clip). frame_independent: a patch sees only its own frame. backend: sdpa, eager, flex_attention, flash_attention_2.
     """
 
-    def __init__(self, siglip: nn.Module, scales: str | int | list[Side] | None = None,
-                 attn_type: AttentionType = "block_causal", frame_independent: bool = False,
-                 backend: Backend = "sdpa") -> None:
+    def __init__(
+        self,
+        siglip: nn.Module,
+        scales: str | int | list[Side] | None = None,
+        attn_type: AttentionType = "block_causal",
+        frame_independent: bool = False,
+        backend: Backend = "sdpa",
+    ) -> None:
         super().__init__()
         self.siglip = siglip
         config = self.core.config
@@ -56,7 +61,7 @@ class GazedSiglipVisionModel(nn.Module):
         PackedAttention([], attn_type, frame_independent, backend, torch.device("cpu"))  # refuses bad settings here
 
     @property
-    def core(self) -> nn.Module:
+    def core(self) -> Any:
         return siglip_core(self.siglip)
 
     @property
@@ -72,7 +77,7 @@ class GazedSiglipVisionModel(nn.Module):
         return self.core.post_layernorm.weight.dtype
 
     def position_table(self) -> torch.Tensor:
-        """Position embeddings of every position of the grid (positions, C), the base table resized where sizes differ."""
+        """Position embeddings (positions of the grid, C); the base table is resized where sizes differ."""
         table = self.core.embeddings.position_embedding.weight
         side = round(len(table) ** 0.5)
         parts = []
@@ -105,12 +110,13 @@ class GazedSiglipVisionModel(nn.Module):
             raise InputError(f"hidden layer {layer} does not exist: the tower has {count} layers")
         return self._run(gazed, stop=wanted)[-1]
 
-    def forward(self, pixel_values: torch.Tensor, gazing_info: Mapping[str, Any],
-                output_hidden_states: bool = False) -> BaseModelOutputWithPooling:
+    def forward(
+        self, pixel_values: torch.Tensor, gazing_info: Mapping[str, Any], output_hidden_states: bool = False
+    ) -> BaseModelOutputWithPooling:
         """Interchange form: pixel_values (B, T, 3, H, W) of any size, gazing_info as `AutoGaze.generate` returns it.
 
-        -> last_hidden_state (B, n, C) in the order of gazing_pos, zeros where padded; pooler_output (B, C) over the real
-        entries; hidden_states: the embeddings and the output of every layer.
+        -> last_hidden_state (B, n, C) in the order of gazing_pos, zeros where padded; pooler_output (B, C) over the
+        real entries; hidden_states: the embeddings and the output of every layer.
         """
         gazed = GazedVideo.from_info(pixel_values.to(self.device), gazing_info, self.grid)
         states = self._run(gazed, keep_all=output_hidden_states)
@@ -153,7 +159,7 @@ class GazedSiglipVisionModel(nn.Module):
         return states
 
 
-def _layer(layer: nn.Module, x: torch.Tensor, attention: PackedAttention) -> torch.Tensor:
+def _layer(layer: Any, x: torch.Tensor, attention: PackedAttention) -> torch.Tensor:
     """One pre-norm encoder layer on packed tokens (N, C)."""
     block = layer.self_attn
     y = layer.layer_norm1(x)

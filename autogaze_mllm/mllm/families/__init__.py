@@ -17,7 +17,7 @@ def family_class(config: Any, source: str) -> type[Family]:
     kind = getattr(config, "model_type", None)
     if kind not in FAMILIES:
         known = ", ".join(f"{family.title} ({name})" for name, family in FAMILIES.items())
-        raise InputError(f"{source}: {kind or type(config).__name__} is not a supported family; supported: {known}")
+        raise InputError(f"{source}: not a supported family (model_type {kind}); supported: {known}")
     return FAMILIES[kind]
 
 

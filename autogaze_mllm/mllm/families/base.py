@@ -13,7 +13,7 @@ from torch import nn
 
 from ...errors import InputError
 from ...gaze.gazed_video import GazedVideo
-from ...gaze.pipeline import PixelFormat
+from ...gaze.pipeline import PixelFormat, resize_frames
 from ...vision.tower import GazedSiglipVisionModel
 
 
@@ -35,8 +35,9 @@ class Family(ABC):
     title: ClassVar[str]
     example: ClassVar[str]  # a published checkpoint
 
-    def __init__(self, base: nn.Module, image_processor: Any) -> None:
-        self.base, self.image_processor = base, image_processor
+    def __init__(self, base: Any, image_processor: Any) -> None:
+        self.base = base  # a transformers model; Any, because every family names its parts differently
+        self.image_processor = image_processor
 
     @property
     def config(self) -> Any:
@@ -68,6 +69,11 @@ class Family(ABC):
         mean = getattr(self.image_processor, "image_mean", None)
         std = getattr(self.image_processor, "image_std", None)
         return PixelFormat(tuple(mean), tuple(std)) if mean is not None and std is not None else PixelFormat()
+
+    def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
+        """(T, H, W, 3) uint8 -> (T, 3, S, S) as a dense tower takes them, by the same resize that gaze uses."""
+        side = self.config.vision_config.image_size
+        return self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")))
 
     def gazed_count(self, patches: int) -> int:
         """Visual tokens of a gazed video with this many kept patches."""

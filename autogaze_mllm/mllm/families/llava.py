@@ -43,8 +43,7 @@ class LlavaFamily(Family):
         return Media(self._tokens_per_image, {"pixel_values": pixels})
 
     def dense_video(self, frames: np.ndarray) -> Media:
-        pixels = self.image_processor(images=list(frames), return_tensors="pt")["pixel_values"]
-        return Media(self.dense_count(len(frames)), {"pixel_values": pixels})
+        return Media(self.dense_count(len(frames)), {"pixel_values": self.frame_pixels(frames)})
 
     def dense_count(self, frames: int) -> int:
         return frames * self._tokens_per_image

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ...gaze.pipeline import resize_frames
 from .base import Family, Media
 
 
@@ -63,9 +62,7 @@ class LlavaOnevisionFamily(Family):
         return int(lengths.sum())
 
     def dense_video(self, frames: np.ndarray) -> Media:
-        side = self.config.vision_config.image_size
-        pixels = self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")))
-        return Media(self.dense_count(len(frames)), {"pixel_values_videos": pixels[None]})
+        return Media(self.dense_count(len(frames)), {"pixel_values_videos": self.frame_pixels(frames)[None]})
 
     def dense_count(self, frames: int) -> int:
         return frames * (-(-self._side // 2)) ** 2 + 1

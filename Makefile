@@ -1,0 +1,37 @@
+# `make demo` and `make test` set everything up by themselves (in .venv) and need neither a GPU nor torchvision.
+
+PYTHON ?= python3
+TORCH_VERSION := 2.13.0
+# Without an NVIDIA GPU only a CPU build will do: the other one brings gigabytes of CUDA libraries. Override with
+# `make TORCH=torch==... test`, or put a torch of your own into .venv first.
+TORCH ?= torch==$(TORCH_VERSION)$(if $(shell command -v nvidia-smi 2>/dev/null),,+cpu)
+BIN := .venv/bin
+
+.PHONY: demo test check clean
+
+.venv/ready: pyproject.toml constraints.txt Makefile
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 2; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install -q '$(TORCH)' || { \
+		echo "No CPU build of torch $(TORCH_VERSION) was found where pip looks. Install one into .venv as the PyTorch site"; \
+		echo "describes under 'Start Locally' (CPU), or choose with make TORCH='torch==$(TORCH_VERSION)', then run make again."; exit 2; }
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: .venv/ready
+	@mkdir -p demo_out
+	@$(BIN)/python scripts/make_demo_clip.py demo_out/clip.mp4
+	@echo "--- which patches are kept"
+	@$(BIN)/autogaze-mllm gaze demo_out/clip.mp4 --out demo_out/overlay.mp4
+	@echo; echo "--- a question about the clip"
+	@$(BIN)/autogaze-mllm ask demo_out/clip.mp4 "What does the sign say?"
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv demo_out build *.egg-info

@@ -1,0 +1,235 @@
+"""The command line: `autogaze-mllm ask | gaze | info`.
+
+Exit codes: 0 done, 2 the input is at fault (one line on standard error), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from .errors import InputError
+
+if TYPE_CHECKING:  # the verbs import what they need, so that --help answers at once
+    from .gaze.settings import VideoSettings
+    from .mllm.model import GazedModel
+
+UNTRAINED = "the built-in model is tiny and untrained: its reply is noise. Name a real one with --model"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"autogaze-mllm: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("autogaze-mllm: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="autogaze-mllm", description="Multimodal LLMs that look only where it matters."
+    )
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    ask = verbs.add_parser("ask", help="answer a question about a video")
+    ask.add_argument("video", metavar="VIDEO")
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--model", help="hub id or folder of the base model (default: a built-in untrained one)")
+    ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    _gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
+    ask.set_defaults(run=_ask)
+
+    gaze = verbs.add_parser("gaze", help="show which patches of a video are kept")
+    gaze.add_argument("video", metavar="VIDEO")
+    gaze.add_argument("--out", metavar="OVERLAY.mp4", help="write a video of the kept patches and the rebuilt picture")
+    _gaze_options(gaze, "default: pixel-diff, which needs no weights")
+    gaze.set_defaults(run=_gaze)
+
+    info = verbs.add_parser("info", help="versions, devices, attention back ends, extras")
+    info.add_argument("--json", action="store_true", help="print json")
+    info.set_defaults(run=_info)
+    return parser
+
+
+def _gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
+    parser.add_argument("--gaze", help=f"gaze model id or folder, pixel-diff, random or all ({default_gaze})")
+    parser.add_argument(
+        "--ratio", type=float, help="share of a frame's patches that may be kept, in (0, 1] (default 0.75)"
+    )
+    parser.add_argument("--loss", type=float, help="a frame stops at this loss (default: the selector's own; 0: never)")
+    parser.add_argument("--frames", type=int, help="frames taken from the video, evenly spread (default 32)")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
+    parser.add_argument("--json", action="store_true", help="print json")
+
+
+def _settings(arguments: argparse.Namespace) -> VideoSettings:
+    from .gaze.settings import VideoSettings
+
+    given = {name: getattr(arguments, name) for name in ("ratio", "loss", "frames")}
+    return VideoSettings(**{name: value for name, value in given.items() if value is not None})
+
+
+def _device(name: str | None) -> str:
+    import torch
+
+    if name is None:
+        return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {name!r} cannot be used: {str(error).strip().splitlines()[0]}") from error
+    return name
+
+
+def _load_model(arguments: argparse.Namespace, settings: VideoSettings) -> GazedModel:
+    from pathlib import Path
+
+    from .mllm.tiny import tiny_model
+    from .mllm.wrap import DEFAULT_GAZE, SETTINGS_FILE, load, wrap
+
+    device = _device(arguments.device)
+    if arguments.model is None:
+        base, processor = tiny_model()
+        return wrap(base.to(device), arguments.gaze or "pixel-diff", processor=processor, settings=settings)
+    if (Path(arguments.model) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
+        given = {name: getattr(arguments, name) for name in ("ratio", "loss", "frames")}
+        changed = {name: value for name, value in given.items() if value is not None}
+        return load(arguments.model, gaze=arguments.gaze, device=device, **changed)
+    return wrap(arguments.model, arguments.gaze or DEFAULT_GAZE, settings=settings, device=device)
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    _quiet()
+    settings = _settings(arguments)
+    if not arguments.question.strip():
+        raise InputError("the question has no text")
+    if arguments.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens must be at least 1, got {arguments.max_new_tokens}")
+    from .video.reader import VideoReader
+
+    VideoReader(arguments.video)  # a bad file is refused before a large model is loaded
+    model = _load_model(arguments, settings)
+    reply = model.ask(
+        arguments.video, arguments.question, max_new_tokens=arguments.max_new_tokens, progress=not arguments.json
+    )
+    stats = model.stats
+    if arguments.json:
+        note = {} if arguments.model else {"note": UNTRAINED}
+        print(json.dumps({"reply": reply, **stats, **note}, ensure_ascii=False))
+        return 0
+    _print_rows(
+        [
+            *_kept_rows(arguments.video, stats),
+            ("visual tokens", f"{stats['visual_tokens']} (the dense model: {stats['dense_tokens']})"),
+            _seconds_row(stats["seconds"]),
+            ("reply", reply),
+        ]
+    )
+    if not arguments.model:
+        print(f"\nnote: {UNTRAINED}")
+    return 0
+
+
+def _gaze(arguments: argparse.Namespace) -> int:
+    _quiet()
+    settings = _settings(arguments)
+    from .gaze.model import AutoGaze
+    from .gaze.overlay import Overlay
+    from .gaze.pipeline import DEFAULT_GRID, gaze_video
+    from .gaze.selectors import load_selector
+    from .video.reader import VideoReader
+    from .video.writer import video_writer
+
+    reader = VideoReader(arguments.video)
+    device = _device(arguments.device)
+    selector = load_selector(arguments.gaze or "pixel-diff", device=device)
+    grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
+    fps = max(min(settings.frames, len(reader)) / reader.duration, 1.0)
+    output = video_writer(arguments.out, fps) if arguments.out else nullcontext(None)
+    with output as write:
+        overlay = Overlay(grid, write)
+        gazed = gaze_video(
+            arguments.video, selector, settings, grid=grid, device=device, listener=overlay, progress=not arguments.json
+        )
+    stats = gazed.stats
+    if arguments.json:
+        quality = overlay.psnr if overlay.psnr != float("inf") else None
+        print(
+            json.dumps(
+                {
+                    **stats,
+                    "reduction": stats["patches_total"] / stats["patches"],
+                    "psnr_db": quality,
+                    "overlay": arguments.out,
+                }
+            )
+        )
+        return 0
+    rows = [
+        ("selector", stats["selector"]),
+        *_kept_rows(arguments.video, stats),
+        ("PSNR", f"{overlay.psnr:.1f} dB, rebuilt from the kept patches"),
+        _seconds_row(stats["seconds"]),
+    ]
+    _print_rows(rows + ([("overlay", arguments.out)] if arguments.out else []))
+    return 0
+
+
+def _info(arguments: argparse.Namespace) -> int:
+    _quiet()
+    from .environment import describe
+
+    found = describe()
+    if arguments.json:
+        print(json.dumps(found))
+        return 0
+    rows = [("autogaze_mllm", str(found["autogaze_mllm"])), ("python", found["python"])]
+    rows += [(package, version or "missing") for package, version in found["packages"].items()]
+    rows += [
+        ("device", ", ".join(f"{value}" if name != "threads" else f"{value} threads" for name, value in device.items()))
+        for device in found["devices"]
+    ]
+    rows += [(f"attention: {name}", "yes" if state is True else state) for name, state in found["attention"].items()]
+    rows += [(f"extra: {name}", version or "not installed") for name, version in found["extras"].items()]
+    _print_rows(rows)
+    return 0
+
+
+def _quiet() -> None:
+    """transformers' own notices (torchvision is missing, ...) are not the user's business here."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+
+
+def _kept_rows(video: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
+    lost = f", {stats['frames_lost']} could not be decoded" if stats.get("frames_lost") else ""
+    kept, total = stats["patches"], stats["patches_total"]
+    return [
+        ("video", f"{video} ({stats['frames']} frames{lost})"),
+        ("patches kept", f"{kept} of {total} ({100 * kept / total:.1f} %)"),
+        ("reduction", f"{total / kept:.1f}x"),
+    ]
+
+
+def _seconds_row(seconds: dict[str, float]) -> tuple[str, str]:
+    return "seconds", "  ".join(f"{stage} {spent:.2f}" for stage, spent in seconds.items())
+
+
+def _print_rows(rows: Sequence[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        print(f"{name:<{width}}  {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

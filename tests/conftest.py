@@ -1,0 +1,28 @@
+"""Shared fixtures: small clips and tiny random models, made once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from autogaze_mllm.video.synthetic import moving_scene
+from autogaze_mllm.video.writer import write_video
+
+SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """20 frames, 160x96, something moves and a sign turns up."""
+    path = tmp_path_factory.mktemp("clips") / "scene.mp4"
+    write_video(path, moving_scene(160, 96, 20), fps=10)
+    return path
+
+
+@pytest.fixture(scope="session")
+def short_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """5 frames of another scene."""
+    path = tmp_path_factory.mktemp("clips") / "short.mkv"
+    write_video(path, moving_scene(96, 128, 5, seed=3), fps=10)
+    return path
