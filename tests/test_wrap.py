@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import subprocess
 import sys
 
@@ -280,3 +281,19 @@ def test_images_keep_the_base_models_own_path(clip):
         content.pop("alone", None)
         expected = base(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], **content).logits
         assert torch.allclose(wrapped(**inputs).logits, expected, atol=1e-6)
+
+
+def test_image_processor_is_found_in_both_layouts(tmp_path):
+    """Older repositories keep it in preprocessor_config.json, newer ones inside processor_config.json."""
+    base, processor = tiny_model("llava_onevision", image_size=64)
+    base.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    stored["image_processor_type"] += "Fast"
+    (tmp_path / "preprocessor_config.json").unlink()
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": stored}))
+    found = am.wrap(tmp_path, "all").preprocessing.image_processor
+    assert type(found) is type(processor.image_processor) and dict(found.size) == dict(processor.image_processor.size)
+    (tmp_path / "processor_config.json").write_text('{"image_processor": {"image_processor_type": "Mystery"}}')
+    with pytest.raises(am.InputError, match="'Mystery'"):
+        am.wrap(tmp_path, "all")

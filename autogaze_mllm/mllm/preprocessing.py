@@ -6,12 +6,12 @@ so they are loaded on their own.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoTokenizer
+import transformers
+from transformers import AutoTokenizer
 
 from ..errors import InputError
 from ..files import find_file, read_json
@@ -39,17 +39,11 @@ class Preprocessing:
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **hub: Any) -> Preprocessing:
-        noisy = logging.getLogger("transformers")
-        level = noisy.level
-        noisy.setLevel(logging.ERROR)  # it warns that torchvision is missing, which is how it is meant
         try:
             tokenizer = AutoTokenizer.from_pretrained(source, **hub)
-            image_processor = AutoImageProcessor.from_pretrained(source, **hub)
         except (OSError, ValueError, ImportError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise InputError(f"{source}: tokenizer or image processor cannot be loaded: {reason}") from error
-        finally:
-            noisy.setLevel(level)
+            raise InputError(f"{source}: tokenizer cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        image_processor = _load_image_processor(source, hub)
         template = tokenizer.chat_template
         if template is None:
             stored = find_file(source, "chat_template.json", required=False, **hub)  # the older place for it
@@ -59,3 +53,21 @@ class Preprocessing:
     def save_pretrained(self, folder: str | Path) -> None:
         self.tokenizer.save_pretrained(folder, chat_template=self.chat_template)
         self.image_processor.save_pretrained(folder)
+
+
+def _load_image_processor(source: str | Path, hub: dict[str, Any]) -> Any:
+    """The image processor that the repository names, in its Pillow version, which needs no torchvision."""
+    path = find_file(source, "preprocessor_config.json", required=False, **hub)
+    if path is not None:
+        stored = read_json(path)
+    else:
+        path = find_file(source, "processor_config.json", **hub)  # where newer repositories keep it
+        assert path is not None
+        stored = read_json(path).get("image_processor") or {}
+    name = str(stored.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
+    kind = getattr(transformers, f"{name}Pil", None) if name else None
+    if kind is None:
+        raise InputError(f"{path}: image_processor_type {name or None!r} is not one that transformers has for Pillow")
+    return kind(
+        **{key: value for key, value in stored.items() if key not in ("image_processor_type", "processor_class")}
+    )

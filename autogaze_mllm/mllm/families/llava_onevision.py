@@ -43,7 +43,9 @@ class LlavaOnevisionFamily(Family):
         return patches + 1
 
     def project(self, features: torch.Tensor) -> torch.Tensor:
-        tokens = self.base.model.multi_modal_projector(features)
+        return self._with_newline(self.base.model.multi_modal_projector(features))
+
+    def _with_newline(self, tokens: torch.Tensor) -> torch.Tensor:
         return torch.cat([tokens, self.base.model.image_newline[None].to(tokens)])
 
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
@@ -71,7 +73,10 @@ class LlavaOnevisionFamily(Family):
         device, dtype = self.base.device, self.base.dtype
         if "pixel_values_videos" in content:
             pixels = content["pixel_values_videos"].to(device, dtype)
-            return self.base.get_video_features(pixel_values_videos=pixels).pooler_output.flatten(0, 1)
+            tokens = self.base.get_video_features(pixels).pooler_output.flatten(0, 1)
+            if len(tokens) == self.dense_count(pixels.shape[1]):
+                return tokens
+            return self._with_newline(tokens)  # earlier transformers append it later, in forward
         features = self.base.get_image_features(
             pixel_values=content["pixel_values"].to(device, dtype),
             image_sizes=content["image_sizes"],
