@@ -137,4 +137,4 @@ def test_disabled_asks_the_dense_model(model, clip):
         model.ask(clip, "what?", max_new_tokens=2)
         assert model.stats["visual_tokens"] == model.stats["dense_tokens"] == model.family.dense_count(6)
     model.ask(clip, "what?", max_new_tokens=2)
-    assert model.stats["visual_tokens"] == model.family.gazed_count(model.stats["patches"])
+    assert model.stats["visual_tokens"] == model.family.gazed_count([model.stats["patches"]])

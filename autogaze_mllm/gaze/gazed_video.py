@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from ..errors import InputError
+from ..files import atomic_write, output_folder
 from .grid import PatchGrid
 from .info import read_selection
 from .patches import gather_patches
+
+FORMAT = 1
+TENSORS = ("patches", "positions", "frame_counts", "clip_frames", "timestamps", "pictures")
 
 
 @dataclass
@@ -21,7 +29,10 @@ class GazedVideo:
 
     patches: (N, 3 * patch * patch) normalised for the tower. positions: (N,) index within the frame on `grid`.
     frame_counts: (F,) kept patches of every frame of every clip. clip_frames: (C,) frames of each clip; sums to F.
-    timestamps: (F,) seconds. stats: numbers about how it was made (frames, seconds per stage, ...).
+    timestamps: (F,) seconds. pictures: (F,) the picture of the video that each clip frame is part of: the tiles of one
+    video frame share a number, thumbnails come after all frames (default: every clip frame is a picture of its own).
+    tiles: (columns, rows) that frames were cut into. thumbnails: how many of the last clips are thumbnails.
+    settings, stats: how it was made, and numbers about that (frames, seconds per stage, ...).
     """
 
     patches: torch.Tensor
@@ -30,22 +41,40 @@ class GazedVideo:
     clip_frames: torch.Tensor
     grid: PatchGrid
     timestamps: torch.Tensor
+    pictures: torch.Tensor = None  # type: ignore[assignment]  # filled in below
+    tiles: tuple[int, int] = (1, 1)
+    thumbnails: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.pictures is None:
+            self.pictures = torch.arange(len(self.frame_counts), device=self.frame_counts.device)
         if int(self.frame_counts.sum()) != len(self.positions) or len(self.patches) != len(self.positions):
             raise InputError(
                 f"gazed video: {len(self.patches)} patches, {len(self.positions)} positions and counts that sum to "
                 f"{int(self.frame_counts.sum())} do not fit together"
             )
-        if int(self.clip_frames.sum()) != len(self.frame_counts):
-            raise InputError("gazed video: clip_frames do not add up to the number of frames")
+        frames = int(self.clip_frames.sum())
+        if not frames == len(self.frame_counts) == len(self.timestamps) == len(self.pictures):
+            raise InputError(
+                f"gazed video: clips of {frames} frames, {len(self.frame_counts)} frame counts, {len(self.timestamps)} "
+                f"times and {len(self.pictures)} picture numbers do not fit together"
+            )
 
     @classmethod
     def from_info(
-        cls, pixels: torch.Tensor, info: Mapping[str, Any], grid: PatchGrid, timestamps: torch.Tensor | None = None
+        cls,
+        pixels: torch.Tensor,
+        info: Mapping[str, Any],
+        grid: PatchGrid,
+        timestamps: torch.Tensor | None = None,
+        pictures: torch.Tensor | None = None,
     ) -> GazedVideo:
-        """From normalised pixels (B, T, 3, H, W) and a selection in the interchange form; padding is dropped."""
+        """From normalised pixels (B, T, 3, H, W) and a selection in the interchange form; padding is dropped.
+
+        timestamps, pictures: (B * T,), clip after clip.
+        """
         batch, frames = pixels.shape[:2]
         selection = read_selection(info, grid, "the tower")
         if (len(selection.index), len(selection.counts)) != (batch, frames):
@@ -64,21 +93,20 @@ class GazedVideo:
             torch.bincount(flat, minlength=batch * frames),
             torch.full((batch,), frames, device=pixels.device),
             grid,
-            torch.zeros(batch * frames) if timestamps is None else timestamps,
+            torch.zeros(batch * frames, device=pixels.device) if timestamps is None else timestamps,
+            pictures,  # type: ignore[arg-type]
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[GazedVideo]) -> GazedVideo:
-        """Clips of several videos or chunks one after the other, without their stats. All grids must be the same."""
+        """Clips one after the other, of chunks of one video: picture numbers stay as they are, settings and stats are
+        left out. All grids must be the same."""
         if not parts:
             raise InputError("nothing to put together: no clip was gazed")
         for part in parts[1:]:
             parts[0].grid.check_same(part.grid, "the first part", "another part")
-        joined: dict[str, Any] = {
-            name: torch.cat([getattr(part, name) for part in parts])
-            for name in ("patches", "positions", "frame_counts", "clip_frames", "timestamps")
-        }
-        return cls(**joined, grid=parts[0].grid)
+        joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
+        return cls(**joined, grid=parts[0].grid, tiles=parts[0].tiles)
 
     def __len__(self) -> int:
         """Kept patches."""
@@ -86,10 +114,84 @@ class GazedVideo:
 
     @property
     def total_patches(self) -> int:
-        """Patches that the grid has over all frames."""
+        """Patches that the grid has over all clip frames."""
         return self.grid.size * len(self.frame_counts)
+
+    @property
+    def num_pictures(self) -> int:
+        """Video frames and thumbnails."""
+        return len(self.pictures.unique())
+
+    def picture_counts(self) -> list[int]:
+        """Kept patches of each picture, all its tiles together, in the order of the visual tokens."""
+        _, place = self.pictures.unique(return_inverse=True)
+        return torch.zeros_like(place).index_add(0, place, self.frame_counts)[: self.num_pictures].tolist()
+
+    def token_order(self) -> torch.Tensor:
+        """(N,) packed rows in the order of the visual tokens: picture after picture, in each its tiles row by row."""
+        frame = torch.repeat_interleave(self.pictures, self.frame_counts)
+        return frame.argsort(stable=True)
+
+    def between(self, start: float, end: float) -> GazedVideo:
+        """The clip frames with start <= time < end, in seconds. Raises InputError when there are none."""
+        wanted = (self.timestamps >= start) & (self.timestamps < end)
+        if not bool(wanted.any()):
+            raise InputError(f"no frame between {start} and {end} seconds; there are {self._span()}")
+        rows = torch.repeat_interleave(wanted, self.frame_counts)
+        clip = torch.repeat_interleave(torch.arange(len(self.clip_frames), device=wanted.device), self.clip_frames)
+        frames = torch.zeros_like(self.clip_frames).index_add(0, clip, wanted.long())
+        return dataclasses.replace(
+            self,
+            patches=self.patches[rows],
+            positions=self.positions[rows],
+            frame_counts=self.frame_counts[wanted],
+            clip_frames=frames[frames > 0],
+            timestamps=self.timestamps[wanted],
+            pictures=self.pictures[wanted],
+            thumbnails=int((frames[len(frames) - self.thumbnails :] > 0).sum()),
+            stats={},
+        )
+
+    def _span(self) -> str:
+        return f"frames from {float(self.timestamps.min()):.2f} to {float(self.timestamps.max()):.2f} seconds"
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> GazedVideo:
         """Everything on `device`, the patches in `dtype`."""
-        moved = {name: getattr(self, name).to(device=device) for name in ("positions", "frame_counts", "clip_frames")}
+        moved = {name: getattr(self, name).to(device=device) for name in TENSORS[1:]}
         return dataclasses.replace(self, patches=self.patches.to(device=device, dtype=dtype), **moved)
+
+    def save(self, path: str | Path) -> None:
+        """One safetensors file, which takes its name when it is complete."""
+        target = Path(path)
+        output_folder(target.parent)
+        facts = {
+            "format": FORMAT,
+            "grid": {"scales": self.grid.scales, "patch": self.grid.patch},
+            "tiles": self.tiles,
+            "thumbnails": self.thumbnails,
+            "settings": self.settings,
+            "stats": self.stats,
+        }
+        tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in TENSORS}
+        with atomic_write(target) as temporary:
+            save_file(tensors, temporary, metadata={"gazed_video": json.dumps(facts)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> GazedVideo:
+        """What `save` wrote, on the CPU. Raises InputError for anything else."""
+        try:
+            with safe_open(path, framework="pt") as stored:
+                facts = json.loads((stored.metadata() or {})["gazed_video"])
+                tensors = {name: stored.get_tensor(name) for name in TENSORS}
+        except (SafetensorError, OSError, KeyError, ValueError) as error:
+            raise InputError(f"{path}: not a saved gazed video ({error})") from error
+        if facts["format"] != FORMAT:
+            raise InputError(f"{path}: format {facts['format']}, this version reads {FORMAT}")
+        return cls(
+            **tensors,
+            grid=PatchGrid(tuple(tuple(side) for side in facts["grid"]["scales"]), facts["grid"]["patch"]),
+            tiles=tuple(facts["tiles"]),
+            thumbnails=facts["thumbnails"],
+            settings=facts["settings"],
+            stats=facts["stats"],
+        )

@@ -9,11 +9,10 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from .grid import PatchGrid
-from .info import GazingInfo
 from .mosaic import psnr, rebuild
+from .pipeline import GazedChunk
 
 COLOURS = [(255, 176, 59), (122, 204, 108), (76, 164, 255), (240, 98, 160), (186, 130, 255), (90, 220, 220)]
-PANEL_WIDTH = 560
 STRIP = 34  # height of the text strip above the panels
 DIMMED = 0.35  # brightness of what was not kept
 
@@ -26,49 +25,56 @@ class Overlay:
 
     def __init__(self, grid: PatchGrid, write: Callable[[np.ndarray], None] | None = None) -> None:
         self.grid, self.write = grid, write
-        self.squared_error, self.frames = 0.0, 0
+        self.squared_error, self.parts = 0.0, 0
         self.font = ImageFont.load_default(size=15)
 
     @property
     def psnr(self) -> float:
-        """Decibels of the rebuilt frames against the frames that the selector saw, over all pixels so far."""
-        return psnr(self.squared_error / max(self.frames, 1))
+        """Decibels of the rebuilt tiles against what the selector saw, over all tiles and chunks so far."""
+        return psnr(self.squared_error / max(self.parts, 1))
 
-    def __call__(self, raw: np.ndarray, frames: torch.Tensor, info: GazingInfo) -> None:
-        assert info.gazing_mask is not None
-        masks = [mask.to(frames.device, frames.dtype) for mask in info.gazing_mask]
-        rebuilt = rebuild(frames, masks, self.grid)
-        self.squared_error += float((rebuilt - frames).square().mean(dim=(0, 2, 3, 4)).sum())
-        self.frames += len(raw)
+    def __call__(self, chunk: GazedChunk) -> None:
+        masks = [mask.to(chunk.pictures.device, torch.float32) for mask in chunk.masks]
+        rebuilt = []
+        for number in range(chunk.tiles[0] * chunk.tiles[1]):  # tile by tile: 45 tiles of a chunk would be gigabytes
+            frames = chunk.tile(number)[None].float() / 255
+            again = rebuild(frames, [mask[number : number + 1] for mask in masks], self.grid)
+            self.squared_error += float((again - frames).square().mean())
+            self.parts += 1
+            if self.write is not None:
+                rebuilt.append((again[0].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
         if self.write is None:
             return
-        pictures = (rebuilt[0].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        for t, frame in enumerate(raw):
-            kept = [mask[0, t].cpu().numpy().astype(bool) for mask in masks]
-            self.write(self._compose(frame, kept, pictures[t]))
+        display = chunk.display.permute(0, 2, 3, 1).cpu().numpy()
+        for t, frame in enumerate(display):
+            kept = [mask[:, t].cpu().numpy().astype(bool) for mask in masks]
+            self.write(self._compose(frame, kept, [tile[t] for tile in rebuilt], chunk.tiles))
 
-    def _compose(self, frame: np.ndarray, kept: list[np.ndarray], rebuilt: np.ndarray) -> np.ndarray:
-        """frame (H, W, 3), kept: per scale (n_s,) bool, rebuilt (h, w, 3) -> one picture with both panels."""
-        height = max(round(frame.shape[0] * PANEL_WIDTH / frame.shape[1] / 2) * 2, 2)
-        size = (PANEL_WIDTH, height)
-        left = self._kept_patches(np.asarray(Image.fromarray(frame).resize(size, Image.Resampling.BILINEAR)), kept)
-        canvas = Image.new("RGB", (2 * PANEL_WIDTH, height + STRIP), (18, 18, 22))
-        canvas.paste(left, (0, STRIP))
-        canvas.paste(Image.fromarray(rebuilt).resize(size, Image.Resampling.BILINEAR), (PANEL_WIDTH, STRIP))
+    def _compose(
+        self, frame: np.ndarray, kept: list[np.ndarray], rebuilt: list[np.ndarray], tiles: tuple[int, int]
+    ) -> np.ndarray:
+        """frame (H, W, 3), kept: per scale (tiles, n_s) bool, rebuilt: tiles (h, w, 3) -> picture with both panels."""
+        height, width = frame.shape[:2]
+        canvas = Image.new("RGB", (2 * width, height + STRIP), (18, 18, 22))
+        canvas.paste(self._kept_patches(frame, kept, tiles), (0, STRIP))
+        for number, tile in enumerate(rebuilt):
+            left, top, right, bottom = _tile_box(number, tiles, width, height)
+            small = Image.fromarray(tile).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
+            canvas.paste(small, (width + left, STRIP + top))
         draw = ImageDraw.Draw(canvas)
-        total = sum(int(mask.sum()) for mask in kept)
+        total, possible = sum(int(mask.sum()) for mask in kept), self.grid.size * len(rebuilt)
+        labels = [(f"kept {total} of {possible}:", (235, 235, 235))]
+        for scale, ((side_h, side_w), mask) in enumerate(zip(self.grid.scales, kept, strict=True)):
+            side = side_h if side_h == side_w else f"{side_w}x{side_h}"
+            labels.append((f"{int(mask.sum())} at {side}", COLOURS[scale % len(COLOURS)]))
         x = 10.0
-        draw.text((x, 8), f"kept {total} of {self.grid.size}:", fill=(235, 235, 235), font=self.font)
-        x += draw.textlength(f"kept {total} of {self.grid.size}:", font=self.font) + 12
-        for scale, mask in enumerate(kept):
-            side_h, side_w = self.grid.scales[scale]
-            label = f"{int(mask.sum())} at {side_h if side_h == side_w else f'{side_w}x{side_h}'}"
-            draw.text((x, 8), label, fill=COLOURS[scale % len(COLOURS)], font=self.font)
+        for label, colour in labels:
+            draw.text((x, 8), label, fill=colour, font=self.font)
             x += draw.textlength(label, font=self.font) + 14
-        draw.text((PANEL_WIDTH + 10, 8), "rebuilt from the kept patches", fill=(235, 235, 235), font=self.font)
+        draw.text((width + 10, 8), "rebuilt from the kept patches", fill=(235, 235, 235), font=self.font)
         return np.asarray(canvas)
 
-    def _kept_patches(self, frame: np.ndarray, kept: list[np.ndarray]) -> Image.Image:
+    def _kept_patches(self, frame: np.ndarray, kept: list[np.ndarray], tiles: tuple[int, int]) -> Image.Image:
         """Kept places at full brightness with an outline in the colour of their scale, finest on top."""
         height, width = frame.shape[:2]
         bright = np.zeros((height, width, 1), dtype=bool)
@@ -76,13 +82,15 @@ class Overlay:
         for scale, ((side_h, side_w), (_, columns), mask) in enumerate(
             zip(self.grid.scales, self.grid.cells, kept, strict=True)
         ):
-            for cell in np.flatnonzero(mask):
+            for tile, cell in zip(*np.nonzero(mask), strict=True):
+                x, y, right, bottom = _tile_box(int(tile), tiles, width, height)
+                unit_x, unit_y = (right - x) * self.grid.patch / side_w, (bottom - y) * self.grid.patch / side_h
                 row, column = divmod(int(cell), columns)
                 box = (
-                    round(column * self.grid.patch * width / side_w),
-                    round(row * self.grid.patch * height / side_h),
-                    round((column + 1) * self.grid.patch * width / side_w),
-                    round((row + 1) * self.grid.patch * height / side_h),
+                    round(x + column * unit_x),
+                    round(y + row * unit_y),
+                    round(x + (column + 1) * unit_x),
+                    round(y + (row + 1) * unit_y),
                 )
                 bright[box[1] : box[3], box[0] : box[2]] = True
                 outlines.append((box, COLOURS[scale % len(COLOURS)]))
@@ -91,3 +99,14 @@ class Overlay:
         for (left, top, right, bottom), colour in outlines:
             draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour)
         return image
+
+
+def _tile_box(number: int, tiles: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of a tile in a panel of width x height pixels."""
+    (columns, rows), column, row = tiles, number % tiles[0], number // tiles[0]
+    return (
+        column * width // columns,
+        row * height // rows,
+        (column + 1) * width // columns,
+        (row + 1) * height // rows,
+    )

@@ -1,4 +1,8 @@
-"""gaze_video: from a file to its gazed patches, one chunk at a time."""
+"""gaze_video: from a file to its gazed patches, one chunk at a time.
+
+Decoding and resizing run in a thread of their own, one chunk ahead. Pictures stay bytes until a few tiles of them are
+gazed, so memory follows the chunk and the kept patches, never the length of the video.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +12,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..video.pictures import PictureChunk, PictureSource, Prefetch
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
-from .info import GazingInfo
 from .model import AutoGaze
-from .selectors import Selector, load_selector, selector_name
-from .settings import VideoSettings
+from .selectors import AllSelector, Selector, load_selector, selector_name
+from .settings import VideoSettings, stop_rule
 
+DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
@@ -48,8 +51,8 @@ class Stopwatch:
 class PixelFormat:
     """How the tower wants its pixels: (x - mean) / std of values in [0, 1]."""
 
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         """(..., 3, H, W) in [0, 1] -> the tower's values."""
@@ -58,25 +61,26 @@ class PixelFormat:
         return (frames - mean) / std
 
 
-def resize_frames(frames: np.ndarray, height: int, width: int, device: torch.device) -> torch.Tensor:
-    """uint8 (n, H, W, 3) -> (n, 3, height, width) float32 in [0, 1]: antialiased bicubic, aspect not kept."""
-    pixels = torch.from_numpy(frames).to(device).permute(0, 3, 1, 2).float() / 255
-    if pixels.shape[-2:] == (height, width):
-        return pixels
-    return F.interpolate(pixels, size=(height, width), mode="bicubic", align_corners=False, antialias=True).clamp(0, 1)
+@dataclass(frozen=True)
+class GazedChunk:
+    """What a listener sees of a chunk. pictures: (n, 3, H, W) uint8, all tiles together; masks: per scale (tiles, n,
+    n_s) 0/1; tiles: (columns, rows); display: (n, 3, h, DISPLAY_WIDTH) uint8, the frames in their own aspect."""
+
+    pictures: torch.Tensor
+    masks: list[torch.Tensor]
+    tiles: tuple[int, int]
+    display: torch.Tensor
+
+    def tile(self, number: int) -> torch.Tensor:
+        """(n, 3, tile height, tile width) uint8."""
+        return cut_tiles(self.pictures, self.tiles, number, number + 1)[0]
 
 
-# Called after every chunk with its file frames (n, H, W, 3), resized frames (1, n, 3, h, w) and selection.
-ChunkListener = Callable[[np.ndarray, torch.Tensor, GazingInfo], None]
-
-
-def sampled_chunks(
-    source: str | Path, settings: VideoSettings, reader: VideoReader | None = None
-) -> Iterator[tuple[np.ndarray, list[float]]]:
-    """The sampled frames of a file in chunks (n, H, W, 3) uint8 with their times, n <= settings.chunk_frames."""
-    reader = reader or VideoReader(source)
-    for chunk in reader.read(sample_frames(len(reader), settings.frames), settings.chunk_frames):
-        yield chunk.frames, chunk.seconds
+def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: int) -> torch.Tensor:
+    """pictures (n, 3, rows * h, columns * w) -> tiles [start, end), counted row by row, (end - start, n, 3, h, w)."""
+    columns, rows = tiles
+    grid = pictures.unflatten(3, (columns, -1)).unflatten(2, (rows, -1))  # (n, 3, rows, h, columns, w)
+    return torch.stack([grid[:, :, number // columns, :, number % columns] for number in range(start, end)])
 
 
 def gaze_video(
@@ -88,60 +92,147 @@ def gaze_video(
     pixels: PixelFormat | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    clip_batch: int = 4,
     progress: bool = False,
-    listener: ChunkListener | None = None,
+    listener: Callable[[GazedChunk], None] | None = None,
 ) -> GazedVideo:
-    """Reads a video file and keeps the gazed patches of `settings.frames` evenly spread frames.
+    """Reads a video file and keeps its gazed patches, as `settings` says.
 
     gaze: a selector, its name, or an AutoGaze folder or hub id. grid: what to select on (default: the gaze model's
-    own). pixels, dtype: what the tower wants. The whole video is never held: frames live for one chunk. stats of the
-    result: frames, frames_lost, patches, patches_total, selector, seconds per stage.
+    own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time; bounds memory, never changes a result.
+    stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds per stage and
+    seconds_wall (decoding and resizing overlap with the rest).
     """
     settings = settings or VideoSettings()
     selector = load_selector(gaze, device=device, dtype=dtype)
     if grid is None:
         grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
     place = torch.device(device) if device is not None else torch.device("cpu")
-    clock = Stopwatch(place)
-    pixels = pixels or PixelFormat()
-    with clock.stage("decode"):
-        reader = VideoReader(source)
-    chunks = sampled_chunks(source, settings, reader)
-    parts: list[GazedVideo] = []
-    frames_done = 0
-    with tqdm(
-        total=min(settings.frames, len(reader)), unit="frame", desc="gazing", disable=not progress, leave=False
-    ) as bar:
-        while True:
-            with clock.stage("decode"):
-                chunk = next(chunks, None)
-            if chunk is None:
-                break
-            raw, seconds = chunk
-            with clock.stage("resize"):
-                frames = resize_frames(raw, *grid.scales[-1], place)[None]
-            with clock.stage("gaze"), torch.no_grad():
-                info = selector.select(
-                    frames, grid, settings.ratio_for(len(raw)), settings.loss_for(selector.default_loss)
-                )
-            with clock.stage("gather"):
-                normal = pixels.normalize(frames).to(dtype or frames.dtype)
-                parts.append(GazedVideo.from_info(normal, info, grid, torch.tensor(seconds)))
-            frames_done += len(raw)
-            bar.update(len(raw))
-            bar.set_postfix(kept=sum(map(len, parts)))
+    start = time.perf_counter()
+    reader = VideoReader(source)
+    indices = sample_frames(len(reader), settings.frames)
+    pictures = PictureSource(
+        reader,
+        indices,
+        settings.chunk_frames,
+        grid.scales[-1],
+        settings.max_tiles,
+        settings.thumbnails,
+        place,
+        display_width=DISPLAY_WIDTH if listener is not None else 0,
+    )
+    pictures.spent["decode"] += time.perf_counter() - start
+    gazer = _Gazer(selector, settings, grid, pixels or PixelFormat(), place, dtype or torch.float32, clip_batch)
+    with (
+        tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
+        Prefetch(pictures) as chunks,
+    ):
+        for chunk in chunks:
+            masks = gazer.add(chunk)
+            bar.update(len(chunk.pictures))
+            bar.set_postfix(kept=gazer.kept)
             if listener is not None:
-                listener(raw, frames, info)
-    if not parts:
+                listener(GazedChunk(chunk.pictures, masks, chunk.tiles, chunk.display))
+    result = gazer.finish()
+    if result is None:
         raise InputError(f"{source}: no frame could be decoded")
-    result = GazedVideo.concatenate(parts)
+    result.settings = settings.to_dict()
     result.stats = {
         "source": str(source),
-        "frames": frames_done,
+        "frames": gazer.frames,
         "frames_lost": len(reader.lost),
+        "tiles": list(result.tiles),
+        "thumbnails": result.thumbnails,
         "patches": len(result),
         "patches_total": result.total_patches,
         "selector": selector_name(selector),
-        "seconds": clock.seconds,
+        "seconds": {**pictures.spent, **gazer.clock.seconds},
+        "seconds_wall": time.perf_counter() - start,
     }
     return result
+
+
+class _Gazer:
+    """Collects the kept patches of the chunks of one video."""
+
+    def __init__(
+        self,
+        selector: Selector,
+        settings: VideoSettings,
+        grid: PatchGrid,
+        pixels: PixelFormat,
+        device: torch.device,
+        dtype: torch.dtype,
+        clip_batch: int,
+    ) -> None:
+        self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
+        self.dtype, self.clip_batch = dtype, clip_batch
+        self.clock = Stopwatch(device)
+        self.parts: list[GazedVideo] = []
+        self.thumbnails: list[torch.Tensor] = []
+        self.thumbnail_seconds: list[float] = []
+        self.tiles = (1, 1)
+        self.frames = self.kept = 0
+
+    def add(self, chunk: PictureChunk) -> list[torch.Tensor]:
+        """Gazes all tiles of a chunk. -> masks per scale (tiles, n, n_s)."""
+        count = len(chunk.pictures)
+        self.tiles = chunk.tiles
+        self.thumbnails.append(chunk.thumbnails)
+        self.thumbnail_seconds += chunk.thumbnail_seconds
+        rule = stop_rule(self.settings.loss, self.selector.default_loss)
+        numbers = torch.arange(chunk.first, chunk.first + count)
+        masks = []
+        total = chunk.tiles[0] * chunk.tiles[1]
+        for begin in range(0, total, self.clip_batch):
+            clips = cut_tiles(chunk.pictures, chunk.tiles, begin, min(begin + self.clip_batch, total))
+            ratio = self.settings.ratio_for(count)
+            masks.append(self._clips(self.selector, clips, ratio, rule, torch.tensor(chunk.seconds), numbers))
+        self.frames += count
+        return [torch.cat(scale) for scale in zip(*masks, strict=True)]
+
+    def _clips(
+        self,
+        selector: Selector,
+        clips: torch.Tensor,
+        ratio: float | list[float],
+        rule: float | None,
+        seconds: torch.Tensor,
+        numbers: torch.Tensor,
+    ) -> list[torch.Tensor]:
+        """clips (B, T, 3, h, w) uint8, seconds and numbers (T,) or (B * T,) -> masks per scale (B, T, n_s)."""
+        frames = clips.float() / 255
+        with self.clock.stage("gaze"), torch.no_grad():
+            info = selector.select(frames, self.grid, ratio, rule)
+        with self.clock.stage("gather"):
+            normal = self.pixels.normalize(frames).to(self.dtype)
+            repeat = clips.shape[0] * clips.shape[1] // len(seconds)
+            part = GazedVideo.from_info(
+                normal,
+                info,
+                self.grid,
+                seconds.repeat(repeat).to(frames.device),
+                numbers.repeat(repeat).to(frames.device),
+            )
+        part.tiles = self.tiles
+        self.parts.append(part)
+        self.kept += len(part)
+        assert info.gazing_mask is not None
+        return info.gazing_mask
+
+    def finish(self) -> GazedVideo | None:
+        """Thumbnails last, each a clip of one frame. None when there was no frame at all."""
+        if not self.parts:
+            return None
+        thumbnails = torch.cat(self.thumbnails)
+        rule = stop_rule(self.settings.thumbnail_loss, self.selector.default_loss)
+        keep_all = self.settings.thumbnail_ratio == 1 and rule is None
+        selector = AllSelector() if keep_all else self.selector
+        for begin in range(0, len(thumbnails), self.clip_batch):
+            clips = thumbnails[begin : begin + self.clip_batch][:, None]
+            seconds = torch.tensor(self.thumbnail_seconds[begin : begin + len(clips)])
+            numbers = self.frames + torch.arange(begin, begin + len(clips))
+            self._clips(selector, clips, self.settings.thumbnail_ratio, rule, seconds, numbers)
+        result = GazedVideo.concatenate(self.parts)
+        result.thumbnails = len(thumbnails)
+        return result

@@ -18,9 +18,11 @@ from torch import nn
 
 from ..errors import InputError
 from ..gaze.gazed_video import GazedVideo
-from ..gaze.pipeline import Stopwatch, gaze_video, sampled_chunks
+from ..gaze.pipeline import Stopwatch, gaze_video
 from ..gaze.selectors import Selector
 from ..gaze.settings import VideoSettings
+from ..video.reader import VideoReader
+from ..video.sampling import sample_frames
 from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, Media
 from .preprocessing import Preprocessing
@@ -169,14 +171,16 @@ class GazedModel(nn.Module):
                 raise InputError("inside disabled() a video must be a file: a gazed video has no dense frames left")
             clock = Stopwatch(torch.device("cpu"))
             with clock.stage("decode"):
-                frames = np.concatenate([chunk for chunk, _ in sampled_chunks(source, self.settings)])
+                reader = VideoReader(source)
+                wanted = sample_frames(len(reader), self.settings.frames)
+                frames = np.concatenate([chunk.frames for chunk in reader.read(wanted)])
             with clock.stage("resize"):
                 item = self.family.dense_video(frames)
             self._count({"frames": len(frames), "dense_tokens": item.tokens, "seconds": clock.seconds})
             return item
         gazed = source if isinstance(source, GazedVideo) else self.gaze_video(source, progress=progress)
         self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
-        count = len(gazed.frame_counts)
+        count = gazed.num_pictures - gazed.thumbnails
         made = {} if gazed is source else gazed.stats
         self._count(
             {
@@ -188,7 +192,7 @@ class GazedModel(nn.Module):
                 "seconds": made.get("seconds", {}),
             }
         )
-        return Media(self.family.gazed_count(len(gazed)), gazed)
+        return Media(self.family.gazed_count(gazed.picture_counts()), gazed)
 
     def _count(self, numbers: dict[str, Any]) -> None:
         """Adds to the stats of the call under way."""
@@ -236,7 +240,7 @@ class GazedModel(nn.Module):
         with clock.stage("tower"):
             features = self.family.gazed_features(self.tower, item.content)
         with clock.stage("projector"):
-            return self.family.project(features)
+            return self.family.project(features, item.content.picture_counts())
 
     def _base_inputs(self, input_ids: torch.Tensor | None, media: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments for the base model: embeddings where there are media, otherwise what was given."""

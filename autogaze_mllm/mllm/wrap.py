@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import weakref
 from pathlib import Path
@@ -159,7 +158,7 @@ def load(
         gaze = _stored_selector(stored["gaze"], source, path)
     tower = dict(stored["tower"])
     tower["scales"] = [tuple(side) for side in tower["scales"]]
-    settings = _settings(VideoSettings(**stored["settings"]), overrides)
+    settings = _settings(VideoSettings.from_dict(stored["settings"]), overrides)
     return wrap(source / "base", gaze, settings=settings, device=device, dtype=dtype, **tower)
 
 
@@ -176,11 +175,7 @@ def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Select
 
 
 def _settings(settings: VideoSettings | None, overrides: dict[str, Any]) -> VideoSettings:
-    known = {field.name for field in dataclasses.fields(VideoSettings)}
-    unknown = sorted(overrides.keys() - known)
-    if unknown:
-        raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    return dataclasses.replace(settings or VideoSettings(), **overrides)
+    return (settings or VideoSettings()).changed(**overrides)
 
 
 def _load_base(source: str | Path, device: Any, dtype: Any, hub: dict[str, Any]) -> Any:

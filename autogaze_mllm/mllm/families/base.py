@@ -13,7 +13,8 @@ from torch import nn
 
 from ...errors import InputError
 from ...gaze.gazed_video import GazedVideo
-from ...gaze.pipeline import PixelFormat, resize_frames
+from ...gaze.pipeline import PixelFormat
+from ...video.pictures import resize_frames
 from ...vision.tower import GazedSiglipVisionModel
 
 
@@ -73,19 +74,21 @@ class Family(ABC):
     def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
         """(T, H, W, 3) uint8 -> (T, 3, S, S) as a dense tower takes them, by the same resize that gaze uses."""
         side = self.config.vision_config.image_size
-        return self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")))
+        return self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")).float() / 255)
 
-    def gazed_count(self, patches: int) -> int:
-        """Visual tokens of a gazed video with this many kept patches."""
-        return patches
+    def gazed_count(self, counts: list[int]) -> int:
+        """Visual tokens of a gazed video whose pictures (frames, then thumbnails) keep this many patches each."""
+        return sum(counts)
 
     def gazed_features(self, tower: GazedSiglipVisionModel, gazed: GazedVideo) -> torch.Tensor:
-        """Tower features of the kept patches (N, C of all feature layers)."""
-        return torch.cat([tower.encode(gazed, layer) for layer in self.feature_layers], dim=-1)
+        """Tower features of the kept patches (N, C of all feature layers), picture after picture."""
+        packed = torch.cat([tower.encode(gazed, layer) for layer in self.feature_layers], dim=-1)
+        return packed[gazed.token_order().to(packed.device)]
 
     @abstractmethod
-    def project(self, features: torch.Tensor) -> torch.Tensor:
-        """Tower features of one gazed video (N, C) -> what stands in the prompt (gazed_count(N), D)."""
+    def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """Tower features of one gazed video (N, C), counts of them for each picture -> what stands in the prompt
+        (gazed_count(counts), D)."""
 
     @abstractmethod
     def dense_image(self, image: Image.Image, alone: bool) -> Media:

@@ -35,7 +35,7 @@ class LlavaFamily(Family):
         skipped = 1 if self.config.vision_feature_select_strategy == "default" else 0
         return (vision.image_size // vision.patch_size) ** 2 - skipped
 
-    def project(self, features: torch.Tensor) -> torch.Tensor:
+    def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
         return self.base.model.multi_modal_projector(features)
 
     def dense_image(self, image: Image.Image, alone: bool) -> Media:

@@ -39,10 +39,10 @@ class LlavaOnevisionFamily(Family):
         """Patches along one side of a dense frame."""
         return self.config.vision_config.image_size // self.config.vision_config.patch_size
 
-    def gazed_count(self, patches: int) -> int:
-        return patches + 1
+    def gazed_count(self, counts: list[int]) -> int:
+        return sum(counts) + 1
 
-    def project(self, features: torch.Tensor) -> torch.Tensor:
+    def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
         return self._with_newline(self.base.model.multi_modal_projector(features))
 
     def _with_newline(self, tokens: torch.Tensor) -> torch.Tensor:

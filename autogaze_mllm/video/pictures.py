@@ -1,0 +1,166 @@
+"""From a file to resized pictures, in a thread of its own, a chunk at a time.
+
+A 4K frame is 25 MB: it is resized as soon as it is decoded and never kept. At most three chunks exist at a time: one
+that is being filled, one that waits, one that is being worked on.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from .reader import VideoReader
+from .tiles import choose_thumbnails, choose_tiles
+
+T = TypeVar("T")
+
+
+def resize_frames(frames: np.ndarray, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """uint8 (n, H, W, 3) -> uint8 (n, 3, height, width) on `device`: antialiased bicubic, aspect not kept."""
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device)
+    if pixels.shape[-2:] == (height, width):
+        return pixels
+    size, mode = (height, width), "bicubic"
+    if device.type == "cpu":  # where torch resizes bytes directly
+        return F.interpolate(pixels, size=size, mode=mode, antialias=True)
+    return F.interpolate(pixels.float(), size=size, mode=mode, antialias=True).round().clamp(0, 255).byte()
+
+
+@dataclass
+class PictureChunk:
+    """pictures: (n, 3, rows * side, columns * side) uint8; thumbnails: (m, 3, side, side) uint8. seconds: their times.
+
+    first: number of the first picture among the sampled frames that decoded. tiles: (columns, rows), one plan for the
+    whole video. display: (n, 3, h, w) uint8, small versions in the frame's own aspect, where they were asked for.
+    """
+
+    pictures: torch.Tensor
+    seconds: list[float]
+    thumbnails: torch.Tensor
+    thumbnail_seconds: list[float]
+    first: int
+    tiles: tuple[int, int]
+    display: torch.Tensor
+
+
+@dataclass
+class PictureSource:
+    """Iterable once. tile: (height, width) of one. display_width: of frames to show, 0 for none. spent: seconds used
+    for decoding and resizing so far."""
+
+    reader: VideoReader
+    indices: list[int]
+    chunk_frames: int
+    tile: tuple[int, int]
+    max_tiles: int
+    thumbnails: int
+    device: torch.device
+    display_width: int = 0
+    spent: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "resize": 0.0})
+
+    def __iter__(self) -> Iterator[PictureChunk]:
+        wanted = set(choose_thumbnails(self.indices, self.thumbnails))
+        pictures: list[torch.Tensor] = []
+        seconds: list[float] = []
+        small: list[torch.Tensor] = []
+        small_seconds: list[float] = []
+        done = shown = 0
+        tiles = (1, 1)
+        display: list[torch.Tensor] = []
+
+        def chunk() -> PictureChunk:
+            blank = torch.zeros(0, 3, *self.tile, dtype=torch.uint8, device=self.device)
+            return PictureChunk(
+                torch.cat(pictures),
+                list(seconds),
+                torch.cat([blank, *small]),
+                list(small_seconds),
+                done - len(pictures),
+                tiles,
+                torch.cat(display) if display else blank,
+            )
+
+        frames = self.reader.read(self.indices, chunk=1)
+        start = time.perf_counter()
+        for frame in frames:
+            decoded = time.perf_counter()
+            if not done:
+                tiles = self._plan(*frame.frames.shape[1:3])
+                shown = max(round(self.display_width * frame.frames.shape[1] / frame.frames.shape[2] / 2) * 2, 2)
+            size = (tiles[1] * self.tile[0], tiles[0] * self.tile[1])
+            pictures.append(resize_frames(frame.frames, *size, self.device))
+            seconds += frame.seconds
+            if frame.indices[0] in wanted:
+                small.append(resize_frames(frame.frames, *self.tile, self.device))
+                small_seconds += frame.seconds
+            if self.display_width:
+                display.append(resize_frames(frame.frames, shown, self.display_width, torch.device("cpu")))
+            done += 1
+            resized = time.perf_counter()
+            self.spent["decode"] += decoded - start
+            self.spent["resize"] += resized - decoded
+            if len(pictures) == self.chunk_frames:
+                yield chunk()
+                for collected in (pictures, seconds, small, small_seconds, display):
+                    collected.clear()
+            start = time.perf_counter()
+        if pictures:
+            yield chunk()
+
+    def _plan(self, height: int, width: int) -> tuple[int, int]:
+        # The rule is for square tiles; for others the frame is measured in units of the tile.
+        return choose_tiles(round(width * self.tile[0] / self.tile[1]), height, self.max_tiles, self.tile[0])
+
+
+class Prefetch(Generic[T]):
+    """Runs an iterable in a background thread, one item ahead. A context manager: leaving it stops the thread."""
+
+    def __init__(self, source: Iterable[T]) -> None:
+        self._source = source
+        self._ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=1)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="video reader")
+
+    def _run(self) -> None:
+        try:
+            for item in self._source:
+                if not self._put("item", item):
+                    return
+            self._put("end", None)
+        except BaseException as error:  # it is raised again where the items are taken
+            self._put("error", error)
+
+    def _put(self, kind: str, value: T | BaseException | None) -> bool:
+        while not self._stop.is_set():
+            try:
+                self._ready.put((kind, value), timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+    def __enter__(self) -> Iterator[T]:
+        self._thread.start()
+        return self._items()
+
+    def _items(self) -> Iterator[T]:
+        while True:
+            kind, value = self._ready.get()
+            if kind == "end":
+                return
+            if kind == "error":
+                assert isinstance(value, BaseException)
+                raise value
+            yield value  # type: ignore[misc]
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()

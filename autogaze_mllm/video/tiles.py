@@ -1,0 +1,33 @@
+"""Cutting large frames into tiles, and choosing thumbnails: the arithmetic of NVILA-HD-Video."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ..errors import InputError
+
+
+def choose_tiles(width: int, height: int, max_tiles: int, side: int) -> tuple[int, int]:
+    """(columns, rows) of square tiles of `side` pixels for a frame of width x height pixels.
+
+    The grid with at most max_tiles tiles whose aspect is nearest to the frame's. Among equally near ones a larger grid
+    wins only if the frame has more than half of its pixels.
+    """
+    if max_tiles < 1:
+        raise InputError(f"max_tiles must be at least 1, got {max_tiles}")
+    grids = [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if c * r <= max_tiles]
+    best, nearest = (1, 1), float("inf")
+    for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
+        distance = abs(width / height - columns / rows)
+        enough = width * height > 0.5 * side * side * columns * rows
+        if distance < nearest or (distance == nearest and enough):
+            best, nearest = (columns, rows), distance
+    return best
+
+
+def choose_thumbnails(sampled: Sequence[int], wanted: int) -> list[int]:
+    """Every (sampled // wanted)-th of the sampled frames, `wanted` at most; all if fewer were sampled."""
+    if wanted <= 0:
+        return []
+    step = max(len(sampled) // wanted, 1)
+    return list(sampled[::step][:wanted])
