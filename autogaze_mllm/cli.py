@@ -1,4 +1,4 @@
-"""The command line: `autogaze-mllm ask | gaze | info`.
+"""The command line: `autogaze-mllm ask | gaze | cache | info`.
 
 Exit codes: 0 done, 2 the input is at fault (one line on standard error), 130 interrupted.
 """
@@ -6,6 +6,7 @@ Exit codes: 0 done, 2 the input is at fault (one line on standard error), 130 in
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument("video", metavar="VIDEO")
     ask.add_argument("question", metavar="QUESTION")
     ask.add_argument("--model", help="hub id or folder of the base model (default: a built-in untrained one)")
+    ask.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     _gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     ask.set_defaults(run=_ask)
@@ -54,6 +56,11 @@ def _parser() -> argparse.ArgumentParser:
     _gaze_options(gaze, "default: pixel-diff, which needs no weights")
     gaze.set_defaults(run=_gaze)
 
+    cache = verbs.add_parser("cache", help="list or clear what was kept of videos asked about before")
+    cache.add_argument("action", choices=["ls", "clear"])
+    cache.add_argument("--json", action="store_true", help="print json")
+    cache.set_defaults(run=_cache)
+
     info = verbs.add_parser("info", help="versions, devices, attention back ends, extras")
     info.add_argument("--json", action="store_true", help="print json")
     info.set_defaults(run=_info)
@@ -62,20 +69,33 @@ def _parser() -> argparse.ArgumentParser:
 
 def _gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
     parser.add_argument("--gaze", help=f"gaze model id or folder, pixel-diff, random or all ({default_gaze})")
+    parser.add_argument("--preset", help="nvila-hd, nvila-hd-1k, fast or quality; the options below override it")
     parser.add_argument(
         "--ratio", type=float, help="share of a frame's patches that may be kept, in (0, 1] (default 0.75)"
     )
     parser.add_argument("--loss", type=float, help="a frame stops at this loss (default: the selector's own; 0: never)")
     parser.add_argument("--frames", type=int, help="frames taken from the video, evenly spread (default 32)")
+    parser.add_argument("--max-tiles", type=int, metavar="N", help="cut a frame into at most N tiles (default 1)")
+    parser.add_argument(
+        "--thumbnails", type=int, metavar="N", help="whole frames looked at besides the tiles (default 0)"
+    )
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     parser.add_argument("--json", action="store_true", help="print json")
 
 
-def _settings(arguments: argparse.Namespace) -> VideoSettings:
-    from .gaze.settings import VideoSettings
+SETTINGS = ("ratio", "loss", "frames", "max_tiles", "thumbnails")
 
-    given = {name: getattr(arguments, name) for name in ("ratio", "loss", "frames")}
-    return VideoSettings(**{name: value for name, value in given.items() if value is not None})
+
+def _given(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings that stand on the command line."""
+    return {name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name) is not None}
+
+
+def _settings(arguments: argparse.Namespace) -> VideoSettings:
+    from .gaze.settings import VideoSettings, preset
+
+    base = VideoSettings() if arguments.preset is None else preset(arguments.preset)
+    return base.changed(**_given(arguments))
 
 
 def _device(name: str | None) -> str:
@@ -96,15 +116,18 @@ def _load_model(arguments: argparse.Namespace, settings: VideoSettings) -> Gazed
     from .mllm.tiny import tiny_model
     from .mllm.wrap import DEFAULT_GAZE, SETTINGS_FILE, load, wrap
 
-    device = _device(arguments.device)
+    device, use_cache = _device(arguments.device), not arguments.no_cache
     if arguments.model is None:
         base, processor = tiny_model()
-        return wrap(base.to(device), arguments.gaze or "pixel-diff", processor=processor, settings=settings)
+        return wrap(
+            base.to(device), arguments.gaze or "pixel-diff", processor=processor, settings=settings, cache=use_cache
+        )
     if (Path(arguments.model) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
-        given = {name: getattr(arguments, name) for name in ("ratio", "loss", "frames")}
-        changed = {name: value for name, value in given.items() if value is not None}
-        return load(arguments.model, gaze=arguments.gaze, device=device, **changed)
-    return wrap(arguments.model, arguments.gaze or DEFAULT_GAZE, settings=settings, device=device)
+        changed = settings.to_dict() if arguments.preset else _given(arguments)
+        return load(arguments.model, gaze=arguments.gaze, device=device, cache=use_cache, **changed)
+    # Without a preset or an option, the model's family decides.
+    chosen = settings if arguments.preset or _given(arguments) else None
+    return wrap(arguments.model, arguments.gaze or DEFAULT_GAZE, settings=chosen, device=device, cache=use_cache)
 
 
 def _ask(arguments: argparse.Namespace) -> int:
@@ -129,6 +152,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     _print_rows(
         [
             *_kept_rows(arguments.video, stats),
+            *([("cache", "what was kept of this video before was used again")] if stats.get("from_cache") else []),
             ("visual tokens", f"{stats['visual_tokens']} (the dense model: {stats['dense_tokens']})"),
             _seconds_row(stats["seconds"]),
             ("reply", reply),
@@ -182,6 +206,30 @@ def _gaze(arguments: argparse.Namespace) -> int:
     ]
     _print_rows(rows + ([("overlay", arguments.out)] if arguments.out else []))
     return 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    from .gaze.cache import VideoCache
+
+    cache = VideoCache()
+    if arguments.action == "clear":
+        freed = cache.clear()
+        print(json.dumps({"folder": str(cache.folder), "freed": freed}) if arguments.json else f"{_size(freed)} freed")
+        return 0
+    entries = cache.entries()
+    if arguments.json:
+        rows = [{"key": entry.key, "kind": entry.kind, "bytes": entry.bytes, "used": entry.used} for entry in entries]
+        print(json.dumps({"folder": str(cache.folder), "entries": rows}))
+        return 0
+    for entry in entries:
+        used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")
+        print(f"{entry.key[:12]}  {entry.kind:<6}  {_size(entry.bytes):>9}  used {used}")
+    print(f"{len(entries)} entries, {_size(sum(entry.bytes for entry in entries))} in {cache.folder}")
+    return 0
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**20:.1f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def _info(arguments: argparse.Namespace) -> int:

@@ -43,7 +43,18 @@ def test_ask_with_a_model_folder_and_settings(clip, tmp_path, capsys):
     base, processor = tiny_model("llava", image_size=64)
     base.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    arguments = ["ask", str(clip), "What?", "--model", str(tmp_path), "--max-new-tokens", "2", "--frames", "4", "--json"]
+    arguments = [
+        "ask",
+        str(clip),
+        "What?",
+        "--model",
+        str(tmp_path),
+        "--max-new-tokens",
+        "2",
+        "--frames",
+        "4",
+        "--json",
+    ]
     assert main([*arguments, "--gaze", "random", "--ratio", "0.1"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["patches"] == 4 * 26 and "note" not in found
@@ -130,9 +141,24 @@ def bad_inputs(tmp_path: Path, clip: Path) -> dict[str, tuple[list[str | Path], 
 
 
 FAULTS = [
-    "missing file", "a folder", "not a video", "empty file", "audio only", "no such model", "no model in it",
-    "no such gaze", "ratio 0", "ratio 1.2", "ratio nan", "negative loss", "no frames", "no text", "no tokens",
-    "unwritable", "no video name", "no such device",
+    "missing file",
+    "a folder",
+    "not a video",
+    "empty file",
+    "audio only",
+    "no such model",
+    "no model in it",
+    "no such gaze",
+    "ratio 0",
+    "ratio 1.2",
+    "ratio nan",
+    "negative loss",
+    "no frames",
+    "no text",
+    "no tokens",
+    "unwritable",
+    "no video name",
+    "no such device",
 ]
 
 

@@ -15,7 +15,7 @@ IMAGE = Image.effect_noise((80, 60), 60).convert("RGB")
 @pytest.fixture(scope="module", params=["llava", "llava_onevision"])
 def model(request):
     base, processor = tiny_model(request.param, image_size=64)
-    return am.wrap(base, "pixel-diff", processor=processor, frames=6)
+    return am.wrap(base, "pixel-diff", processor=processor, frames=6, cache=False)
 
 
 def runs(ids: torch.Tensor, wanted: set[int]) -> list[int]:
@@ -40,9 +40,12 @@ def test_media_keep_their_places(model, clip, short_clip):
     embedded = model.embed(inputs["input_ids"], inputs["media"])[0]
     start = 2
     for item in items:
-        alone = model.prepare("<video>" if isinstance(item.content, am.GazedVideo) else "<image>",
-                              [item.content] if isinstance(item.content, am.GazedVideo) else None,
-                              None if isinstance(item.content, am.GazedVideo) else [IMAGE], chat=False)
+        alone = model.prepare(
+            "<video>" if isinstance(item.content, am.GazedVideo) else "<image>",
+            [item.content] if isinstance(item.content, am.GazedVideo) else None,
+            None if isinstance(item.content, am.GazedVideo) else [IMAGE],
+            chat=False,
+        )
         expected = model.embed(alone["input_ids"], alone["media"])[0]
         assert torch.allclose(embedded[start : start + item.tokens], expected, atol=1e-6)
         start += item.tokens + 3
@@ -115,7 +118,8 @@ def test_chat_templates_are_used_and_keep_the_tags_in_place(clip):
     # As published templates do: media first, whatever the order of the parts.
     processor.chat_template = (
         "{% for m in messages %}<|im_start|>{{ m['role'] }} {% for c in m['content'] if c['type'] != 'text' %}<video>"
-        "{% endfor %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}<|im_end|>{% endfor %}"
+        "{% endfor %}{% for c in m['content'] if c['type'] == 'text' %}{{ c['text'] }}{% endfor %}<|im_end|>"
+        "{% endfor %}"
         "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
     )
     model = am.wrap(base, "pixel-diff", processor=processor, frames=4)

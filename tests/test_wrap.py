@@ -34,7 +34,7 @@ def tiny_gaze() -> am.AutoGaze:
 
 def make(family: str, gaze="pixel-diff", **settings):
     base, processor = tiny_model(family, image_size=64)
-    return base, am.wrap(base, gaze, processor=processor, **{"frames": 8, **settings})
+    return base, am.wrap(base, gaze, processor=processor, **{"frames": 8, "cache": False, **settings})
 
 
 def snapshot(model: torch.nn.Module) -> dict:
@@ -109,23 +109,32 @@ def test_wrapping_twice_is_refused_until_unwrapped():
 
 
 def test_unsupported_models_are_refused_with_the_list(tmp_path):
-    with pytest.raises(am.InputError, match=r"Linear: not a supported family.*supported: LLaVA \(llava\), LLaVA-OneVision"):
+    with pytest.raises(
+        am.InputError, match=r"Linear: not a supported family.*supported: LLaVA \(llava\), LLaVA-OneVision"
+    ):
         am.wrap(torch.nn.Linear(2, 2), "all")
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(am.InputError, match="model_type bert.*supported: LLaVA"):
+    with pytest.raises(am.InputError, match=r"model_type bert.*supported: LLaVA"):
         am.wrap(tmp_path, "all")
     (tmp_path / "config.json").write_text('{"model_type": "never_heard_of"}')
-    with pytest.raises(am.InputError, match="model_type never_heard_of.*supported: LLaVA"):
+    with pytest.raises(am.InputError, match=r"model_type never_heard_of.*supported: LLaVA"):
         am.wrap(tmp_path, "all")
     with pytest.raises(am.InputError, match=r"no config\.json"):
         am.wrap(tmp_path / "..", "all")
 
 
 def test_a_clip_tower_is_refused_by_name():
-    vision = CLIPVisionConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                              image_size=32, patch_size=16)
-    text = Qwen2Config(vocab_size=32, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-                       num_key_value_heads=2)
+    vision = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
+    )
+    text = Qwen2Config(
+        vocab_size=32,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+    )
     base = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=4))
     _, processor = tiny_model("llava")
     with pytest.raises(am.InputError, match=r"clip_vision_model tower.*SigLIP"):
@@ -162,7 +171,11 @@ def test_gradients_reach_projector_llm_and_tower(family, clip):
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == wrapped.family.video_token_id, -100)
     output = wrapped(**inputs, labels=labels)
     output.loss.backward()
-    for part in (base.model.multi_modal_projector, base.model.language_model, base.model.vision_tower.encoder.layers[0]):
+    for part in (
+        base.model.multi_modal_projector,
+        base.model.language_model,
+        base.model.vision_tower.encoder.layers[0],
+    ):
         assert sum(parameter.grad.abs().sum() for parameter in part.parameters() if parameter.grad is not None) > 0
     step = torch.optim.SGD(wrapped.parameters(), lr=0.1)
     step.step()
@@ -172,7 +185,9 @@ def test_gradients_reach_projector_llm_and_tower(family, clip):
 def test_no_parameter_is_listed_twice():
     base, wrapped = make("llava", tiny_gaze())
     names = [name for name, _ in wrapped.named_parameters()]
-    assert {name for name in names if name.startswith("base.")} == {f"base.{name}" for name, _ in base.named_parameters()}
+    assert {name for name in names if name.startswith("base.")} == {
+        f"base.{name}" for name, _ in base.named_parameters()
+    }
     assert all(name.startswith(("base.", "gaze.")) for name in wrapped.state_dict())
 
 
@@ -206,8 +221,13 @@ def test_bfloat16_base_is_followed(clip):
 
 
 def test_settings_are_checked_where_they_are_made():
-    for bad, message in [({"ratio": 0.0}, r"\(0, 1\]"), ({"ratio": 1.5}, r"\(0, 1\]"), ({"frames": 0}, "at least 1"),
-                         ({"loss": -1.0}, "at least 0"), ({"rato": 0.5}, "unknown setting 'rato'")]:
+    for bad, message in [
+        ({"ratio": 0.0}, r"\(0, 1\]"),
+        ({"ratio": 1.5}, r"\(0, 1\]"),
+        ({"frames": 0}, "at least 1"),
+        ({"loss": -1.0}, "at least 0"),
+        ({"rato": 0.5}, "unknown setting 'rato'"),
+    ]:
         base, processor = tiny_model("llava", image_size=64)
         with pytest.raises(am.InputError, match=message):
             am.wrap(base, "all", processor=processor, **bad)
@@ -215,7 +235,9 @@ def test_settings_are_checked_where_they_are_made():
 
 @pytest.mark.parametrize("gaze", ["autogaze", "pixel-diff", "random"])
 def test_saved_model_comes_back_the_same(gaze, clip, tmp_path):
-    selector = {"autogaze": tiny_gaze, "random": lambda: am.RandomSelector(7), "pixel-diff": am.PixelDiffSelector}[gaze]()
+    selector = {"autogaze": tiny_gaze, "random": lambda: am.RandomSelector(7), "pixel-diff": am.PixelDiffSelector}[
+        gaze
+    ]()
     _, wrapped = make("llava_onevision", selector, ratio=0.4, attn_type="bidirectional")
     wrapped.save_pretrained(tmp_path / "model")
     assert not list((tmp_path / "model").rglob("*.bin")) and not list((tmp_path / "model").rglob("*.pt"))
@@ -233,7 +255,7 @@ def test_a_selector_of_ones_own_has_to_be_given_again(tmp_path, clip):
 
     _, wrapped = make("llava", Mine())
     wrapped.save_pretrained(tmp_path)
-    with pytest.raises(am.InputError, match="mine.*gaze="):
+    with pytest.raises(am.InputError, match=r"mine.*gaze="):
         am.load(tmp_path)
     assert am.load(tmp_path, gaze=Mine()).ask(clip, "what?", max_new_tokens=1) is not None
 
@@ -259,8 +281,13 @@ def test_a_base_folder_is_wrapped_by_its_path(tmp_path, clip):
 
 def test_a_name_that_is_nowhere_is_refused_in_one_line():
     code = "import autogaze_mllm as am\ntry: am.wrap('no-such-org/no-such-model')\nexcept am.InputError as e: print(e)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True,
-                          env={"HF_HUB_OFFLINE": "1", "PATH": ""}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={"HF_HUB_OFFLINE": "1", "PATH": ""},
+        check=True,
+    )
     assert done.stdout.startswith("no-such-org/no-such-model") and done.stdout.count("\n") == 1
 
 

@@ -6,6 +6,7 @@ base model's own, and nothing of the base is overwritten. `unwrap()` hands back 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..errors import InputError
+from ..gaze.cache import VideoCache, fingerprint, selector_facts
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import Stopwatch, gaze_video
 from ..gaze.selectors import Selector
@@ -47,6 +49,7 @@ class GazedModel(nn.Module):
         gaze: Selector,
         tower: GazedSiglipVisionModel,
         settings: VideoSettings,
+        cache: VideoCache | None = None,
     ) -> None:
         super().__init__()
         self.base = family.base
@@ -58,6 +61,7 @@ class GazedModel(nn.Module):
         object.__setattr__(self, "_tower", tower)
         self.preprocessing = preprocessing
         self.gaze = gaze
+        self.cache = cache
 
     # -- what the wrapped model is -------------------------------------------------------------------------------
 
@@ -114,16 +118,59 @@ class GazedModel(nn.Module):
     def gaze_video(
         self, source: str | Path, settings: VideoSettings | None = None, progress: bool = False
     ) -> GazedVideo:
-        """Gazes a video once, for any number of questions: the result can stand wherever a path can."""
-        return gaze_video(
+        """Gazes a video once, for any number of questions: the result can stand wherever a path can.
+
+        Taken from the cache if it is there; stats["from_cache"] says so.
+        """
+        settings = settings or self.settings
+        facts = self._gaze_facts(settings)
+        start = time.perf_counter()
+        key = None
+        if self.cache is not None and facts is not None:
+            key = self.cache.key(source, **facts)
+            found = self.cache.get_gazed(key)
+            if found is not None:
+                found.stats |= {"seconds": {"cache": time.perf_counter() - start}, "from_cache": 1}
+                return found
+        gazed = gaze_video(
             source,
             self.gaze,
-            settings or self.settings,
+            settings,
             grid=self.tower.grid,
             pixels=self.family.pixels,
             device=self.device,
             dtype=self.dtype,
             progress=progress,
+        )
+        if self.cache is not None and key is not None:
+            self.cache.put_gazed(key, gazed)
+        return gazed
+
+    def _gaze_facts(self, settings: VideoSettings) -> dict[str, Any] | None:
+        """All that decides the kept patches of a video, or None when they cannot be cached."""
+        selector = selector_facts(self.gaze)
+        pixels = self.family.pixels
+        return selector and {
+            "selector": selector,
+            "settings": settings.to_dict(),
+            "grid": [self.tower.grid.scales, self.tower.grid.patch],
+            "pixels": [pixels.mean, pixels.std],
+            "dtype": str(self.dtype),
+        }
+
+    def _token_key(self, source: str | Path) -> str | None:
+        """Cache key of the visual tokens of a video; also the weights of tower and projector decide them."""
+        facts = self._gaze_facts(self.settings)
+        if self.cache is None or facts is None:
+            return None
+        tower, family = self.tower, self.family
+        return self.cache.key(
+            source,
+            **facts,
+            family=family.model_type,
+            layers=family.feature_layers,
+            attention=[tower.attn_type, tower.frame_independent],
+            weights=fingerprint(family.vision_weights()),
         )
 
     def prepare(
@@ -134,12 +181,14 @@ class GazedModel(nn.Module):
         *,
         chat: bool = True,
         padding_side: str = "left",
+        reuse: bool = False,
         progress: bool = False,
     ) -> dict[str, Any]:
         """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
 
         One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is
         a path or a GazedVideo, an image a path or a PIL image. chat: put the prompt into the model's chat format.
+        reuse: take visual tokens from the cache and keep them there; they carry no gradients.
         -> input_ids, attention_mask (B, L) and media (per prompt, in order).
         """
         single = isinstance(prompts, str)
@@ -153,7 +202,7 @@ class GazedModel(nn.Module):
             items, film, picture = [], iter(films), iter(pictures)
             for kind in tags_in(text):
                 if kind == "video":
-                    items.append(self._video(next(film), progress))
+                    items.append(self._video(next(film), reuse, progress))
                 else:
                     items.append(self.family.dense_image(_open_image(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
@@ -165,7 +214,7 @@ class GazedModel(nn.Module):
         self.stats["prompt_tokens"] = sum(map(len, rows))
         return {**pad_rows(rows, pad_id, padding_side, self.device), "media": media}
 
-    def _video(self, source: VideoSource, progress: bool) -> Media:
+    def _video(self, source: VideoSource, reuse: bool, progress: bool) -> Media:
         if not self._gazing:
             if isinstance(source, GazedVideo):
                 raise InputError("inside disabled() a video must be a file: a gazed video has no dense frames left")
@@ -178,21 +227,33 @@ class GazedModel(nn.Module):
                 item = self.family.dense_video(frames)
             self._count({"frames": len(frames), "dense_tokens": item.tokens, "seconds": clock.seconds})
             return item
+        key = None
+        if reuse and not isinstance(source, GazedVideo):
+            start = time.perf_counter()
+            key = self._token_key(source)
+            found = self.cache.get_tokens(key) if self.cache is not None and key is not None else None
+            if found is not None:
+                tokens, numbers = found
+                self._count({**numbers, "from_cache": 1, "seconds": {"cache": time.perf_counter() - start}})
+                return Media(len(tokens), tokens)
         gazed = source if isinstance(source, GazedVideo) else self.gaze_video(source, progress=progress)
         self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
-        count = gazed.num_pictures - gazed.thumbnails
         made = {} if gazed is source else gazed.stats
         self._count(
-            {
-                "frames": count,
-                "frames_lost": made.get("frames_lost", 0),
-                "patches": len(gazed),
-                "patches_total": gazed.total_patches,
-                "dense_tokens": self.family.dense_count(count),
-                "seconds": made.get("seconds", {}),
-            }
+            {**self._numbers(gazed), "from_cache": made.get("from_cache", 0), "seconds": made.get("seconds", {})}
         )
-        return Media(self.family.gazed_count(gazed.picture_counts()), gazed)
+        return Media(self.family.gazed_count(gazed.picture_counts()), gazed, key)
+
+    def _numbers(self, gazed: GazedVideo) -> dict[str, int]:
+        """What the stats say of a gazed video."""
+        frames = gazed.num_pictures - gazed.thumbnails
+        return {
+            "frames": frames,
+            "frames_lost": gazed.stats.get("frames_lost", 0),
+            "patches": len(gazed),
+            "patches_total": gazed.total_patches,
+            "dense_tokens": self.family.dense_count(frames),
+        }
 
     def _count(self, numbers: dict[str, Any]) -> None:
         """Adds to the stats of the call under way."""
@@ -232,6 +293,8 @@ class GazedModel(nn.Module):
         return embedded.masked_scatter(visual[..., None], joined)
 
     def _features(self, item: Media, clock: Stopwatch) -> torch.Tensor:
+        if isinstance(item.content, torch.Tensor):
+            return item.content.to(self.device)
         if not isinstance(item.content, GazedVideo):
             with clock.stage("dense vision"):
                 return self.family.dense_features(item.content)
@@ -240,7 +303,10 @@ class GazedModel(nn.Module):
         with clock.stage("tower"):
             features = self.family.gazed_features(self.tower, item.content)
         with clock.stage("projector"):
-            return self.family.project(features, item.content.picture_counts())
+            tokens = self.family.project(features, item.content.picture_counts())
+        if self.cache is not None and item.cache_key is not None and not torch.is_grad_enabled():
+            self.cache.put_tokens(item.cache_key, tokens, self._numbers(item.content))
+        return tokens
 
     def _base_inputs(self, input_ids: torch.Tensor | None, media: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments for the base model: embeddings where there are media, otherwise what was given."""
@@ -296,7 +362,7 @@ class GazedModel(nn.Module):
             raise InputError("the question has no text")
         if not tags_in(question):
             question = "<video>\n" * len(films) + "<image>\n" * len(images) + question
-        inputs = self.prepare(question, films, list(images), progress=progress)
+        inputs = self.prepare(question, films, list(images), reuse=True, progress=progress)
         ids = self.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **generation})
         self.stats["new_tokens"] = int(ids.shape[1])
         return self.tokenizer.decode(ids[0], skip_special_tokens=True).strip()

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..errors import InputError
 from ..files import find_file, output_folder, read_json, write_json
+from ..gaze.cache import VideoCache
 from ..gaze.grid import PatchGrid, Side, sides_of
 from ..gaze.model import AutoGaze
 from ..gaze.pipeline import DEFAULT_GRID
@@ -44,6 +45,7 @@ def wrap(
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     hub: dict[str, Any] | None = None,
+    cache: VideoCache | str | Path | bool = True,
     **overrides: Any,
 ) -> GazedModel:
     """Puts gaze in front of a multimodal LLM.
@@ -53,6 +55,8 @@ def wrap(
     from where the model came from. settings, overrides: VideoSettings, or its fields (frames, ratio, loss, ...).
     scales: sides of the tower's multi-scale input; default: the gaze model's own cells, as many whole times as come
     closest to the tower's image size. hub: revision, token, cache_dir, ... for downloads of the base model.
+    cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
+    with a size limit, or False).
     Raises InputError for a model that is not supported or already wrapped.
     """
     settings = _settings(settings, overrides)
@@ -85,7 +89,7 @@ def wrap(
             selector, family.config.vision_config.image_size, family.config.vision_config.patch_size
         )
     tower = GazedSiglipVisionModel(family.tower, scales, attn_type, frame_independent, backend)
-    wrapped = GazedModel(family, preprocessing, selector, tower, settings)
+    wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
     _wrapped[base] = weakref.ref(wrapped)
     return wrapped
@@ -100,6 +104,12 @@ def default_scales(selector: Selector, image_size: int, patch: int) -> list[Side
     rows, columns = grid.cells[-1]
     times = max(1, round(image_size / (max(rows, columns) * patch)))
     return sides_of(PatchGrid(tuple((r * times * patch, c * times * patch) for r, c in grid.cells), patch))
+
+
+def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:
+    if isinstance(cache, bool):
+        return VideoCache() if cache else None
+    return cache if isinstance(cache, VideoCache) else VideoCache(cache)
 
 
 def forget(base: nn.Module) -> None:
@@ -144,6 +154,7 @@ def load(
     gaze: Selector | str | Path | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
+    cache: VideoCache | str | Path | bool = True,
     **overrides: Any,
 ) -> GazedModel:
     """What `save_pretrained` wrote. gaze: another selector than the stored one (needed for one of your own class)."""
@@ -159,7 +170,7 @@ def load(
     tower = dict(stored["tower"])
     tower["scales"] = [tuple(side) for side in tower["scales"]]
     settings = _settings(VideoSettings.from_dict(stored["settings"]), overrides)
-    return wrap(source / "base", gaze, settings=settings, device=device, dtype=dtype, **tower)
+    return wrap(source / "base", gaze, settings=settings, device=device, dtype=dtype, cache=cache, **tower)
 
 
 def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Selector | str | Path:

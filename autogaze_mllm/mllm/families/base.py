@@ -22,11 +22,13 @@ from ...vision.tower import GazedSiglipVisionModel
 class Media:
     """One video or image of a prompt. tokens: visual tokens that it takes in the prompt.
 
-    content: a GazedVideo, or the tensors that the base model's own vision path takes.
+    content: a GazedVideo, the tensors that the base model's own vision path takes, or visual tokens (n, D) from the
+    cache. cache_key: where the tokens of a gazed video are to be kept, if anywhere.
     """
 
     tokens: int
-    content: GazedVideo | dict[str, Any]
+    content: GazedVideo | dict[str, Any] | torch.Tensor
+    cache_key: str | None = None
 
 
 class Family(ABC):
@@ -70,6 +72,15 @@ class Family(ABC):
         mean = getattr(self.image_processor, "image_mean", None)
         std = getattr(self.image_processor, "image_std", None)
         return PixelFormat(tuple(mean), tuple(std)) if mean is not None and std is not None else PixelFormat()
+
+    def vision_weights(self) -> dict[str, torch.Tensor]:
+        """Everything but the LLM: what decides the visual tokens of a video."""
+        llm = ("language_model.", "lm_head.", "llm.")
+        return {
+            name: tensor
+            for name, tensor in self.base.state_dict().items()
+            if not any(f".{part}" in f".{name}" for part in llm)
+        }
 
     def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
         """(T, H, W, 3) uint8 -> (T, 3, S, S) as a dense tower takes them, by the same resize that gaze uses."""

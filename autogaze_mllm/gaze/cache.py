@@ -1,0 +1,187 @@
+"""A disk cache for gazed videos and their visual tokens, addressed by content.
+
+Notable design decisions:
+- the key is made of the file's bytes and of everything that decides the result (settings, selector, grid, pixels, and
+  for tokens the weights), so a changed file or model is a miss, never a wrong hit;
+- entries are written beside their place and renamed when complete: two processes may fill the cache at once, and a
+  killed one leaves nothing that is trusted. What cannot be read is dropped and counts as a miss;
+- the entries used longest ago go first when the size limit is passed.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from ..errors import InputError
+from ..files import atomic_write, output_folder
+from .gazed_video import GazedVideo
+from .model import AutoGaze
+from .selectors import NAMED, RandomSelector, Selector, selector_name
+
+VERSION = 1  # raise it when the same settings begin to give another result
+GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
+STALE_SECONDS = 24 * 3600  # half-written files older than this belong to nobody
+SAMPLES = 2048  # values of each tensor that a fingerprint reads
+
+
+def default_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "autogaze_mllm"
+
+
+@functools.lru_cache(maxsize=256)
+def _content_hash(path: str, size: int, modified: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
+
+
+def content_hash(path: str | Path) -> str:
+    """Hash of a file's bytes; read again only when its size or time of change is another."""
+    try:
+        facts = os.stat(path)
+        return _content_hash(os.path.realpath(path), facts.st_size, facts.st_mtime_ns)
+    except OSError as error:
+        raise InputError(f"{path}: no such file" if not Path(path).exists() else f"{path}: {error.strerror}") from error
+
+
+def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
+    """Hash over names, shapes, types and evenly spread values of a state dict.
+
+    Reading every value of a large tower for each question would cost more than it saves; training changes all of them.
+    """
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        flat = tensor.detach().flatten()
+        sample = flat[:: max(len(flat) // SAMPLES, 1)].to("cpu", torch.float64)
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(sample.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def selector_facts(selector: Selector) -> dict[str, Any] | None:
+    """What identifies a selector's results; None for one of the user's own, whose results are not cached."""
+    if isinstance(selector, AutoGaze):
+        return {
+            "config": selector.config.to_dict(),
+            "processor": selector.processor.to_dict(),
+            "weights": fingerprint(selector.state_dict()),
+        }
+    name = selector_name(selector)
+    if NAMED.get(name) is not type(selector):
+        return None
+    return {"name": name, "seed": selector.seed} if isinstance(selector, RandomSelector) else {"name": name}
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """key: the first part of the file names; kind: "gazed" or "tokens"; used: seconds since the epoch."""
+
+    path: Path
+    key: str
+    kind: str
+    bytes: int
+    used: float
+
+
+class VideoCache:
+    """limit: bytes that the folder may hold."""
+
+    def __init__(self, folder: str | Path | None = None, limit: int = 20 << 30) -> None:
+        self.folder = output_folder(folder or default_folder())
+        self.limit = limit
+
+    @staticmethod
+    def key(source: str | Path, **facts: Any) -> str:
+        """Of a video file and everything that decides the result (json values)."""
+        told = json.dumps({"content": content_hash(source), "version": VERSION, **facts}, sort_keys=True)
+        return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
+
+    def get_gazed(self, key: str) -> GazedVideo | None:
+        path = self.folder / (key + GAZED)
+        if not path.exists():
+            return None
+        try:
+            found = GazedVideo.load(path)
+        except InputError:
+            path.unlink(missing_ok=True)
+            return None
+        self._touch(path)
+        return found
+
+    def put_gazed(self, key: str, gazed: GazedVideo) -> None:
+        gazed.save(self.folder / (key + GAZED))
+        self.prune()
+
+    def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any]] | None:
+        """Visual tokens (n, D) and the stats that were kept with them."""
+        path = self.folder / (key + TOKENS)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as stored:
+                found = stored.get_tensor("tokens"), json.loads(stored.metadata()["stats"])
+        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
+            path.unlink(missing_ok=True)
+            return None
+        self._touch(path)
+        return found
+
+    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any]) -> None:
+        with atomic_write(self.folder / (key + TOKENS)) as temporary:
+            kept = {"tokens": tokens.detach().cpu().contiguous()}
+            save_file(kept, temporary, metadata={"stats": json.dumps(stats)})
+        self.prune()
+
+    def entries(self) -> list[CacheEntry]:
+        """Latest used first."""
+        found = []
+        for kind, ending in (("gazed", GAZED), ("tokens", TOKENS)):
+            for path in self.folder.glob(f"*{ending}"):
+                if path.name.startswith("."):
+                    continue
+                try:
+                    facts = path.stat()
+                except FileNotFoundError:  # another process has just removed it
+                    continue
+                found.append(CacheEntry(path, path.name.removesuffix(ending), kind, facts.st_size, facts.st_mtime))
+        return sorted(found, key=lambda entry: entry.used, reverse=True)
+
+    def prune(self) -> None:
+        """Removes what was used longest ago until the limit holds, and old half-written files."""
+        total = 0
+        for entry in self.entries():
+            total += entry.bytes
+            if total > self.limit:
+                entry.path.unlink(missing_ok=True)
+        for path in self.folder.glob(".*.safetensors.*"):
+            try:
+                if time.time() - path.stat().st_mtime > STALE_SECONDS:
+                    path.unlink(missing_ok=True)
+            except FileNotFoundError:
+                continue
+
+    def clear(self) -> int:
+        """Removes everything; returns how many bytes that were."""
+        entries = self.entries()
+        for path in [entry.path for entry in entries] + list(self.folder.glob(".*.safetensors.*")):
+            path.unlink(missing_ok=True)
+        return sum(entry.bytes for entry in entries)
+
+    @staticmethod
+    def _touch(path: Path) -> None:
+        try:
+            os.utime(path)
+        except FileNotFoundError:  # pruned by another process after it was read
+            return
