@@ -34,12 +34,7 @@ class PixelDiffSelector:
         canvas = torch.full_like(frames[:, 0], BLANK)
         ids, keeps = [], []
         for t in range(steps):
-            frame = frames[:, t]
-            pictures = painter.pictures(frame)
-            before = atoms.squared_error(frame, canvas)
-            after = [atoms.squared_error(frame, picture) for picture in pictures]
-            mask = _choose(atoms, before, after, budgets[:, t], loss or 0.0)
-            canvas = painter.paint(canvas, pictures, list(mask.split(list(grid.counts), dim=1)))
+            mask, canvas = _next_frame(painter, atoms, canvas, frames[:, t], budgets[:, t], loss or 0.0)
             index, padded = mask_to_positions(mask)
             ids.append(index.clamp(min=0))
             keeps.append(~padded)
@@ -94,16 +89,41 @@ class _AtomAxis:
         ]
 
 
-def _choose(
-    atoms: _Atoms, before: torch.Tensor, after: list[torch.Tensor], budgets: torch.Tensor, loss: float
-) -> torch.Tensor:
-    """before: error map of the canvas; after: that of each scale's picture. -> (B, N) 0/1, at least one patch and at
-    most `budgets` (B,) per row."""
-    grid, finest = atoms.grid, len(after) - 1
+def _next_frame(
+    painter: PatchPainter, atoms: _Atoms, canvas: torch.Tensor, frame: torch.Tensor, budgets: torch.Tensor, loss: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """canvas, frame (B, 3, H, W), budgets (B,) -> patches kept (B, N) 0/1 and the canvas with them painted.
+
+    Clips in which nothing is wrong keep one patch, the finest one where the error is largest (every frame keeps at
+    least one, as with the gaze model), and cost no more than the comparison.
+    """
+    finest = len(painter.axes) - 1
+    before = atoms.squared_error(frame, canvas)
+    wrong = atoms.sums(before, finest)
     allowed = atoms.sums(atoms.pixels[None], finest) * loss**2
+    mask = frame.new_zeros(len(frame), painter.grid.size)
+    mask.scatter_(1, painter.grid.offsets[finest] + wrong.argmax(dim=1, keepdim=True), 1.0)
+    # The finest scale is the canvas itself, so its picture is the frame.
+    quiet = torch.where(painter.spread(mask[:, painter.grid.offsets[finest] :], finest)[:, None] > 0, frame, canvas)
+    busy = (wrong > allowed).any(dim=1).nonzero().squeeze(1)
+    if not len(busy):
+        return mask, quiet
+    pictures = painter.pictures(frame[busy])
+    after = [atoms.squared_error(frame[busy], picture) for picture in pictures]
+    mask[busy] = _choose(atoms, before[busy], after, budgets[busy], allowed)
+    quiet[busy] = painter.paint(canvas[busy], pictures, list(mask[busy].split(list(painter.grid.counts), dim=1)))
+    return mask, quiet
+
+
+def _choose(
+    atoms: _Atoms, before: torch.Tensor, after: list[torch.Tensor], budgets: torch.Tensor, allowed: torch.Tensor
+) -> torch.Tensor:
+    """before: error map of the canvas; after: that of each scale's picture; allowed: (1, n) error that a finest patch
+    may keep, exceeded somewhere in every row. -> (B, N) 0/1, at least one patch and at most `budgets` (B,) per row."""
+    grid, finest = atoms.grid, len(after) - 1
     painted = torch.full_like(before, -1)  # finest scale painted in this frame
     chosen = before.new_zeros(len(before), grid.size)
-    for number in range(MAX_ROUNDS):
+    for _ in range(MAX_ROUNDS):
         bad = atoms.spread((atoms.sums(before, finest) > allowed).float(), finest)
         gains = []
         for scale, error in enumerate(after):
@@ -111,11 +131,6 @@ def _choose(
             gain = atoms.sums((before - error) * (painted < scale), scale)
             gains.append(gain * (atoms.sums(bad, scale) > 0))
         gain = torch.cat(gains, dim=1).masked_fill(chosen > 0, 0.0)
-        if number == 0:
-            # Every frame keeps at least one patch, as with the gaze model: the best of all if nothing is wrong.
-            first = torch.cat([atoms.sums(before - error, scale) for scale, error in enumerate(after)], dim=1)
-            nothing = (gain <= 0).all(dim=1, keepdim=True)
-            gain = gain.scatter_add(1, first.argmax(dim=1, keepdim=True), nothing.float())
         winners = _beats_neighbours(atoms, gain)
         left = budgets - chosen.sum(dim=1).long()
         rank = gain.masked_fill(~winners, 0.0).argsort(dim=1, descending=True, stable=True).argsort(dim=1)

@@ -75,9 +75,7 @@ class AutoGazeImageProcessor:
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames (..., 3, H, W) with values in [0, 1], already at their size -> the model's values, on their device."""
-        x = frames
-        if self.do_rescale:
-            x = x * (255.0 * self.rescale_factor)
+        x = frames * (255.0 * (self.rescale_factor if self.do_rescale else 1.0))
         if self.offset:
             x = x - 1
         if self.do_normalize:
@@ -91,7 +89,7 @@ class AutoGazeImageProcessor:
         image = image.convert("RGB")
         if self.do_resize:
             image = image.resize(self._target(image.width, image.height), Image.Resampling(self.resample))
-        array = np.asarray(image)
+        array = np.array(image)
         if self.do_center_crop:
             array = _center_crop(array, self.crop_size["height"], self.crop_size["width"])  # type: ignore[index, call-overload]
         x = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
