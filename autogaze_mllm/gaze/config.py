@@ -123,6 +123,7 @@ class BudgetConfig:
     ratio_inference: RatioStrategy = "fixed"
     ratio: float = 0.5
     ratio_range: tuple[float, float] = (0.0, 1.0)
+    exponential_range: tuple[float, float] = (0.0, 1.0)
     ratio_lambda: float = 10.0
     frame_training: FrameStrategy = "uniform"
     frame_inference: FrameStrategy = "uniform"
@@ -142,6 +143,14 @@ class BudgetConfig:
                     value in get_args(allowed), f"unknown strategy {value!r}; known: {', '.join(get_args(allowed))}"
                 )
         _require(0 <= self.ratio <= 1, f"gazing_ratio {self.ratio} is outside [0, 1]")
+        for low, high in (self.ratio_range, self.exponential_range):
+            _require(0 <= low <= high <= 1, f"gazing ratios from {low} to {high} are not a range inside [0, 1]")
+        low, high = self.exponential_range
+        _require(
+            low < high or "exponential" not in (self.ratio_training, self.ratio_inference),
+            f"exponential gazing ratios need a range to be drawn from, got {low} to {high}",
+        )
+        _require(self.ratio_lambda > 0, f"lambda must be above 0, got {self.ratio_lambda}")
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any]) -> BudgetConfig:
@@ -153,12 +162,12 @@ class BudgetConfig:
         def span(node: Mapping[str, Any], stem: str, fallback: tuple[float, float]) -> tuple[float, float]:
             return (float(node.get(f"{stem}_min", fallback[0])), float(node.get(f"{stem}_max", fallback[1])))
 
-        ratio_node = ratio.get("exponential" if "exponential" in ratio else "uniform", {})
         return cls(
             ratio_training=ratio.get("sample_strategy_during_training", default.ratio_training),
             ratio_inference=ratio.get("sample_strategy_during_inference", default.ratio_inference),
             ratio=float(ratio.get("fixed", {}).get("gazing_ratio", default.ratio)),
-            ratio_range=span(ratio.get("uniform", ratio_node), "gazing_ratio", default.ratio_range),
+            ratio_range=span(ratio.get("uniform", {}), "gazing_ratio", default.ratio_range),
+            exponential_range=span(ratio.get("exponential", {}), "gazing_ratio", default.exponential_range),
             ratio_lambda=float(ratio.get("exponential", {}).get("lambda", default.ratio_lambda)),
             frame_training=frame.get("sample_strategy_during_training", default.frame_training),
             frame_inference=frame.get("sample_strategy_during_inference", default.frame_inference),
@@ -172,16 +181,17 @@ class BudgetConfig:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        low, high = self.ratio_range
-        need_low, need_high = self.requirement_range
-        ratio_span = {"gazing_ratio_min": low, "gazing_ratio_max": high}
+
+        def span(stem: str, limits: tuple[float, float]) -> dict[str, float]:
+            return {f"{stem}_min": limits[0], f"{stem}_max": limits[1]}
+
         return {
             "gazing_ratio_config": {
                 "sample_strategy_during_training": self.ratio_training,
                 "sample_strategy_during_inference": self.ratio_inference,
                 "fixed": {"gazing_ratio": self.ratio},
-                "uniform": ratio_span,
-                "exponential": {"lambda": self.ratio_lambda, **ratio_span},
+                "uniform": span("gazing_ratio", self.ratio_range),
+                "exponential": {"lambda": self.ratio_lambda, **span("gazing_ratio", self.exponential_range)},
             },
             "gazing_ratio_each_frame_config": {
                 "sample_strategy_during_training": self.frame_training,
@@ -196,7 +206,7 @@ class BudgetConfig:
                 "sample_strategy_during_training": self.requirement_training,
                 "sample_strategy_during_inference": self.requirement_inference,
                 "fixed": {"task_loss_requirement": self.requirement},
-                "uniform": {"task_loss_requirement_min": need_low, "task_loss_requirement_max": need_high},
+                "uniform": span("task_loss_requirement", self.requirement_range),
             },
         }
 

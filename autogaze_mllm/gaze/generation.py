@@ -8,6 +8,7 @@ Shapes: B rows, T' gaze steps ("frames"), P prompt tokens per frame, K ids per e
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,8 +48,8 @@ class Sampling:
     generator: torch.Generator | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0:
-            raise InputError(f"temperature must be above 0, got {self.temperature}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature must be above 0 and finite, got {self.temperature}")
         if self.top_k is not None and self.top_k < 1:
             raise InputError(f"top_k must be at least 1, got {self.top_k}")
 
@@ -67,9 +68,11 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Choices:
-    """ids: (B, n) with N where nothing was chosen; counts: entries of each frame; row_counts: (B, T') the row's own."""
+    """ids: (B, n) with N where nothing was chosen; drawn: (B, n) the same before the stop rule dropped any; counts:
+    entries of each frame; row_counts: (B, T') the row's own."""
 
     ids: torch.Tensor
+    drawn: torch.Tensor
     counts: list[int]
     row_counts: torch.Tensor
     state: GazeState
@@ -132,10 +135,10 @@ class FrameDecoder:
         steps: int,
         requirement: torch.Tensor | None,
         sampling: Sampling | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """One frame. vision (B, P, C), budgets (B,), steps: enough for the largest budget, requirement (B,) or None.
 
-        -> ids (B, steps * K) and the number of entries each row produced (B,).
+        -> ids (B, steps * K), the same before the stop rule, and the number of entries each row produced (B,).
         """
         step, end = self.config.heads_per_step, self.config.end_id
         batch, device = len(vision), vision.device
@@ -147,7 +150,7 @@ class FrameDecoder:
         used[:, end] = True  # the end id is never chosen
         active = torch.ones(batch, dtype=torch.bool, device=device)
         entries = torch.zeros(batch, dtype=torch.long, device=device)
-        chosen = []
+        chosen, drawn = [], []
         for number in range(steps):
             allowed = active[:, None] & (number * step + heads < budgets[:, None])  # (B, K)
             picks = self._pick(readout, used, sampling)
@@ -161,6 +164,7 @@ class FrameDecoder:
                 finished = finished | (met & allowed).any(dim=1)
             ids = torch.where(real, picks, end)
             chosen.append(ids)
+            drawn.append(torch.where(allowed, picks, end))
             entries = entries + allowed.sum(dim=1)
             stopping = active & finished
             self.unfed = torch.where(stopping[:, None], _real_first(ids, end), self.unfed)
@@ -173,7 +177,7 @@ class FrameDecoder:
             positions = repeated if self.config.repeat_step_positions else slots
             readout = self._evaluate(self.decoder.embed(ids), slots, positions)[:, -1]
             self.cache.lengths = self.cache.lengths + step * active
-        return torch.cat(chosen, dim=1), entries
+        return torch.cat(chosen, dim=1), torch.cat(drawn, dim=1), entries
 
     def _pick(self, readout: torch.Tensor, used: torch.Tensor, sampling: Sampling | None) -> torch.Tensor:
         """One id per head and row (B, K), none of them in `used` (B, V), which gains the picks."""
@@ -226,14 +230,17 @@ def choose_patches(
     batch, frames = vision.shape[:2]
     step = config.heads_per_step
     engine = FrameDecoder(decoder, config, batch, frames, int(budgets.max()), state, vision)
-    ids, counts, row_counts = [], [], []
+    ids, drawn, counts, row_counts = [], [], [], []
     on_device = budgets.to(vision.device)
     for t in range(frames):
         steps = -(-int(budgets[:, t].max()) // step)
         need = None if requirement is None else requirement[:, t]
-        frame_ids, entries = engine.frame(vision[:, t], on_device[:, t], steps, need, sampling)
+        frame_ids, frame_drawn, entries = engine.frame(vision[:, t], on_device[:, t], steps, need, sampling)
         count = int(entries.max()) if requirement is not None else int(budgets[:, t].max())
         ids.append(frame_ids[:, :count])
+        drawn.append(frame_drawn[:, :count])
         counts.append(count)
         row_counts.append(entries)
-    return Choices(torch.cat(ids, dim=1), counts, torch.stack(row_counts, dim=1), engine.state(conv))
+    return Choices(
+        torch.cat(ids, dim=1), torch.cat(drawn, dim=1), counts, torch.stack(row_counts, dim=1), engine.state(conv)
+    )

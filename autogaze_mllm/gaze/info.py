@@ -22,6 +22,7 @@ class GazingInfo(ModelOutput):
     num_gazing_each_frame: (T,) int64, entries of each frame, padding included; their sum is n.
     gazing_mask: per scale (B, T, patches of the scale), 1 where selected.
     num_gazing_each_row: (B, T) entries that the row produced itself (the rest of the frame is filling).
+    drawn: (B, n) the index drawn for each entry, also where the stop rule then dropped it (N where none was drawn).
     task_loss_requirement: (B, T) or None.
     grid: the grid that the positions belong to. Readers must check it (`PatchGrid.check_same`).
     tiles: for other resolutions, the selection of every tile on the model's own grid, in generation order.
@@ -33,6 +34,7 @@ class GazingInfo(ModelOutput):
     num_gazing_each_frame: torch.Tensor | None = None
     gazing_mask: list[torch.Tensor] | None = None
     num_gazing_each_row: torch.Tensor | None = None
+    drawn: torch.Tensor | None = None
     task_loss_requirement: torch.Tensor | None = None
     has_task_loss_requirement: bool | None = None
     scales: list[Any] | None = None

@@ -70,12 +70,11 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         side, patch = self.config.input_img_size, self.config.encoder.temporal_patch_size
         if video.shape[1] < patch:
             raise InputError(f"video has {video.shape[1]} frames, the gaze model needs at least {patch}")
-        if past is not None and video.shape[1] % patch:
-            raise InputError(f"streaming calls need a multiple of {patch} frames, got {video.shape[1]}")
         video = resize_bicubic(video.to(self.device, self.dtype), side, side)
         tokens, state = self.gazing_model.vision_model(video, past)
         return self.gazing_model.connector(tokens), state
 
+    @torch.no_grad()
     def generate(
         self,
         video: torch.Tensor,
@@ -103,20 +102,22 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         Every row's result is the one it gives alone. Raises InputError for arguments that do not fit.
         """
         tiling = self._tiling(target_scales, target_patch_size)
-        clips = len(video)
         if tiling is not None:
+            clips, tiles = len(video), tiling.count
             video = tiling.split(video)
+            steps = video.shape[1] // self.config.encoder.temporal_patch_size
+            gazing_ratio = budgets.for_tiles(gazing_ratio, clips, steps, tiles)
+            task_loss_requirement = budgets.for_tiles(task_loss_requirement, clips, steps, tiles)
+        if state is not None and len(state.lengths) != len(video):
+            raise InputError(f"the streaming state holds {len(state.lengths)} rows, this call has {len(video)}")
+        patch = self.config.encoder.temporal_patch_size
+        if (state is not None or return_state) and video.shape[1] % patch:
+            raise InputError(f"streaming calls need a multiple of {patch} frames, got {video.shape[1]}")
         tokens, conv = self.encode_frames(video, None if state is None else state.conv)
-        if state is not None and len(state.lengths) != len(tokens):
-            raise InputError(f"the streaming state holds {len(state.lengths)} rows, this call has {len(tokens)}")
         sample = self.training if do_sample is None else do_sample
         sampling = Sampling(temperature, top_k, generator) if sample else None
-        if tiling is not None and isinstance(task_loss_requirement, (list, tuple, torch.Tensor)):
-            per_clip = budgets.requirement_per_frame(task_loss_requirement, clips, tokens.shape[1], tokens.device)
-            task_loss_requirement = per_clip.repeat_interleave(tiling.count, dim=0)
-        with torch.no_grad():
-            limits, need = self._budgets(tokens, gazing_ratio, task_loss_requirement, sampling, state, conv)
-            choices = self._choose(tokens, limits, need, sampling, state, conv)
+        limits, need = self._budgets(tokens, gazing_ratio, task_loss_requirement, sampling, state, conv)
+        choices = self._choose(tokens, limits, need, sampling, state, conv)
         info = self._info(choices, need)
         if tiling is not None:
             info = self._merge_tiles(info, tiling)
@@ -168,7 +169,9 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         row_counts = info.get("num_gazing_each_row")
         if row_counts is None:
             row_counts = _entries_of_rows(selection.keep, selection.counts)
-        given = GivenIds(ids, selection.counts, row_counts.to(self.device))
+        drawn = info.get("drawn")
+        drawn = ids if drawn is None else drawn.to(self.device)
+        given = GivenIds(ids, drawn, selection.counts, row_counts.to(self.device))
         sampling = Sampling(temperature, top_k) if match_generation else None
         return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling)
 
@@ -242,6 +245,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             self.grid,
             pad_id=end,
             num_gazing_each_row=choices.row_counts,
+            drawn=choices.drawn,
             task_loss_requirement=need,
             has_task_loss_requirement=need is not None,
             frame_sampling_rate=self.config.encoder.temporal_patch_size,

@@ -16,9 +16,11 @@ from .generation import Sampling
 
 @dataclass(frozen=True)
 class GivenIds:
-    """ids: (B, n), N where padded; counts: entries of each frame; row_counts: (B, T') entries that the row produced."""
+    """ids: (B, n), N where padded; drawn: (B, n) with what the stop rule dropped (it still kept later heads of its step
+    from drawing the same); counts: entries of each frame; row_counts: (B, T') entries that the row produced."""
 
     ids: torch.Tensor
+    drawn: torch.Tensor
     counts: list[int]
     row_counts: torch.Tensor
 
@@ -125,8 +127,8 @@ def _used_before(
     within = torch.zeros_like(before)
     for place, (column, begin) in enumerate(zip(columns.tolist(), frame_start[frame].tolist(), strict=True)):
         start = begin + int(step_start[place])
-        before[:, place].scatter_(1, ids[:, begin:start], True)
-        within[:, place].scatter_(1, ids[:, start:column], True)
+        before[:, place].scatter_(1, given.drawn[:, begin:start], True)
+        within[:, place].scatter_(1, given.drawn[:, start:column], True)
     before[..., end_id] = True
     within[..., end_id] = True
     # A padded entry was never drawn; leaving it something keeps the softmax finite (its value is replaced by 0).

@@ -83,7 +83,10 @@ def load_selector(
     if isinstance(gaze, (str, Path)):
         if str(gaze) in NAMED:
             return NAMED[str(gaze)]()
-        return AutoGaze.from_pretrained(gaze, device=device, dtype=dtype, **hub)
+        try:
+            return AutoGaze.from_pretrained(gaze, device=device, dtype=dtype, **hub)
+        except InputError as error:
+            raise InputError(f"{error}. Selectors that need no weights: {', '.join(NAMED)}") from error
     if isinstance(gaze, Selector):
         return gaze.to(device=device, dtype=dtype) if isinstance(gaze, AutoGaze) else gaze
     raise InputError(f"gaze={gaze!r}: expected a model id or folder, one of {', '.join(NAMED)}, or a selector object")

@@ -1,0 +1,275 @@
+"""The batched gaze model gives every row what a plain reference, run on that row alone, gives it."""
+
+from __future__ import annotations
+
+import copy
+import random
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+
+from autogaze_mllm.errors import InputError
+from autogaze_mllm.gaze.config import AutoGazeConfig
+from autogaze_mllm.gaze.generation import GazeState
+from autogaze_mllm.gaze.info import GazingInfo
+from autogaze_mllm.gaze.model import AutoGaze
+
+from .golden_data import assert_close
+from .reference_decoder import Reference, Result, assert_rows, assert_state
+
+UNSURE = 1e-5  # two float32 implementations may decide differently below this margin
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+
+
+def config_dict(rng: random.Random, **decoder: Any) -> dict[str, Any]:
+    """A small random configuration in the published layout; `decoder` fixes entries of the decoder's."""
+    patch, side = 8, rng.choice([2, 3, 4])
+    scales = sorted(rng.sample([8, 16, 24, 32], rng.randint(1, 3)))
+    heads = rng.choice([1, 2, 4])
+    return {
+        "model_type": "autogaze",
+        "scales": "+".join(map(str, scales)),
+        "num_vision_tokens_each_frame": sum((scale // patch) ** 2 for scale in scales),
+        "repeat_step_positions": rng.random() < 0.8,
+        "gaze_model_config": {
+            "input_img_size": side * patch + rng.choice([0, 3]),
+            "vision_model_config": {
+                "hidden_dim": 12,
+                "out_dim": 24,
+                "depth": rng.randint(0, 2),
+                "kernel_size": patch,
+                "temporal_patch_size": rng.randint(1, 3),
+                "trunk_temporal_kernel_size": rng.randint(1, 3),
+                "trunk_spatial_kernel_size": rng.choice([1, 3]),
+            },
+            "gaze_decoder_config": {
+                "hidden_size": 24,
+                "intermediate_size": 20,
+                "num_hidden_layers": rng.randint(1, 3),
+                "num_attention_heads": heads,
+                "num_key_value_heads": rng.choice([None, *(n for n in (1, 2) if heads % n == 0)]),
+                "head_dim": rng.choice([None if heads < 4 else 6, 4, 10]),
+                "rms_norm_eps": rng.choice([1e-6, 1e-5]),
+                "rope_theta": rng.choice([100.0, 10000.0]),
+                "rope_scaling": rng.choice([None, LLAMA3]),
+                "num_multi_token_pred": rng.randint(1, min(10, side**2)),
+                **decoder,
+            },
+        },
+    }
+
+
+def make(config: dict[str, Any], seed: int) -> tuple[AutoGaze, Reference]:
+    """Model and reference with the same random weights, large enough that choices depend on what came before."""
+    torch.manual_seed(seed)
+    model = AutoGaze(AutoGazeConfig.from_dict(config)).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=1.5 / weight[0].numel() ** 0.5)
+            elif "norm" in name:
+                weight.normal_(1.0, 0.2)
+    return model, Reference(config, model.state_dict())
+
+
+def clip(config: dict[str, Any], batch: int, steps: int, extra: int = 0) -> torch.Tensor:
+    frames = steps * config["gaze_model_config"]["vision_model_config"]["temporal_patch_size"] + extra
+    return torch.randn(batch, frames, 3, *random.Random(frames).choices([16, 20, 24, 33], k=2))
+
+
+def stopping_requirement(reference: Reference, video: torch.Tensor, rng: random.Random, shape: tuple) -> torch.Tensor:
+    """Requirements taken from what the model predicts on the way, so that frames really stop, early and late."""
+    free = reference.generate(video[:1], [reference.size] * video.shape[1])
+    predicted = torch.cat([run.losses.flatten() for run in free.evaluations])
+    quantiles = torch.tensor([rng.choice([0.02, 0.1, 0.3]) for _ in range(torch.Size(shape).numel())])
+    return predicted.quantile(quantiles).view(shape)
+
+
+def rows_alone(
+    reference: Reference,
+    video: torch.Tensor,
+    ratio: Any,
+    need: torch.Tensor | None,
+    steps: int,
+    states: list[Any] | None = None,
+) -> list[Result]:
+    ratios = torch.as_tensor(ratio, dtype=torch.float32).expand(steps)
+    budgets = (ratios * reference.size).long().clamp(min=1).tolist()
+    need = None if need is None else need.expand(len(video), steps)
+    return [
+        reference.generate(video[[row]], budgets, None if need is None else need[[row]], states and states[row])
+        for row in range(len(video))
+    ]
+
+
+def kept(info: GazingInfo, row: int) -> list[list[int]]:
+    """Indices that a row keeps, frame by frame, in the order in which they were chosen."""
+    pieces = zip(
+        *(part[row].split(info.num_gazing_each_frame.tolist()) for part in (info.gazing_pos, info.if_padded_gazing)),
+        strict=True,
+    )
+    return [(ids[~padded] - t * info.num_vision_tokens_each_frame).tolist() for t, (ids, padded) in enumerate(pieces)]
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_configurations(seed: int) -> None:
+    rng = random.Random(seed)
+    config = config_dict(rng)
+    model, reference = make(config, seed)
+    batch, steps = rng.randint(1, 5), rng.randint(1, 4)
+    tau = model.config.encoder.temporal_patch_size
+    video = clip(config, batch, steps, extra=rng.randint(0, tau - 1))
+    ratio = rng.choice([1.0, rng.random(), [rng.random() for _ in range(steps)]])
+    shape = rng.choice([None, (1,), (1, steps), (batch, 1), (batch, steps)])
+    need = None if shape is None else stopping_requirement(reference, video, rng, shape)
+
+    whole_steps = video[:, : steps * tau]  # what is left over is ignored, but a streaming call would lose it
+    positions = [model.generate(part, ratio, need).gazing_pos for part in (video, whole_steps)]
+    assert torch.equal(*positions)
+    info = model.generate(whole_steps, ratio, need, return_state=True)
+    if video.shape[1] > steps * tau:
+        with pytest.raises(InputError, match="multiple"):
+            model.generate(video, ratio, need, return_state=True)
+    alone = rows_alone(reference, video, ratio, need, steps)
+
+    if min(result.margin for result in alone) < UNSURE:
+        pytest.skip("a decision is too close for float32")
+    assert_rows(info, alone, reference.size)
+    assert_state(info.state, alone, reference.embedding, 1e-4)
+    frame = torch.repeat_interleave(torch.arange(steps), info.num_gazing_each_frame)
+    with torch.no_grad():
+        scores = model.score(video, info)
+    expected = reference.score(video, info.gazing_pos - frame * reference.size, info.num_gazing_each_frame.tolist())
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(60, 75))
+def test_streaming_equals_one_call(seed: int) -> None:
+    rng = random.Random(seed)
+    config = config_dict(rng)
+    model, reference = make(config, seed)
+    video, steps, tau = clip(config, 3, 5), 5, model.config.encoder.temporal_patch_size
+    need = stopping_requirement(reference, video, rng, (3, steps)) if seed % 4 else None
+    whole = model.generate(video, 0.8, need, return_state=True)
+    for chunks in ([1] * steps, [2, 3]):
+        state, choices, done = None, [[], [], []], 0
+        for count in chunks:
+            wanted = None if need is None else need[:, done : done + count]
+            frames = video[:, done * tau : (done + count) * tau]
+            part = model.generate(frames, 0.8, wanted, state=state, return_state=True)
+            state, done = part.state, done + count
+            for row in range(3):
+                choices[row] += kept(part, row)
+        assert choices == [kept(whole, row) for row in range(3)]
+        assert torch.equal(state.lengths, whole.state.lengths)
+        assert torch.equal(state.unfed_counts, whole.state.unfed_counts)
+
+
+def test_streaming_over_tiles(seven) -> None:
+    model, _, _, _ = seven
+    tau, ratio = model.config.encoder.temporal_patch_size, [0.3, 0.9, 0.6]
+    video = torch.randn(2, 3 * tau, 3, 40, 64)
+    target = {"target_scales": [(16, 24), (24, 40), (40, 64)], "target_patch_size": 8}
+    whole, state, choices = model.generate(video, ratio, **target), None, []
+    for t in range(3):
+        part = model.generate(video[:, t * tau : t * tau + tau], ratio[t], **target, state=state, return_state=True)
+        state = part.state
+        choices += kept(part, 1)
+    assert choices == kept(whole, 1)
+
+
+def test_scores_have_the_gradients_of_the_reference(seven) -> None:
+    model, reference, video, need = seven
+    info = model.generate(video[:2], 0.9, need[:2])
+    parameters = dict(model.named_parameters())
+    twin = Reference(model.config.to_dict(), parameters)
+    frame = torch.repeat_interleave(torch.arange(4), info.num_gazing_each_frame)
+    ids, weight = info.gazing_pos - frame * reference.size, torch.randn(2, *info.gazing_pos.shape)
+    mine, theirs = (
+        torch.autograd.grad((torch.stack(scores) * weight).sum(), list(parameters.values()))
+        for scores in (model.score(video[:2], info), twin.score(video[:2], ids, info.num_gazing_each_frame.tolist()))
+    )
+    for name, one, other in zip(parameters, mine, theirs, strict=True):
+        assert float(other.abs().max()) > 0, name
+        assert_close(one, other, 1e-4, name)
+
+
+def test_single_token_steps_and_as_many_as_the_prompt() -> None:
+    """K = 1 never leaves the prompt's last position, and K = P repeats the positions of the whole prompt."""
+    for step in (1, 4):
+        config = config_dict(random.Random(step), num_multi_token_pred=step)
+        config["gaze_model_config"]["input_img_size"] = 16
+        model, reference = make(config, step)
+        video = clip(config, 2, 3)
+        alone = rows_alone(reference, video, 1.0, None, 3)
+        assert_rows(model.generate(video, 1.0), alone, reference.size)
+
+
+@pytest.fixture(scope="module")
+def seven() -> tuple[AutoGaze, Reference, torch.Tensor, torch.Tensor]:
+    """A model, seven clips of four frames and requirements that stop every row somewhere else."""
+    config = config_dict(random.Random(0), num_multi_token_pred=3)
+    config |= {"scales": "8+16+32", "num_vision_tokens_each_frame": 21, "repeat_step_positions": True}
+    config["gaze_model_config"]["vision_model_config"]["depth"] = 2
+    model, reference = make(config, 0)
+    video = clip(config, 7, 4)
+    return model, reference, video, stopping_requirement(reference, video, random.Random(1), (7, 4))
+
+
+def test_neighbours_do_not_matter(seven) -> None:
+    model, _, video, need = seven
+    together = model.generate(video, 0.9, need)
+    counts = together.num_gazing_each_row
+    assert (counts.amax(dim=0) > counts.amin(dim=0)).all(), "rows must stop at different steps"
+    for row in range(7):
+        alone = model.generate(video[[row]], 0.9, need[[row]])
+        assert kept(alone, 0) == kept(together, row)
+        never = torch.where(torch.arange(7)[:, None] == row, need, -1e9)  # every neighbour keeps its whole budget
+        assert kept(model.generate(video, 0.9, never), row) == kept(alone, 0)
+
+
+def snapshot(state: GazeState) -> list[torch.Tensor]:
+    values = [getattr(state, entry.name) for entry in fields(state)]
+    return [tensor.clone() for value in values for tensor in (value if isinstance(value, tuple) else (value,))]
+
+
+def test_state_is_never_changed(seven) -> None:
+    model, _, video, need = seven
+    tau = model.config.encoder.temporal_patch_size
+    state = model.generate(video[:, : 2 * tau], 0.9, need[:, :2], return_state=True).state
+    before = snapshot(state)
+    first, second = (
+        model.generate(video[:, 2 * tau :], 0.9, need[:, 2:], state=state, return_state=True) for _ in range(2)
+    )
+    assert all(torch.equal(*pair) for pair in zip(before, snapshot(state), strict=True))
+    assert torch.equal(first.gazing_pos, second.gazing_pos)
+    assert all(torch.equal(*pair) for pair in zip(snapshot(first.state), snapshot(second.state), strict=True))
+
+
+def test_state_of_another_batch_is_refused(seven) -> None:
+    model, _, video, _ = seven
+    state = model.generate(video[:3], 0.5, return_state=True).state
+    with pytest.raises(ValueError, match="3 rows, this call has 7"):
+        model.generate(video, 0.5, state=state)
+
+
+def test_repeated_positions_can_be_switched_off(seven) -> None:
+    model, _, video, _ = seven
+    counted = AutoGaze(AutoGazeConfig.from_dict(model.config.to_dict() | {"repeat_step_positions": False})).eval()
+    counted.load_state_dict(model.state_dict())
+    assert not torch.equal(counted.generate(video, 0.9).gazing_pos, model.generate(video, 0.9).gazing_pos)
+
+
+def test_a_prediction_equal_to_the_requirement_stops(seven) -> None:
+    model = copy.deepcopy(seven[0])
+    torch.nn.init.zeros_(model.gazing_model.gaze_decoder.task_loss_prediction_head.weight)
+    info = model.generate(seven[2], 0.9, 0.0)
+    assert [len(ids) for row in range(7) for ids in kept(info, row)] == [1] * 28
