@@ -14,7 +14,7 @@ from .gaze.model import AutoGaze
 from .gaze.pipeline import PixelFormat, gaze_video
 from .gaze.processor import AutoGazeImageProcessor
 from .gaze.selectors import AllSelector, PixelDiffSelector, RandomSelector, Selector
-from .gaze.settings import VideoSettings
+from .gaze.settings import VideoSettings, preset
 from .mllm.model import GazedModel
 from .mllm.wrap import load, wrap
 from .vision.tower import GazedSiglipVisionModel
@@ -40,5 +40,6 @@ __all__ = [
     "VideoSettings",
     "gaze_video",
     "load",
+    "preset",
     "wrap",
 ]

@@ -83,8 +83,11 @@ class VideoReader:
         wanted = list(range(len(self))) if indices is None else sorted({int(i) for i in indices})
         if not wanted:
             raise InputError(f"{self.path}: no frame was asked for")
+        if chunk < 1:
+            raise InputError(f"a chunk must have at least 1 frame, got {chunk}")
         if wanted[0] < 0 or wanted[-1] >= len(self):
-            raise InputError(f"{self.path}: frame {wanted[-1]} was asked for, the file has {len(self)}")
+            bad = wanted[0] if wanted[0] < 0 else wanted[-1]
+            raise InputError(f"{self.path}: frame {bad} was asked for, the file has {len(self)}")
         self.lost = []
         given = 0
         frames: list[np.ndarray] = []
@@ -135,9 +138,11 @@ class VideoReader:
         """Timestamps of all frames in display order, and those of the keyframes."""
         times: list[int] = []
         keys: list[int] = []
-        untimed = 0
+        untimed = found = 0
+        self._decode_times: dict[int, int] = {}
         try:
             for packet in container.demux(stream):
+                found += packet.size > 0 or packet.pts is not None
                 if not packet.size or packet.is_discard:
                     continue
                 if packet.pts is None:
@@ -146,9 +151,14 @@ class VideoReader:
                 times.append(packet.pts)
                 if packet.is_keyframe:
                     keys.append(packet.pts)
+                    self._decode_times[packet.pts] = packet.pts if packet.dts is None else packet.dts
         except av.error.FFmpegError as error:
             logger.warning("%s: cut off or damaged, what follows is lost (%s)", self.path, error.strerror)
-        self._timed = untimed == 0
+        promised = stream.frames or _promised_frames(stream)
+        if found < promised - 1:
+            logger.warning("%s: cut off, %d of %d frames are there", self.path, found, promised)
+        # AVI has no presentation times: what it reports is wrong where there are B-frames. Frames are counted instead.
+        self._timed = untimed == 0 and container.format.name != "avi"
         self._times = sorted(set(times)) if self._timed else list(range(untimed + len(times)))
         self._keys = sorted(set(keys)) if self._timed else []
         self._number = {time: number for number, time in enumerate(self._times)}
@@ -212,16 +222,25 @@ class VideoReader:
         with container:
             if keyframe is not None:
                 try:
-                    container.seek(keyframe, stream=stream, backward=True)
+                    # MPEG-TS is searched by decoding times; with B-frames the display time lands too late.
+                    late = container.format.name == "mpegts"
+                    container.seek(self._decode_times[keyframe] if late else keyframe, stream=stream, backward=True)
                 except av.error.FFmpegError:
                     return  # the caller falls back to decoding from the start
             ordinal = 0
+            started = keyframe is None
             packets = container.demux(stream)
             while True:
                 try:
                     packet = next(packets, None)
                 except av.error.FFmpegError:  # the file ends in mid-packet
                     packet = None
+                if not started and packet is not None and packet.size:
+                    if not packet.is_keyframe:
+                        continue  # some decoders make a picture of it all the same
+                    if packet.pts is None or (keyframe is not None and packet.pts > keyframe):
+                        return  # landed too late
+                    started = True
                 try:
                     # None at the end of the file: what the decoder still holds comes out.
                     frames = packet.decode() if packet is not None else stream.codec_context.decode(None)
@@ -236,6 +255,17 @@ class VideoReader:
                         yield self._number[frame.pts], frame
                 if packet is None or not packet.size:
                     return
+
+
+def _promised_frames(stream: VideoStream) -> int:
+    """Frames that a Matroska file says it has, by the duration in its tags and the rate; 0 if it does not say."""
+    try:
+        hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
+        duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+    except ValueError:
+        return 0
+    # What is there may be unevenly spaced, so only a clear shortage in time counts as frames that are missing.
+    return int(duration * float(stream.average_rate or 0) * 0.98)
 
 
 def _advance(numbers: Iterator[int]) -> tuple[int, bool]:

@@ -30,6 +30,8 @@ def video_writer(
         raise InputError(f"{target}: is a folder, expected the name of a video file")
     if target.suffix.lower() not in FORMATS:
         raise InputError(f"{target}: expected the name of a video file ({', '.join(FORMATS)})")
+    if not fps > 0:
+        raise InputError(f"{target}: the frame rate must be above 0, got {fps}")
     output_folder(target.parent)
     container_format = FORMATS[target.suffix.lower()]
     with atomic_write(target) as temporary, av.open(str(temporary), "w", format=container_format) as container:
@@ -38,6 +40,8 @@ def video_writer(
         def write(frame: np.ndarray) -> None:
             nonlocal stream
             if stream is None:
+                if frame.shape[0] % 2 or frame.shape[1] % 2:
+                    raise InputError(f"{target}: frames need even sides, got {frame.shape[1]}x{frame.shape[0]}")
                 stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options or {})
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"

@@ -2,8 +2,8 @@
 
 Every mask that the tower needs is a list of spans: "these consecutive queries see these consecutive keys". Block-causal
 is one span per frame (its tokens see the clip up to the end of the frame), bidirectional and causal are one span per
-clip. Spans need no mask at all; backends differ only in how they run them. No (queries, keys) tensor of a whole batch
-is ever made.
+clip. Spans need no mask at all; backends differ only in how they run them. No (queries, keys) tensor of scores is ever
+made; flex_attention alone builds a boolean one, once per structure, to find the blocks that it may skip.
 
 Shapes: N packed tokens, H heads, d channels per head.
 """
