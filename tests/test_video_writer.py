@@ -81,3 +81,11 @@ def test_frames_of_another_form_are_not_written(tmp_path: Path, frame: np.ndarra
     with pytest.raises(ValueError, match="Expected numpy array"):
         write_video(tmp_path / "clip.mp4", [frame], 30)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_codec_cannot_take_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="even sides, got 33x32"):
+        write_video(tmp_path / "clip.mp4", [np.zeros((32, 33, 3), np.uint8)], 30)
+    with pytest.raises(InputError, match="frame rate must be above 0"):
+        write_video(tmp_path / "clip.mp4", numbered_frames(2), 0)
+    assert not list(tmp_path.iterdir())
