@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import hf_hub_download
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 from .errors import InputError
@@ -31,6 +31,9 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
     try:
         return Path(hf_hub_download(str(source), name, **hub))
     except LocalEntryNotFoundError as error:  # offline, or not reachable; this one is also an EntryNotFoundError
+        places = {part: hub[part] for part in ("cache_dir", "revision", "repo_type") if part in hub}
+        if not required and try_to_load_from_cache(str(source), name, **places) is _CACHED_NO_EXIST:
+            return None  # known from an earlier visit
         raise InputError(
             f"{source}: not a folder, and {name} could not be fetched from the hub (no connection?)"
         ) from error

@@ -273,8 +273,9 @@ class GazedModel(nn.Module):
         Raises InputError when a prompt has more or fewer placeholders than its media give features.
         """
         family = self.family
-        embedded = family.base.get_input_embeddings()(input_ids)
         visual = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
+        # A placeholder is replaced; in some models it lies beyond the embedding table.
+        embedded = family.base.get_input_embeddings()(input_ids.masked_fill(visual, 0))
         if len(media) != len(input_ids):
             raise InputError(f"{len(input_ids)} prompts, but media for {len(media)}")
         clock = Stopwatch(self.device)
@@ -361,7 +362,8 @@ class GazedModel(nn.Module):
         if not question.strip():
             raise InputError("the question has no text")
         if not tags_in(question):
-            question = "<video>\n" * len(films) + "<image>\n" * len(images) + question
+            after = self.family.after_media
+            question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
         inputs = self.prepare(question, films, list(images), reuse=True, progress=progress)
         ids = self.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **generation})
         self.stats["new_tokens"] = int(ids.shape[1])

@@ -11,19 +11,25 @@ from pathlib import Path
 from typing import Any
 
 import transformers
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from ..errors import InputError
 from ..files import find_file, read_json
+from .native.llama_tokenizer import read_llama_tokenizer
 
 
 @dataclass
 class Preprocessing:
-    """tokenizer and image_processor as transformers has them; chat_template: jinja text or None."""
+    """tokenizer and image_processor as transformers has them; chat_template: jinja text or None.
+
+    tokenizer_folder, image_folder: sub-folders of the model's folder that they are kept in.
+    """
 
     tokenizer: Any
     image_processor: Any
     chat_template: str | None = None
+    tokenizer_folder: str = ""
+    image_folder: str = ""
 
     @classmethod
     def of(cls, processor: Any) -> Preprocessing:
@@ -38,36 +44,54 @@ class Preprocessing:
         return cls(tokenizer, image_processor, template)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **hub: Any) -> Preprocessing:
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        tokenizer_folder: str = "",
+        image_folder: str = "",
+        model_type: str | None = None,
+        **hub: Any,
+    ) -> Preprocessing:
+        """model_type: that of the LLM, where config.json names a model that transformers does not have."""
+        tokenizer = read_llama_tokenizer(source, tokenizer_folder, **hub)
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, **hub)
+            if tokenizer is None:
+                options = {"trust_remote_code": False, **hub}  # no code of a repository is run, or asked about
+                if model_type is not None:
+                    options["config"] = AutoConfig.for_model(model_type)
+                tokenizer = AutoTokenizer.from_pretrained(source, subfolder=tokenizer_folder, **options)
         except (OSError, ValueError, ImportError) as error:
             raise InputError(f"{source}: tokenizer cannot be loaded: {str(error).strip().splitlines()[0]}") from error
-        image_processor = _load_image_processor(source, hub)
+        image_processor = _load_image_processor(source, image_folder, hub)
         template = tokenizer.chat_template
         if template is None:
-            stored = find_file(source, "chat_template.json", required=False, **hub)  # the older place for it
+            older = _inside(tokenizer_folder, "chat_template.json")  # where it was kept earlier
+            stored = find_file(source, older, required=False, **hub)
             template = read_json(stored).get("chat_template") if stored else None
-        return cls(tokenizer, image_processor, template)
+        return cls(tokenizer, image_processor, template, tokenizer_folder, image_folder)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        self.tokenizer.save_pretrained(folder, chat_template=self.chat_template)
-        self.image_processor.save_pretrained(folder)
+        self.tokenizer.save_pretrained(Path(folder) / self.tokenizer_folder, chat_template=self.chat_template)
+        self.image_processor.save_pretrained(Path(folder) / self.image_folder)
 
 
-def _load_image_processor(source: str | Path, hub: dict[str, Any]) -> Any:
+def _inside(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _load_image_processor(source: str | Path, folder: str, hub: dict[str, Any]) -> Any:
     """The image processor that the repository names, in its Pillow version, which needs no torchvision."""
-    path = find_file(source, "preprocessor_config.json", required=False, **hub)
+    path = find_file(source, _inside(folder, "preprocessor_config.json"), required=False, **hub)
     if path is not None:
         stored = read_json(path)
     else:
-        path = find_file(source, "processor_config.json", **hub)  # where newer repositories keep it
+        path = find_file(source, _inside(folder, "processor_config.json"), **hub)  # where newer repositories keep it
         assert path is not None
         stored = read_json(path).get("image_processor") or {}
     name = str(stored.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
     kind = getattr(transformers, f"{name}Pil", None) if name else None
     if kind is None:
         raise InputError(f"{path}: image_processor_type {name or None!r} is not one that transformers has for Pillow")
-    return kind(
-        **{key: value for key, value in stored.items() if key not in ("image_processor_type", "processor_class")}
-    )
+    unused = ("image_processor_type", "processor_class", "auto_map")
+    return kind(**{key: value for key, value in stored.items() if key not in unused})

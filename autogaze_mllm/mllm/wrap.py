@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ from ..gaze.selectors import NAMED, RandomSelector, Selector, load_selector, sel
 from ..gaze.settings import VideoSettings
 from ..vision.attention import AttentionType, Backend
 from ..vision.tower import GazedSiglipVisionModel
-from .families import family_class
+from .families import Family, family_class
 from .model import GazedModel
+from .native import native_class
 from .preprocessing import Preprocessing
 
 DEFAULT_GAZE = "nvidia/AutoGaze"
@@ -39,8 +42,8 @@ def wrap(
     processor: Any = None,
     settings: VideoSettings | None = None,
     scales: str | list[Side] | None = None,
-    attn_type: AttentionType = "block_causal",
-    frame_independent: bool = False,
+    attn_type: AttentionType | None = None,
+    frame_independent: bool | None = None,
     backend: Backend = "sdpa",
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
@@ -52,19 +55,23 @@ def wrap(
 
     model: a hub id, a folder, or a loaded model (then its device and dtype are followed). gaze: the gaze model's id or
     folder, "pixel-diff", "random", "all", or a selector object. processor: the base model's processor; default: loaded
-    from where the model came from. settings, overrides: VideoSettings, or its fields (frames, ratio, loss, ...).
-    scales: sides of the tower's multi-scale input; default: the gaze model's own cells, as many whole times as come
-    closest to the tower's image size. hub: revision, token, cache_dir, ... for downloads of the base model.
+    from where the model came from. settings, overrides: VideoSettings, or its fields (frames, ratio, loss, ...);
+    default: the family's own.
+    scales: sides of the tower's multi-scale input; default: what the model's configuration says, or the gaze model's
+    own cells, as many whole times as come closest to the tower's image size. attn_type, frame_independent: default:
+    what the configuration says, or block_causal and False.
+    hub: revision, token, cache_dir, ... for downloads of the base model.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
     with a size limit, or False).
     Raises InputError for a model that is not supported or already wrapped.
     """
-    settings = _settings(settings, overrides)
     if isinstance(model, GazedModel):
         raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
     if isinstance(model, (str, Path)):
-        base: Any = _load_base(model, device, dtype, hub or {})
         source = str(model)
+        adapter, load_base = _base_loader(model, hub or {})
+        settings = _settings(settings or adapter.default_settings(), overrides)  # refused before weights are read
+        base: Any = load_base(device=device, dtype=dtype)
     elif isinstance(model, nn.Module):
         base, source = model, type(model).__name__
         if device is not None or dtype is not None:
@@ -72,23 +79,25 @@ def wrap(
         holder = _wrapped.get(base)
         if holder is not None and holder() is not None:
             raise InputError("this model is already wrapped: use that wrapper, or call its unwrap() first")
+        adapter = family_class(getattr(base, "config", None), source)
+        settings = _settings(settings or adapter.default_settings(), overrides)
     else:
         raise InputError(f"wrap() takes a model, a folder or a hub id, got {type(model).__name__}")
-    adapter = family_class(getattr(base, "config", None), source)
     if processor is None:
         origin = str(model) if isinstance(model, (str, Path)) else getattr(base.config, "_name_or_path", "")
         if not origin:
             raise InputError("this model was not loaded from a folder or the hub: give its processor=")
-        processor = Preprocessing.from_pretrained(origin, **(hub or {}))
+        processor = adapter.load_preprocessing(origin, **(hub or {}))
     preprocessing = Preprocessing.of(processor)
-    family = adapter(base, preprocessing.image_processor)
+    family = adapter(base, preprocessing)
     adapter.check_tower(base.config)
     selector = load_selector(gaze, device=base.device, dtype=base.dtype)
-    if scales is None:
-        scales = default_scales(
-            selector, family.config.vision_config.image_size, family.config.vision_config.patch_size
-        )
-    tower = GazedSiglipVisionModel(family.tower, scales, attn_type, frame_independent, backend)
+    given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
+    shape = family.tower_defaults() | {name: value for name, value in given.items() if value is not None}
+    if "scales" not in shape:
+        vision = family.config.vision_config
+        shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
+    tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend)
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
     _wrapped[base] = weakref.ref(wrapped)
@@ -189,8 +198,13 @@ def _settings(settings: VideoSettings | None, overrides: dict[str, Any]) -> Vide
     return (settings or VideoSettings()).changed(**overrides)
 
 
-def _load_base(source: str | Path, device: Any, dtype: Any, hub: dict[str, Any]) -> Any:
-    """The base model from a folder or the hub; refused by its configuration before any weights are read."""
+def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family], Callable[..., Any]]:
+    """The family of a base model, and what loads it with `device` and `dtype`. No weights are read yet: a model that is
+    not supported is refused by its configuration."""
+    native = native_class(source, **hub)
+    if native is not None:
+        return family_class(native, str(source)), functools.partial(native.from_pretrained, source, **hub)
+    hub = {"trust_remote_code": False, **hub}  # no code of a repository is run, or asked about
     try:
         config = AutoConfig.from_pretrained(source, **hub)
     except ValueError as error:  # a model type that transformers does not know
@@ -203,6 +217,10 @@ def _load_base(source: str | Path, device: Any, dtype: Any, hub: dict[str, Any])
         raise InputError(f"{source}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     adapter = family_class(config, str(source))
     adapter.check_tower(config)
+    return adapter, functools.partial(_load_by_transformers, source, hub)
+
+
+def _load_by_transformers(source: str | Path, hub: dict[str, Any], device: Any, dtype: Any) -> Any:
     try:
         model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype or "auto", **hub)
     except (OSError, ValueError) as error:

@@ -8,8 +8,12 @@ from ...errors import InputError
 from .base import Family, Media
 from .llava import LlavaFamily
 from .llava_onevision import LlavaOnevisionFamily
+from .nvila import NvilaFamily
+from .vila import VilaFamily
 
-FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in (LlavaFamily, LlavaOnevisionFamily)}
+FAMILIES: dict[str, type[Family]] = {
+    family.model_type: family for family in (LlavaFamily, LlavaOnevisionFamily, NvilaFamily, VilaFamily)
+}
 
 
 def family_class(config: Any, source: str) -> type[Family]:

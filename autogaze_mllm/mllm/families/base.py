@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,8 +15,10 @@ from torch import nn
 from ...errors import InputError
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.pipeline import PixelFormat
+from ...gaze.settings import VideoSettings
 from ...video.pictures import resize_frames
 from ...vision.tower import GazedSiglipVisionModel
+from ..preprocessing import Preprocessing
 
 
 @dataclass
@@ -37,10 +40,29 @@ class Family(ABC):
     model_type: ClassVar[str]
     title: ClassVar[str]
     example: ClassVar[str]  # a published checkpoint
+    after_media: ClassVar[str] = "\n"  # between a video or image and the question
 
-    def __init__(self, base: Any, image_processor: Any) -> None:
+    def __init__(self, base: Any, preprocessing: Preprocessing) -> None:
         self.base = base  # a transformers model; Any, because every family names its parts differently
-        self.image_processor = image_processor
+        self.image_processor = preprocessing.image_processor
+        self.tokenizer = preprocessing.tokenizer
+
+    @classmethod
+    def load_preprocessing(cls, source: str | Path, **hub: Any) -> Preprocessing:
+        """Tokenizer and image processor from where the base model comes from."""
+        return Preprocessing.from_pretrained(source, **hub)
+
+    @classmethod
+    def default_settings(cls) -> VideoSettings:
+        """How videos are gazed when the user does not say."""
+        return VideoSettings()
+
+    def tower_defaults(self) -> dict[str, Any]:
+        """scales, attn_type and frame_independent of the gazed tower, where the base's configuration has them."""
+        vision = self.config.vision_config
+        names = {"scales": "scales", "attn_type": "attn_type", "frame_independent": "frame_independent_encoding"}
+        told = {name: getattr(vision, stored, None) for name, stored in names.items()}
+        return {name: value for name, value in told.items() if value is not None}
 
     @property
     def config(self) -> Any:

@@ -1,0 +1,27 @@
+"""Base models that transformers does not have: the published NVILA-HD-Video layout and VILA-style folders.
+
+Plain modules around transformers' own SigLIP, Llama and Qwen2; no code from a checkpoint is ever run.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ...files import find_file, read_json
+from .model import NativeConfig, NativeModel
+from .nvila import NvilaModel
+from .vila import VilaModel
+
+
+def native_class(source: str | Path, **hub: Any) -> type[NativeModel] | None:
+    """The native model for a folder or hub repository, or None when transformers is to load it."""
+    path = find_file(source, "config.json", **hub)
+    assert path is not None
+    stored = read_json(path)
+    if VilaModel.recognises(source, stored):
+        return VilaModel
+    return NvilaModel if stored.get("model_type") == NvilaModel.model_type else None
+
+
+__all__ = ["NativeConfig", "NativeModel", "NvilaModel", "VilaModel", "native_class"]

@@ -1,0 +1,172 @@
+"""Safetensors checkpoints of foreign layouts: every key and shape is checked, and no tensor is held twice.
+
+A model is built without memory for its parameters and then filled tensor by tensor, on the device and in the dtype
+where it will stay.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ...errors import InputError
+from ...files import find_file, output_folder, read_json
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# Written by older versions of transformers, computed by every model itself.
+HARMLESS = re.compile(r"(rotary_emb\.inv_freq|position_ids)$")
+SHOWN = 20  # keys named in an error
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a safetensors file, not yet read. shown: its key with the folder that it was found in."""
+
+    path: Path
+    key: str
+    shown: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+Weights = dict[str, StoredTensor]  # by name in the model
+
+
+def find_weights(source: str | Path, folder: str = "", **hub: Any) -> Weights:
+    """The tensors of a checkpoint folder (or of a sub-folder of it), sharded or not, by their stored keys."""
+    prefix = f"{folder}/" if folder else ""
+    index = find_file(source, prefix + INDEX, required=False, **hub)
+    if index is not None:
+        listed = read_json(index).get("weight_map")
+        if not isinstance(listed, dict):
+            raise InputError(f"{index}: has no weight_map")
+        paths = [find_file(source, prefix + name, **hub) for name in sorted(set(listed.values()))]
+    else:
+        paths = [find_file(source, prefix + SINGLE, required=False, **hub)]
+    weights: Weights = {}
+    for path in paths:
+        if path is None:
+            raise InputError(f"{source}: neither {prefix}{SINGLE} nor {prefix}{INDEX}; other weights are not read")
+        with _opened(path) as file:
+            for key in file.keys():  # noqa: SIM118, not a dict
+                part = file.get_slice(key)
+                weights[key] = StoredTensor(path, key, prefix + key, tuple(part.get_shape()), part.get_dtype())
+    return weights
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
+
+
+def chosen_dtype(dtype: torch.dtype | str | None, weights: Weights, name: str, source: str | Path) -> torch.dtype:
+    """The dtype to load in; None and "auto": that of the stored tensor `name`."""
+    if dtype in (None, "auto"):
+        stored = weights[name].dtype if name in weights else "F32"
+        if stored not in DTYPES:
+            raise InputError(
+                f"{source}: weights of type {stored} are not supported; quantised checkpoints are not read"
+            )
+        return DTYPES[stored]
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"dtype {dtype!r}: expected auto, float32, float16 or bfloat16")
+    return found
+
+
+def without_memory() -> Any:
+    """Context in which modules are built with parameters that take no memory; buffers are real."""
+    return init_empty_weights(include_buffers=False)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A parameter to be filled. stored: its name among the weights; shown: what the checkpoint calls it.
+
+    optional: it may be missing, because nothing that is used follows it; then it is what it is in a new LayerNorm.
+    """
+
+    stored: str
+    shown: str
+    optional: bool = False
+
+
+def fill(
+    model: nn.Module,
+    weights: Weights,
+    source: str | Path,
+    wanted: Mapping[str, Wanted],
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype,
+) -> None:
+    """Puts the stored tensors into a model that was built without memory. wanted: by name in the model.
+
+    Raises InputError listing what is missing, left over or of another shape.
+    """
+    _check(model, weights, source, wanted)
+    files: dict[Path, list[tuple[str, str]]] = {}
+    for name, want in wanted.items():
+        if want.stored in weights:
+            files.setdefault(weights[want.stored].path, []).append((name, weights[want.stored].key))
+        else:
+            blank = torch.zeros if name.endswith("bias") else torch.ones
+            _put(model, name, blank(model.get_parameter(name).shape, device=device, dtype=dtype))
+    for path, entries in files.items():
+        with _opened(path) as file:
+            for name, key in entries:
+                # Always a copy: what safetensors returns may be a view of the file.
+                _put(model, name, file.get_tensor(key).to(device=device, dtype=dtype, copy=True))
+
+
+def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(tensor))
+
+
+def _check(model: nn.Module, weights: Weights, source: str | Path, wanted: Mapping[str, Wanted]) -> None:
+    used = {want.stored for want in wanted.values()}
+    shapes = {want: tuple(model.get_parameter(name).shape) for name, want in wanted.items() if want.stored in weights}
+    faults = {
+        "missing": [want.shown for want in wanted.values() if want.stored not in weights and not want.optional],
+        "left over": [
+            tensor.shown for name, tensor in weights.items() if name not in used and not HARMLESS.search(name)
+        ],
+        "of another shape": [
+            f"{want.shown} (stored {_sides(weights[want.stored].shape)}, expected {_sides(shape)})"
+            for want, shape in shapes.items()
+            if weights[want.stored].shape != shape
+        ],
+    }
+    if any(faults.values()):
+        listed = "; ".join(f"{kind}: {_listed(sorted(keys))}" for kind, keys in faults.items() if keys)
+        raise InputError(f"{source}: the weights do not fit the configuration: {listed}")
+
+
+def _sides(shape: Iterable[int]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _listed(keys: list[str]) -> str:
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return ", ".join(keys[:SHOWN]) + more
+
+
+def save_weights(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:
+    """Sharded safetensors with their index; tied tensors are written once."""
+    save_torch_state_dict(dict(tensors), output_folder(folder), max_shard_size="5GB")
