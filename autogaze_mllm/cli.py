@@ -92,10 +92,10 @@ def _given(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _settings(arguments: argparse.Namespace) -> VideoSettings:
+    """Preset and options, for verbs without a model; bad values are refused."""
     from .gaze.settings import VideoSettings, preset
 
-    base = VideoSettings() if arguments.preset is None else preset(arguments.preset)
-    return base.changed(**_given(arguments))
+    return (VideoSettings() if arguments.preset is None else preset(arguments.preset)).changed(**_given(arguments))
 
 
 def _device(name: str | None) -> str:
@@ -110,29 +110,29 @@ def _device(name: str | None) -> str:
     return name
 
 
-def _load_model(arguments: argparse.Namespace, settings: VideoSettings) -> GazedModel:
+def _load_model(arguments: argparse.Namespace) -> GazedModel:
     from pathlib import Path
 
+    from .gaze.settings import preset
     from .mllm.tiny import tiny_model
     from .mllm.wrap import DEFAULT_GAZE, SETTINGS_FILE, load, wrap
 
-    device, use_cache = _device(arguments.device), not arguments.no_cache
+    device, cache, options = _device(arguments.device), not arguments.no_cache, _given(arguments)
+    # Without a preset the model's family, or what was saved with the model, decides what the options change.
+    settings = None if arguments.preset is None else preset(arguments.preset)
     if arguments.model is None:
         base, processor = tiny_model()
-        return wrap(
-            base.to(device), arguments.gaze or "pixel-diff", processor=processor, settings=settings, cache=use_cache
-        )
+        selector = arguments.gaze or "pixel-diff"
+        return wrap(base.to(device), selector, processor=processor, settings=settings, cache=cache, **options)
     if (Path(arguments.model) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
-        changed = settings.to_dict() if arguments.preset else _given(arguments)
-        return load(arguments.model, gaze=arguments.gaze, device=device, cache=use_cache, **changed)
-    # Without a preset or an option, the model's family decides.
-    chosen = settings if arguments.preset or _given(arguments) else None
-    return wrap(arguments.model, arguments.gaze or DEFAULT_GAZE, settings=chosen, device=device, cache=use_cache)
+        changed = {**(settings.to_dict() if settings else {}), **options}
+        return load(arguments.model, gaze=arguments.gaze, device=device, cache=cache, **changed)
+    selector = arguments.gaze or DEFAULT_GAZE
+    return wrap(arguments.model, selector, settings=settings, device=device, cache=cache, **options)
 
 
 def _ask(arguments: argparse.Namespace) -> int:
     _quiet()
-    settings = _settings(arguments)
     if not arguments.question.strip():
         raise InputError("the question has no text")
     if arguments.max_new_tokens < 1:
@@ -140,7 +140,7 @@ def _ask(arguments: argparse.Namespace) -> int:
     from .video.reader import VideoReader
 
     VideoReader(arguments.video)  # a bad file is refused before a large model is loaded
-    model = _load_model(arguments, settings)
+    model = _load_model(arguments)
     reply = model.ask(
         arguments.video, arguments.question, max_new_tokens=arguments.max_new_tokens, progress=not arguments.json
     )

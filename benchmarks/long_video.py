@@ -23,8 +23,8 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.gaze.pipeline import cut_tiles
-from autogaze_mllm.gaze.selectors import Selector
-from autogaze_mllm.gaze.settings import VideoSettings, preset, stop_rule
+from autogaze_mllm.gaze.selectors import Selector, stop_rule
+from autogaze_mllm.gaze.settings import VideoSettings, preset
 from autogaze_mllm.video.pictures import resize_frames
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.sampling import sample_frames
@@ -100,7 +100,7 @@ def pure_times(path: Path, settings: VideoSettings, selector: Selector, chunks: 
         resize += time.perf_counter() - start
         del frames
         start = time.perf_counter()
-        rule = stop_rule(settings.loss, selector.default_loss)
+        rule = stop_rule(settings.loss, selector, settings)
         with torch.no_grad():
             for begin in range(0, tiles[0] * tiles[1], 4):
                 clips = cut_tiles(pictures, tiles, begin, min(begin + 4, tiles[0] * tiles[1]))
@@ -114,7 +114,7 @@ def measure(path: Path, frames: int, gaze: str, chunks: int) -> dict[str, float]
     """In a process of its own: everything about one run."""
     selector = selector_named(gaze)
     # The first 64 frames of the video, or all of it, at the video's own rate.
-    settings = preset("nvila-hd-1k").changed(frames=frames, thumbnails=min(64, frames), loss=None)
+    settings = preset("nvila-hd-1k").changed(frames=frames, thumbnails=min(64, frames))
     am.gaze_video(path, selector, settings.changed(frames=1, thumbnails=0), grid=GRID)  # warm up
     held = peak_memory()
     reset_peak()

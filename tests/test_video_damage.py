@@ -38,9 +38,7 @@ def test_mp4_cut_off_before_its_index(tmp_path: Path, share: float) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["mkv", "ts"])
-def test_cut_off_file_is_read_as_far_as_it_goes(
-    tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_cut_off_file_is_read_as_far_as_it_goes(tmp_path: Path, suffix: str, caplog: pytest.LogCaptureFixture) -> None:
     write_video(tmp_path / f"clip.{suffix}", numbered_frames(100), 25, options=GROUPS_OF_10)
     VideoReader(tmp_path / f"clip.{suffix}")
     assert not caplog.text

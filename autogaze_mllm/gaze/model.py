@@ -40,7 +40,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
     In training mode `generate` samples, in evaluation mode it is greedy (`do_sample` overrides).
     """
 
-    default_loss: float | None = 0.7  # the published setting
+    default_loss: float | None = 0.7  # the published setting; VideoSettings.predicted_loss overrides it
 
     def __init__(self, config: AutoGazeConfig | None = None, processor: AutoGazeImageProcessor | None = None) -> None:
         super().__init__()

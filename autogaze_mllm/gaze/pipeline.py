@@ -22,8 +22,8 @@ from ..video.sampling import sample_frames
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
 from .model import AutoGaze
-from .selectors import AllSelector, Selector, load_selector, selector_name
-from .settings import VideoSettings, stop_rule
+from .selectors import AllSelector, Selector, load_selector, selector_name, stop_rule
+from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
@@ -185,7 +185,7 @@ class _Gazer:
         self.tiles = chunk.tiles
         self.thumbnails.append(chunk.thumbnails)
         self.thumbnail_seconds += chunk.thumbnail_seconds
-        rule = stop_rule(self.settings.loss, self.selector.default_loss)
+        rule = stop_rule(self.settings.loss, self.selector, self.settings)
         numbers = torch.arange(chunk.first, chunk.first + count)
         masks = []
         total = chunk.tiles[0] * chunk.tiles[1]
@@ -230,7 +230,7 @@ class _Gazer:
         if not self.parts:
             return None
         thumbnails = torch.cat(self.thumbnails)
-        rule = stop_rule(self.settings.thumbnail_loss, self.selector.default_loss)
+        rule = stop_rule(self.settings.thumbnail_loss, self.selector, self.settings)
         keep_all = self.settings.thumbnail_ratio == 1 and rule is None
         selector = AllSelector() if keep_all else self.selector
         for begin in range(0, len(thumbnails), self.clip_batch):

@@ -14,6 +14,7 @@ from .grid import PatchGrid, mask_to_positions
 from .info import GazingInfo, build_info
 from .model import AutoGaze
 from .pixel_diff import PixelDiffSelector
+from .settings import VideoSettings
 
 
 @runtime_checkable
@@ -90,6 +91,13 @@ def load_selector(
     if isinstance(gaze, Selector):
         return gaze.to(device=device, dtype=dtype) if isinstance(gaze, AutoGaze) else gaze
     raise InputError(f"gaze={gaze!r}: expected a model id or folder, one of {', '.join(NAMED)}, or a selector object")
+
+
+def stop_rule(loss: float | None, selector: Selector, settings: VideoSettings) -> float | None:
+    """The loss in force: `loss`, or the selector's default where it is None. Returns None for no stop rule (0)."""
+    default = settings.predicted_loss if isinstance(selector, AutoGaze) else selector.default_loss
+    chosen = default if loss is None else loss
+    return None if chosen == 0 else chosen
 
 
 def selector_name(selector: Selector) -> str:

@@ -18,9 +18,9 @@ class VideoSettings:
 
     max_tiles: a frame is cut into at most this many square tiles (1: the whole frame is one). ratio: share of a
     tile's patches that may be kept in a frame, in (0, 1]; one number, or one per frame of a chunk. loss: a frame stops
-    once the selector's loss is not above it; None: the selector's own default; 0: no stop rule. thumbnails: whole
-    frames that are looked at besides the tiles, each a clip of one frame, with a ratio and loss of their own (1 and 0:
-    keep all).
+    once the selector's loss is not above it, in the selector's own unit; None: its default; 0: no stop rule.
+    predicted_loss: the default for gaze models, whose loss is a prediction. thumbnails: whole frames that are looked at
+    besides the tiles, each a clip of one frame, with a ratio and loss of their own (1 and 0: keep all).
     """
 
     frames: int = 32
@@ -28,6 +28,7 @@ class VideoSettings:
     max_tiles: int = 1
     ratio: Ratio = 0.75
     loss: float | None = None
+    predicted_loss: float = 0.7
     thumbnails: int = 0
     thumbnail_ratio: float = 1.0
     thumbnail_loss: float | None = 0.0
@@ -48,7 +49,7 @@ class VideoSettings:
                 raise InputError(f"ratio must lie in (0, 1], got {ratio}")
         if isinstance(self.ratio, tuple) and len(self.ratio) != self.chunk_frames:
             raise InputError(f"ratio has {len(self.ratio)} entries, a chunk has {self.chunk_frames} frames")
-        for loss in (self.loss, self.thumbnail_loss):
+        for loss in (self.loss, self.predicted_loss, self.thumbnail_loss):
             if loss is not None and not loss >= 0:
                 raise InputError(f"loss must be at least 0, got {loss}")
 
@@ -73,18 +74,12 @@ class VideoSettings:
         return list(self.ratio[:frames]) if isinstance(self.ratio, tuple) else self.ratio
 
 
-def stop_rule(loss: float | None, default: float | None) -> float | None:
-    """The loss in force for a selector with this default; None: no stop rule."""
-    chosen = default if loss is None else loss
-    return None if chosen == 0 else chosen
-
-
 _HD_RATIO = (0.2, *[0.06] * 15)
 
 PRESETS: dict[str, VideoSettings] = {
     # The model card's values of NVILA-8B-HD-Video; what it keeps of thumbnails is everything.
-    "nvila-hd": VideoSettings(frames=128, max_tiles=48, ratio=_HD_RATIO, loss=0.6, thumbnails=64),
-    "nvila-hd-1k": VideoSettings(frames=1024, max_tiles=48, ratio=_HD_RATIO, loss=0.6, thumbnails=64),
+    "nvila-hd": VideoSettings(frames=128, max_tiles=48, ratio=_HD_RATIO, predicted_loss=0.6, thumbnails=64),
+    "nvila-hd-1k": VideoSettings(frames=1024, max_tiles=48, ratio=_HD_RATIO, predicted_loss=0.6, thumbnails=64),
     # Few frames, whole frames: for a first look and for models that were never trained on tiles.
     "fast": VideoSettings(frames=16, ratio=(0.25, *[0.1] * 15)),
     "quality": VideoSettings(frames=256, max_tiles=16, ratio=(0.5, *[0.25] * 15), thumbnails=64),
