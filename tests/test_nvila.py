@@ -118,7 +118,7 @@ def test_placeholder_arithmetic_of_the_published_runs(model):
 
 def test_defaults_are_the_models_own(folder, model, tmp_path):
     assert am.wrap(folder, "pixel-diff").settings == preset("nvila-hd")
-    assert (model.settings.loss, model.settings.frames) == (0.6, 6)
+    assert (model.settings.predicted_loss, model.settings.frames) == (0.6, 6)
     assert model.tower.grid == am.PatchGrid.of("28+56", 14)
     write_nvila(tmp_path, vision={"attn_type": "causal", "frame_independent_encoding": True})
     tower = am.wrap(tmp_path, "all").tower
