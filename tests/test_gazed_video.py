@@ -15,7 +15,7 @@ from autogaze_mllm.errors import InputError
 from autogaze_mllm.gaze.encoder import resize_bicubic
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
-from autogaze_mllm.gaze.patches import gather_patches
+from autogaze_mllm.gaze.patches import PatchStore, gather_patches
 from autogaze_mllm.gaze.pipeline import GazedChunk, PixelFormat, gaze_video
 from autogaze_mllm.gaze.selectors import AllSelector, PixelDiffSelector, RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
@@ -359,3 +359,15 @@ def test_resize_frames() -> None:
     large = resize_frames(half, 61, 61, cpu)
     assert int(large[..., :25].max()) < 40
     assert int(large[..., 36:].min()) > 215
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_patch_store_gives_back_what_was_added(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PatchStore, "STEP", 1000)
+    store = PatchStore()
+    parts = [torch.randn(n, 12).to(dtype) for n in (3, 0, 50, 1, 200)]
+    for part in parts:
+        store.add(part)
+    assert torch.equal(store.take(), torch.cat(parts))
+    store.add(parts[0])
+    assert torch.equal(store.take(), parts[0])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
 from .encoder import resize_bicubic
@@ -21,8 +22,52 @@ def gather_patches(pixels: torch.Tensor, grid: PatchGrid, frame: torch.Tensor, i
         wanted = (scale == number).nonzero().squeeze(1)
         if not len(wanted):
             continue
-        needed, local = torch.unique(frame[wanted], return_inverse=True)
-        picture = resize_bicubic(pixels[needed], height, width)[..., : rows * patch, : columns * patch]
+        if pixels.shape[-2:] == (height, width):
+            picture, local = pixels, frame[wanted]  # nothing to resize, and nothing is copied
+        else:
+            needed, local = torch.unique(frame[wanted], return_inverse=True)
+            picture = resize_bicubic(pixels[needed], height, width)
+        picture = picture[..., : rows * patch, : columns * patch]
         cells = picture.unflatten(3, (columns, patch)).unflatten(2, (rows, patch))  # (f, 3, rows, p, columns, p)
         result[wanted] = cells[local, :, row[wanted], :, column[wanted], :].flatten(1)
     return result
+
+
+class PatchStore:
+    """Rows (n, D) added batch by batch and held once.
+
+    Joining a list of tensors holds everything twice for a moment, which for a long video is gigabytes. On the CPU rows
+    go into one block instead, which grows by reallocation: for large blocks that moves pages, not bytes.
+    """
+
+    STEP = 64 << 20  # bytes that the block grows by
+
+    def __init__(self) -> None:
+        self._block = np.empty(0, dtype=np.uint8)
+        self._used = 0
+        self._like: torch.Tensor | None = None
+        self._elsewhere: list[torch.Tensor] = []
+
+    def add(self, rows: torch.Tensor) -> None:
+        """All rows added have the same width, type and device."""
+        self._like = rows[:0]
+        if rows.device.type != "cpu":
+            self._elsewhere.append(rows)
+            return
+        raw = rows.detach().contiguous().view(torch.uint8).numpy().ravel()
+        end = self._used + raw.size
+        if end > self._block.size:
+            self._block.resize(max(end, self._block.size + self.STEP), refcheck=False)
+        self._block[self._used : end] = raw
+        self._used = end
+
+    def take(self) -> torch.Tensor:
+        """All rows in one tensor; the store is empty afterwards."""
+        if self._like is None:
+            raise ValueError("nothing was added")
+        block, used, like, elsewhere = self._block, self._used, self._like, self._elsewhere
+        self.__init__()  # type: ignore[misc]
+        if elsewhere:
+            return torch.cat(elsewhere)
+        block.resize(used, refcheck=False)
+        return torch.from_numpy(block).view(like.dtype).view(-1, like.shape[1])

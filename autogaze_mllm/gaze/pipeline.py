@@ -22,6 +22,7 @@ from ..video.sampling import sample_frames
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
 from .model import AutoGaze
+from .patches import PatchStore
 from .selectors import AllSelector, Selector, load_selector, selector_name, stop_rule
 from .settings import VideoSettings
 
@@ -173,7 +174,8 @@ class _Gazer:
         self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
         self.dtype, self.clip_batch = dtype, clip_batch
         self.clock = Stopwatch(device)
-        self.parts: list[GazedVideo] = []
+        self.parts: list[GazedVideo] = []  # without their patches, which are held once
+        self.patches = PatchStore()
         self.thumbnails: list[torch.Tensor] = []
         self.thumbnail_seconds: list[float] = []
         self.tiles = (1, 1)
@@ -218,7 +220,8 @@ class _Gazer:
                 seconds.repeat(repeat).to(frames.device),
                 numbers.repeat(repeat).to(frames.device),
             )
-            part.patches = self.pixels.normalize_patches(part.patches).to(self.dtype)
+            self.patches.add(self.pixels.normalize_patches(part.patches).to(self.dtype))
+            part.patches = part.patches[:, :0]
         part.tiles = self.tiles
         self.parts.append(part)
         self.kept += len(part)
@@ -239,5 +242,6 @@ class _Gazer:
             numbers = self.frames + torch.arange(begin, begin + len(clips))
             self._clips(selector, clips, self.settings.thumbnail_ratio, rule, seconds, numbers)
         result = GazedVideo.concatenate(self.parts)
+        result.patches = self.patches.take()
         result.thumbnails = len(thumbnails)
         return result
