@@ -371,3 +371,13 @@ def test_patch_store_gives_back_what_was_added(dtype: torch.dtype, monkeypatch: 
     assert torch.equal(store.take(), torch.cat(parts))
     store.add(parts[0])
     assert torch.equal(store.take(), parts[0])
+
+
+@pytest.mark.parametrize("most", [1, 7, 30, 10_000])
+def test_clip_groups_are_the_clips_in_order(clip: Path, most: int) -> None:
+    video = gaze_video(clip, "pixel-diff", VideoSettings(frames=9, chunk_frames=4, thumbnails=2, ratio=0.1))
+    groups = list(video.clip_groups(most))
+    for name in ("patches", "positions", "frame_counts", "clip_frames", "timestamps", "pictures"):
+        assert torch.equal(torch.cat([getattr(group, name) for group in groups]), getattr(video, name))
+    assert sum(group.thumbnails for group in groups) == 2
+    assert all(len(group) <= most or len(group.clip_frames) == 1 for group in groups)

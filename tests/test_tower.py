@@ -21,7 +21,7 @@ from transformers import (
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
-from autogaze_mllm.gaze.selectors import AllSelector
+from autogaze_mllm.gaze.selectors import AllSelector, RandomSelector
 from autogaze_mllm.vision.tower import GazedSiglipVisionModel
 
 from .golden_data import assert_close, load, names, part, video, weights
@@ -386,3 +386,26 @@ def test_bad_settings_are_refused_at_once() -> None:
     ):
         with pytest.raises(InputError, match=named):
             GazedSiglipVisionModel(siglip(), **settings)  # type: ignore[arg-type]
+
+
+def test_encoding_in_groups_of_clips_changes_nothing(monkeypatch):  # type: ignore[no-untyped-def]
+    import autogaze_mllm.vision.tower as module
+
+    siglip = SiglipVisionModel(
+        SiglipVisionConfig(
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=64,
+            patch_size=16,
+        )
+    ).eval()
+    tower = GazedSiglipVisionModel(siglip, "32+64")
+    pixels = torch.randn(5, 3, 3, 64, 64)
+    info = RandomSelector().select(pixels.sigmoid(), tower.grid, 0.4, None)
+    gazed = GazedVideo.from_info(pixels, info, tower.grid)
+    whole = [tower.encode(gazed), tower.encode(gazed, layer=-2)]
+    monkeypatch.setattr(module, "ENCODE_PATCHES", 30)
+    for expected, layer in zip(whole, (None, -2), strict=True):
+        assert torch.allclose(tower.encode(gazed, layer=layer), expected, atol=1e-5)

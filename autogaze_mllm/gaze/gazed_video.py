@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -151,6 +151,31 @@ class GazedVideo:
             thumbnails=int((frames[len(frames) - self.thumbnails :] > 0).sum()),
             stats={},
         )
+
+    def clip_groups(self, max_patches: int) -> Iterator[GazedVideo]:
+        """The clips in order, in groups of at most max_patches kept patches (a longer clip is a group of its own).
+
+        The groups are views: nothing is copied.
+        """
+        frame_ends = [0, *self.clip_frames.cumsum(0).tolist()]
+        patch_ends = [0, *self.frame_counts.cumsum(0).tolist()]
+        ends = [patch_ends[frame] for frame in frame_ends]  # patches before each clip, and all
+        first = 0
+        for clip in range(1, len(ends)):
+            if clip == len(ends) - 1 or ends[clip + 1] - ends[first] > max_patches:
+                frames = slice(frame_ends[first], frame_ends[clip])
+                patches = slice(ends[first], ends[clip])
+                yield dataclasses.replace(
+                    self,
+                    patches=self.patches[patches],
+                    positions=self.positions[patches],
+                    frame_counts=self.frame_counts[frames],
+                    clip_frames=self.clip_frames[first:clip],
+                    timestamps=self.timestamps[frames],
+                    pictures=self.pictures[frames],
+                    thumbnails=max(clip - max(first, len(ends) - 1 - self.thumbnails), 0),
+                )
+                first = clip
 
     def _span(self) -> str:
         return f"frames from {float(self.timestamps.min()):.2f} to {float(self.timestamps.max()):.2f} seconds"

@@ -26,6 +26,8 @@ from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from .attention import AttentionType, Backend, PackedAttention
 
+ENCODE_PATCHES = 1 << 15  # patches that are encoded at a time
+
 
 def siglip_core(tower: nn.Module) -> Any:
     """The module that holds embeddings, encoder and post_layernorm; InputError when it is no SigLIP vision model."""
@@ -97,18 +99,21 @@ class GazedSiglipVisionModel(nn.Module):
         return embedded + self.position_table()[gazed.positions.to(self.device)]
 
     def encode(self, gazed: GazedVideo, layer: int | None = None) -> torch.Tensor:
-        """Features of the kept patches (N, C), in the order of `gazed`.
+        """Features of the kept patches (N, C), in the order of `gazed`. Clips never see each other, so they are run in
+        groups of at most ENCODE_PATCHES, which bounds the memory of long videos.
 
         layer None: after the final norm. Otherwise an index into hidden_states (0: embeddings, -1: last layer without
         the norm); layers after it are not computed.
         """
         if layer is None:
-            return self.core.post_layernorm(self._run(gazed)[-1])
+            return torch.cat(
+                [self.core.post_layernorm(self._run(part)[-1]) for part in gazed.clip_groups(ENCODE_PATCHES)]
+            )
         count = len(self.core.encoder.layers)
         wanted = layer if layer >= 0 else count + 1 + layer
         if not 0 <= wanted <= count:
             raise InputError(f"hidden layer {layer} does not exist: the tower has {count} layers")
-        return self._run(gazed, stop=wanted)[-1]
+        return torch.cat([self._run(part, stop=wanted)[-1] for part in gazed.clip_groups(ENCODE_PATCHES)])
 
     def forward(
         self, pixel_values: torch.Tensor, gazing_info: Mapping[str, Any], output_hidden_states: bool = False
