@@ -2,9 +2,9 @@
 
 PYTHON ?= python3
 TORCH_VERSION := 2.13.0
-# Without an NVIDIA GPU only a CPU build will do: the other one brings gigabytes of CUDA libraries. Override with
+# On Linux without an NVIDIA GPU only a CPU build will do: the other brings gigabytes of CUDA libraries. Override with
 # `make TORCH=torch==... test`, or put a torch of your own into .venv first.
-TORCH ?= torch==$(TORCH_VERSION)$(if $(shell command -v nvidia-smi 2>/dev/null),,+cpu)
+TORCH ?= torch==$(TORCH_VERSION)$(if $(shell command -v nvidia-smi 2>/dev/null)$(filter Darwin,$(shell uname -s)),,+cpu)
 BIN := .venv/bin
 
 .PHONY: demo test check clean

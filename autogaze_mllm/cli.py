@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import json
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -104,6 +105,8 @@ def _device(name: str | None) -> str:
     if name is None:
         return str(torch.accelerator.current_accelerator()) if torch.accelerator.is_available() else "cpu"
     try:
+        if torch.device(name).type == "meta":
+            raise InputError("device 'meta' holds no values, so nothing can be computed on it")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {name!r} cannot be used: {str(error).strip().splitlines()[0]}") from error
@@ -174,6 +177,8 @@ def _gaze(arguments: argparse.Namespace) -> int:
     from .video.writer import video_writer
 
     reader = VideoReader(arguments.video)
+    if arguments.out and os.path.realpath(arguments.out) == os.path.realpath(arguments.video):
+        raise InputError(f"{arguments.out}: is the video itself; give the overlay another name")
     device = _device(arguments.device)
     selector = load_selector(arguments.gaze or "pixel-diff", device=device)
     grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import platform
+import shutil
 from typing import Any
 
 import torch
@@ -18,6 +19,12 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _compiles() -> bool:
+    """flex_attention runs compiled, or it would build the full score matrix."""
+    on_cuda = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+    return on_cuda or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
 def describe() -> dict[str, Any]:
@@ -45,7 +52,7 @@ def describe() -> dict[str, Any]:
         "attention": {
             "sdpa": True,
             "eager": True,
-            "flex_attention": True,
+            "flex_attention": True if _compiles() else "needs a C++ compiler on the PATH, or CUDA with triton",
             "flash_attention_2": True if flash else "not installed: pip install 'autogaze_mllm[flash]'",
         },
         "extras": {extra: _version(package) for extra, package in EXTRAS.items()},

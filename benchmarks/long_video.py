@@ -69,10 +69,10 @@ def selector_named(name: str) -> Selector:
     return am.PixelDiffSelector()
 
 
-def peak_memory() -> int:
-    """Largest resident size so far, in bytes (Linux)."""
+def memory(which: str) -> int:
+    """Resident size in bytes (Linux): "VmRSS" now, "VmHWM" the largest since it was reset."""
     status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
+    return int(next(line for line in status.splitlines() if line.startswith(which)).split()[1]) * 1024
 
 
 def reset_peak() -> None:
@@ -115,13 +115,12 @@ def measure(path: Path, frames: int, gaze: str, chunks: int) -> dict[str, float]
     selector = selector_named(gaze)
     # The first 64 frames of the video, or all of it, at the video's own rate.
     settings = preset("nvila-hd-1k").changed(frames=frames, thumbnails=min(64, frames))
-    am.gaze_video(path, selector, settings.changed(frames=1, thumbnails=0), grid=GRID)  # warm up
-    held = peak_memory()
+    held = memory("VmRSS")
     reset_peak()
     start = time.perf_counter()
     gazed = am.gaze_video(path, selector, settings, grid=GRID, progress=True)
     wall = time.perf_counter() - start
-    peak = peak_memory() - held
+    peak = memory("VmHWM") - held
     patches = gazed.patches.numel() * gazed.patches.element_size()
     pure = pure_times(path, settings, selector, chunks)
     return {

@@ -13,9 +13,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from ..files import atomic_write, output_folder
 from .gazed_video import GazedVideo
 from .model import AutoGaze
 from .selectors import NAMED, RandomSelector, Selector, selector_name
+
+logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same settings begin to give another result
 GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
@@ -121,8 +125,9 @@ class VideoCache:
         return found
 
     def put_gazed(self, key: str, gazed: GazedVideo) -> None:
-        gazed.save(self.folder / (key + GAZED))
-        self.prune()
+        with self._writing():
+            gazed.save(self.folder / (key + GAZED))
+            self.prune()
 
     def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any]] | None:
         """Visual tokens (n, D) and the stats that were kept with them."""
@@ -139,10 +144,18 @@ class VideoCache:
         return found
 
     def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any]) -> None:
-        with atomic_write(self.folder / (key + TOKENS)) as temporary:
+        with self._writing(), atomic_write(self.folder / (key + TOKENS)) as temporary:
             kept = {"tokens": tokens.detach().cpu().contiguous()}
             save_file(kept, temporary, metadata={"stats": json.dumps(stats)})
         self.prune()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """A cache that cannot be written (a full disk, say) costs time later, never the answer now."""
+        try:
+            yield
+        except (OSError, SafetensorError, InputError) as error:
+            logger.warning("%s: nothing was kept of this video (%s)", self.folder, error)
 
     def entries(self) -> list[CacheEntry]:
         """Latest used first."""
@@ -165,17 +178,17 @@ class VideoCache:
             total += entry.bytes
             if total > self.limit:
                 entry.path.unlink(missing_ok=True)
-        for path in self.folder.glob(".*.safetensors.*"):
+        for path in self.folder.glob(".*"):
             try:
                 if time.time() - path.stat().st_mtime > STALE_SECONDS:
                     path.unlink(missing_ok=True)
-            except FileNotFoundError:
+            except OSError:
                 continue
 
     def clear(self) -> int:
         """Removes everything; returns how many bytes that were."""
         entries = self.entries()
-        for path in [entry.path for entry in entries] + list(self.folder.glob(".*.safetensors.*")):
+        for path in [entry.path for entry in entries] + list(self.folder.glob(".*")):
             path.unlink(missing_ok=True)
         return sum(entry.bytes for entry in entries)
 
@@ -183,5 +196,5 @@ class VideoCache:
     def _touch(path: Path) -> None:
         try:
             os.utime(path)
-        except FileNotFoundError:  # pruned by another process after it was read
+        except OSError:  # pruned by another process after it was read, or not ours to change
             return

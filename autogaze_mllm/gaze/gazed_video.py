@@ -210,8 +210,8 @@ class GazedVideo:
                 tensors = {name: stored.get_tensor(name) for name in TENSORS}
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a saved gazed video ({error})") from error
-        if facts["format"] != FORMAT:
-            raise InputError(f"{path}: format {facts['format']}, this version reads {FORMAT}")
+        if facts.get("format") != FORMAT:
+            raise InputError(f"{path}: format {facts.get('format')}, this version reads {FORMAT}")
         return cls(
             **tensors,
             grid=PatchGrid(tuple(tuple(side) for side in facts["grid"]["scales"]), facts["grid"]["patch"]),

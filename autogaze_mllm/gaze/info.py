@@ -10,7 +10,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from ..errors import InputError
-from .grid import PatchGrid
+from .grid import PatchGrid, positions_to_masks, sides_of
 
 
 @dataclass
@@ -43,11 +43,6 @@ class GazingInfo(ModelOutput):
     grid: PatchGrid | None = None
     tiles: GazingInfo | None = None
     state: Any = None
-
-    @property
-    def num_frames(self) -> int:
-        assert self.num_gazing_each_frame is not None
-        return len(self.num_gazing_each_frame)
 
 
 @dataclass(frozen=True)
@@ -105,8 +100,6 @@ def build_info(
 
     pad_id: the index that padded entries carry (published: N for the model's own grid, -1 for other resolutions).
     """
-    from .grid import positions_to_masks, sides_of
-
     device = ids.device
     frame = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts, device=device))
     positions = ids.masked_fill(~keep, pad_id) + frame * grid.size

@@ -56,7 +56,8 @@ def from_gazing_info(
     """The published processor's outputs, one GazedVideo per video.
 
     tiles: per video (chunks * tiles, 16, 3, h, w) normalised pixels; thumbnails: per video (m, 1, 3, h, w); num_tiles:
-    spatial tiles of each video. grid: the tower's, checked against every index. Times are not told and are set to 0.
+    spatial tiles of each video. grid: the tower's, checked against every index. Times and the tiles'
+    columns and rows are not told: times are set to 0, tiles to (number, 1).
     """
     videos = []
     for number, (tile_pixels, thumbnail_pixels, spatial) in enumerate(zip(tiles, thumbnails, num_tiles, strict=True)):

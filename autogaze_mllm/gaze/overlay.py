@@ -39,8 +39,8 @@ class Overlay:
         for number in range(chunk.tiles[0] * chunk.tiles[1]):  # tile by tile: 45 tiles of a chunk would be gigabytes
             frames = chunk.tile(number)[None].float() / 255
             again = rebuild(frames, [mask[number : number + 1] for mask in masks], self.grid)
-            self.squared_error += float((again - frames).square().mean())
-            self.parts += 1
+            self.squared_error += float((again - frames).square().mean()) * len(chunk.pictures)
+            self.parts += len(chunk.pictures)
             if self.write is not None:
                 rebuilt.append((again[0].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
         if self.write is None:

@@ -221,7 +221,7 @@ class _Gazer:
                 numbers.repeat(repeat).to(frames.device),
             )
             self.patches.add(self.pixels.normalize_patches(part.patches).to(self.dtype))
-            part.patches = part.patches[:, :0]
+            part.patches = part.patches.new_empty(len(part), 0)  # a slice would keep them alive
         part.tiles = self.tiles
         self.parts.append(part)
         self.kept += len(part)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -88,8 +89,12 @@ def load_selector(
             return AutoGaze.from_pretrained(gaze, device=device, dtype=dtype, **hub)
         except InputError as error:
             raise InputError(f"{error}. Selectors that need no weights: {', '.join(NAMED)}") from error
-    if isinstance(gaze, Selector):
-        return gaze.to(device=device, dtype=dtype) if isinstance(gaze, AutoGaze) else gaze
+    if isinstance(gaze, AutoGaze):
+        same = torch.device(device or gaze.device) == gaze.device and (dtype or gaze.dtype) == gaze.dtype
+        # The caller's own model stays as it is: another wrapper may be using it.
+        return gaze if same else copy.deepcopy(gaze).to(device=device, dtype=dtype)
+    if isinstance(gaze, Selector) and not isinstance(gaze, type):
+        return gaze
     raise InputError(f"gaze={gaze!r}: expected a model id or folder, one of {', '.join(NAMED)}, or a selector object")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import NoneType
 from typing import Any
 
 from ..errors import InputError
@@ -34,17 +35,23 @@ class VideoSettings:
     thumbnail_loss: float | None = 0.0
 
     def __post_init__(self) -> None:
+        for name in ("frames", "chunk_frames", "max_tiles", "thumbnails"):
+            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
+                raise InputError(f"{name} must be a whole number, got {getattr(self, name)!r}")
+        for name in ("loss", "predicted_loss", "thumbnail_ratio", "thumbnail_loss"):
+            if not isinstance(getattr(self, name), (int, float, NoneType)):
+                raise InputError(f"{name} must be a number, got {getattr(self, name)!r}")
         for name in ("frames", "chunk_frames", "max_tiles"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.thumbnails < 0:
             raise InputError(f"thumbnails must be at least 0, got {self.thumbnails}")
-        if self.thumbnails > self.frames:
-            raise InputError(f"{self.thumbnails} thumbnails cannot be taken from {self.frames} frames")
-        if isinstance(self.ratio, Sequence):
+        if isinstance(self.ratio, Sequence) and not isinstance(self.ratio, str):
             object.__setattr__(self, "ratio", tuple(self.ratio))
         ratios = self.ratio if isinstance(self.ratio, tuple) else (self.ratio,)
         for ratio in (*ratios, self.thumbnail_ratio):
+            if not isinstance(ratio, (int, float)):
+                raise InputError(f"ratio must be a number, or one per frame of a chunk, got {self.ratio!r}")
             if not 0 < ratio <= 1:
                 raise InputError(f"ratio must lie in (0, 1], got {ratio}")
         if isinstance(self.ratio, tuple) and len(self.ratio) != self.chunk_frames:

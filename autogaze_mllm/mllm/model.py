@@ -6,19 +6,19 @@ base model's own, and nothing of the base is overwritten. `unwrap()` hands back 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..errors import InputError
-from ..gaze.cache import VideoCache, fingerprint, selector_facts
+from ..gaze.cache import VideoCache, selector_facts
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import Stopwatch, gaze_video
 from ..gaze.selectors import Selector
@@ -29,6 +29,8 @@ from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, Media
 from .preprocessing import Preprocessing
 from .prompt import check_counts, encode_prompt, pad_rows, render_chat, tags_in
+
+logger = logging.getLogger(__name__)
 
 VideoSource = str | Path | GazedVideo
 ImageSource = str | Path | Image.Image
@@ -158,7 +160,7 @@ class GazedModel(nn.Module):
             "dtype": str(self.dtype),
         }
 
-    def _token_key(self, source: str | Path) -> str | None:
+    def _token_key(self, source: str | Path, state: str) -> str | None:
         """Cache key of the visual tokens of a video; also the weights of tower and projector decide them."""
         facts = self._gaze_facts(self.settings)
         if self.cache is None or facts is None:
@@ -170,7 +172,7 @@ class GazedModel(nn.Module):
             family=family.model_type,
             layers=family.feature_layers,
             attention=[tower.attn_type, tower.frame_independent],
-            weights=fingerprint(family.vision_weights()),
+            weights=state,
         )
 
     def prepare(
@@ -193,6 +195,8 @@ class GazedModel(nn.Module):
         """
         single = isinstance(prompts, str)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
+        if not texts:
+            raise InputError("no prompt was given")
         film_lists = _per_prompt(videos, single, len(texts), "videos")
         image_lists = _per_prompt(images, single, len(texts), "images")
         self.stats = {"seconds": {}}
@@ -212,6 +216,13 @@ class GazedModel(nn.Module):
         pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
         self.stats["visual_tokens"] = sum(item.tokens for items in media for item in items)
         self.stats["prompt_tokens"] = sum(map(len, rows))
+        limit = self.family.context_length
+        if limit and max(map(len, rows)) > limit:
+            logger.warning(
+                "a prompt of %d tokens exceeds the %d that the LLM was made for: take fewer frames or a lower ratio",
+                max(map(len, rows)),
+                limit,
+            )
         return {**pad_rows(rows, pad_id, padding_side, self.device), "media": media}
 
     def _video(self, source: VideoSource, reuse: bool, progress: bool) -> Media:
@@ -222,15 +233,17 @@ class GazedModel(nn.Module):
             with clock.stage("decode"):
                 reader = VideoReader(source)
                 wanted = sample_frames(len(reader), self.settings.frames)
-                frames = np.concatenate([chunk.frames for chunk in reader.read(wanted)])
-            with clock.stage("resize"):
-                item = self.family.dense_video(frames)
-            self._count({"frames": len(frames), "dense_tokens": item.tokens, "seconds": clock.seconds})
+                pixels = torch.cat([self.family.frame_pixels(chunk.frames) for chunk in reader.read(wanted)])
+            item = self.family.dense_video(pixels)
+            lost = len(reader.lost)
+            numbers = {"frames": len(pixels), "frames_lost": lost, "dense_tokens": item.tokens}
+            self._count({**numbers, "seconds": clock.seconds})
             return item
-        key = None
-        if reuse and not isinstance(source, GazedVideo):
+        key = state = None
+        if reuse and self.cache is not None and not isinstance(source, GazedVideo) and not self.family.base.training:
             start = time.perf_counter()
-            key = self._token_key(source)
+            state = self.family.vision_state()
+            key = self._token_key(source, state)
             found = self.cache.get_tokens(key) if self.cache is not None and key is not None else None
             if found is not None:
                 tokens, numbers = found
@@ -242,7 +255,7 @@ class GazedModel(nn.Module):
         self._count(
             {**self._numbers(gazed), "from_cache": made.get("from_cache", 0), "seconds": made.get("seconds", {})}
         )
-        return Media(self.family.gazed_count(gazed.picture_counts()), gazed, key)
+        return Media(self.family.gazed_count(gazed.picture_counts()), gazed, key, state)
 
     def _numbers(self, gazed: GazedVideo) -> dict[str, int]:
         """What the stats say of a gazed video."""
@@ -306,7 +319,11 @@ class GazedModel(nn.Module):
         with clock.stage("projector"):
             tokens = self.family.project(features, item.content.picture_counts())
         if self.cache is not None and item.cache_key is not None and not torch.is_grad_enabled():
-            self.cache.put_tokens(item.cache_key, tokens, self._numbers(item.content))
+            key, item.cache_key = item.cache_key, None
+            if (
+                self.family.vision_state() == item.cache_state
+            ):  # it may have been trained since the inputs were prepared
+                self.cache.put_tokens(key, tokens, self._numbers(item.content))
         return tokens
 
     def _base_inputs(self, input_ids: torch.Tensor | None, media: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -326,7 +343,15 @@ class GazedModel(nn.Module):
     def forward(
         self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
     ) -> Any:
-        """As the base model's forward (labels, attention_mask, ...), with `media` from `prepare`."""
+        """As the base model's forward (labels, attention_mask, ...), with `media` from `prepare`.
+
+        Labels at visual placeholders and at padding never count: nobody wants a model that predicts placeholders.
+        """
+        if media is not None and kwargs.get("labels") is not None and input_ids is not None:
+            family, mask = self.family, kwargs.get("attention_mask")
+            ignored = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
+            ignored = ignored if mask is None else ignored | (mask == 0)
+            kwargs["labels"] = kwargs["labels"].masked_fill(ignored, -100)
         if media is not None and kwargs.get("position_ids") is None and kwargs.get("attention_mask") is not None:
             # With left padding the base would count positions from the padding.
             kwargs["position_ids"] = (kwargs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
@@ -364,6 +389,8 @@ class GazedModel(nn.Module):
         if not tags_in(question):
             after = self.family.after_media
             question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
+        if generation.get("return_dict_in_generate"):
+            raise InputError("ask() returns text; use prepare() and generate() for return_dict_in_generate")
         inputs = self.prepare(question, films, list(images), reuse=True, progress=progress)
         ids = self.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **generation})
         self.stats["new_tokens"] = int(ids.shape[1])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+import jinja2
 import torch
 
 from ..errors import InputError
@@ -35,13 +36,17 @@ def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
 
     The tags stay inside the text part: chat templates move media parts to the front, which would lose their places.
     """
-    template = preprocessing.chat_template
+    template, text = preprocessing.chat_template, text.strip()
     if template is None:
         return family.chat(text)
     for content in ([{"type": "text", "text": text}], text):
-        rendered = preprocessing.tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], chat_template=template, tokenize=False, add_generation_prompt=True
-        )
+        messages = [{"role": "user", "content": content}]
+        try:
+            rendered = preprocessing.tokenizer.apply_chat_template(
+                messages, chat_template=template, tokenize=False, add_generation_prompt=True
+            )
+        except (TypeError, jinja2.TemplateError):  # made for the other form of content
+            continue
         if text in rendered:
             return rendered
     raise InputError("the model's chat template does not show the question; give the whole prompt with chat=False")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,15 @@ from ..gaze.model import AutoGaze
 from ..gaze.pipeline import DEFAULT_GRID
 from ..gaze.selectors import NAMED, RandomSelector, Selector, load_selector, selector_name
 from ..gaze.settings import VideoSettings
+from ..gaze.tiling import Tiling
 from ..vision.attention import AttentionType, Backend
 from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, family_class
 from .model import GazedModel
 from .native import native_class
 from .preprocessing import Preprocessing
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_GAZE = "nvidia/AutoGaze"
 SETTINGS_FILE = "autogaze_mllm.json"
@@ -71,6 +75,7 @@ def wrap(
         source = str(model)
         adapter, load_base = _base_loader(model, hub or {})
         settings = _settings(settings or adapter.default_settings(), overrides)  # refused before weights are read
+        gaze = load_selector(gaze)  # a wrong name is refused before a large model is read
         base: Any = load_base(device=device, dtype=dtype)
     elif isinstance(model, nn.Module):
         base, source = model, type(model).__name__
@@ -88,6 +93,8 @@ def wrap(
         if not origin:
             raise InputError("this model was not loaded from a folder or the hub: give its processor=")
         processor = adapter.load_preprocessing(origin, **(hub or {}))
+    if any(parameter.is_meta for parameter in base.parameters()):
+        raise InputError("the model's weights are offloaded or were never loaded: wrap a model that is in memory")
     preprocessing = Preprocessing.of(processor)
     family = adapter(base, preprocessing)
     adapter.check_tower(base.config)
@@ -98,6 +105,8 @@ def wrap(
         vision = family.config.vision_config
         shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
     tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend)
+    if isinstance(selector, AutoGaze):
+        Tiling.plan(selector.grid, tower.grid)  # a gaze model that cannot select on this grid is refused here
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
     _wrapped[base] = weakref.ref(wrapped)
@@ -117,7 +126,11 @@ def default_scales(selector: Selector, image_size: int, patch: int) -> list[Side
 
 def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:
     if isinstance(cache, bool):
-        return VideoCache() if cache else None
+        try:
+            return VideoCache() if cache else None
+        except InputError as error:  # nobody asked for this folder, so nobody should be stopped by it
+            logger.warning("going without a cache: %s", error)
+            return None
     return cache if isinstance(cache, VideoCache) else VideoCache(cache)
 
 
@@ -151,7 +164,6 @@ def save(model: GazedModel, folder: str | Path) -> None:
                 "scales": list(tower.grid.scales),
                 "attn_type": tower.attn_type,
                 "frame_independent": tower.frame_independent,
-                "backend": tower.backend,
             },
         },
     )
@@ -163,6 +175,7 @@ def load(
     gaze: Selector | str | Path | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
+    backend: Backend = "sdpa",
     cache: VideoCache | str | Path | bool = True,
     **overrides: Any,
 ) -> GazedModel:
@@ -179,7 +192,9 @@ def load(
     tower = dict(stored["tower"])
     tower["scales"] = [tuple(side) for side in tower["scales"]]
     settings = _settings(VideoSettings.from_dict(stored["settings"]), overrides)
-    return wrap(source / "base", gaze, settings=settings, device=device, dtype=dtype, cache=cache, **tower)
+    return wrap(
+        source / "base", gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower
+    )
 
 
 def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Selector | str | Path:
@@ -204,10 +219,10 @@ def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family],
     native = native_class(source, **hub)
     if native is not None:
         return family_class(native, str(source)), functools.partial(native.from_pretrained, source, **hub)
-    hub = {"trust_remote_code": False, **hub}  # no code of a repository is run, or asked about
+    options = {"trust_remote_code": False, **hub}  # no code of a repository is run, or asked about
     try:
-        config = AutoConfig.from_pretrained(source, **hub)
-    except ValueError as error:  # a model type that transformers does not know
+        config = AutoConfig.from_pretrained(source, **options)
+    except (ValueError, TypeError) as error:  # a model type that transformers does not know
         path = find_file(source, "config.json", **hub)
         kind = read_json(path).get("model_type") if path else None
         family_class(type("Config", (), {"model_type": kind}), str(source))
@@ -217,12 +232,20 @@ def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family],
         raise InputError(f"{source}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
     adapter = family_class(config, str(source))
     adapter.check_tower(config)
-    return adapter, functools.partial(_load_by_transformers, source, hub)
+    return adapter, functools.partial(_load_by_transformers, source, options)
 
 
 def _load_by_transformers(source: str | Path, hub: dict[str, Any], device: Any, dtype: Any) -> Any:
     try:
-        model = AutoModelForImageTextToText.from_pretrained(source, dtype=dtype or "auto", **hub)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{source}: weights cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            source, dtype=dtype or "auto", output_loading_info=True, **hub
+        )
+    except Exception as error:  # damaged files and wrong shapes come as errors of many types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"{source}: weights cannot be loaded: {reason}") from error
+    model, found = loaded
+    missing = sorted(found["missing_keys"])
+    if missing:  # transformers would go on with random values in their place
+        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+        raise InputError(f"{source}: the checkpoint lacks {shown}")
     return model.to(device) if device is not None else model

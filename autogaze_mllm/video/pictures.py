@@ -68,7 +68,7 @@ class PictureSource:
 
     def __iter__(self) -> Iterator[PictureChunk]:
         wanted = set(choose_thumbnails(self.indices, self.thumbnails))
-        pictures: list[torch.Tensor] = []
+        pictures = torch.empty(0)
         seconds: list[float] = []
         small: list[torch.Tensor] = []
         small_seconds: list[float] = []
@@ -79,11 +79,11 @@ class PictureSource:
         def chunk() -> PictureChunk:
             blank = torch.zeros(0, 3, *self.tile, dtype=torch.uint8, device=self.device)
             return PictureChunk(
-                torch.cat(pictures),
+                pictures[: len(seconds)],
                 list(seconds),
                 torch.cat([blank, *small]),
                 list(small_seconds),
-                done - len(pictures),
+                done - len(seconds),
                 tiles,
                 torch.cat(display) if display else blank,
             )
@@ -94,9 +94,12 @@ class PictureSource:
             decoded = time.perf_counter()
             if not done:
                 tiles = self._plan(*frame.frames.shape[1:3])
-                shown = max(round(self.display_width * frame.frames.shape[1] / frame.frames.shape[2] / 2) * 2, 2)
+                high = round(self.display_width * frame.frames.shape[1] / frame.frames.shape[2] / 2) * 2
+                shown = min(max(high, 16), 3 * self.display_width)  # codecs refuse slivers and towers
             size = (tiles[1] * self.tile[0], tiles[0] * self.tile[1])
-            pictures.append(resize_frames(frame.frames, *size, self.device))
+            if not seconds:  # one block for the chunk: joining pictures afterwards would hold them twice
+                pictures = torch.empty(self.chunk_frames, 3, *size, dtype=torch.uint8, device=self.device)
+            pictures[len(seconds)] = resize_frames(frame.frames, *size, self.device)[0]
             seconds += frame.seconds
             if frame.indices[0] in wanted:
                 small.append(resize_frames(frame.frames, *self.tile, self.device))
@@ -107,12 +110,12 @@ class PictureSource:
             resized = time.perf_counter()
             self.spent["decode"] += decoded - start
             self.spent["resize"] += resized - decoded
-            if len(pictures) == self.chunk_frames:
+            if len(seconds) == self.chunk_frames:
                 yield chunk()
-                for collected in (pictures, seconds, small, small_seconds, display):
+                for collected in (seconds, small, small_seconds, display):
                     collected.clear()
             start = time.perf_counter()
-        if pictures:
+        if seconds:
             yield chunk()
 
     def _plan(self, height: int, width: int) -> tuple[int, int]:

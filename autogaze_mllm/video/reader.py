@@ -48,7 +48,7 @@ class VideoReader:
         self.path = Path(path)
         self.threads = threads if threads is not None else min(os.cpu_count() or 1, 8)
         self.lost: list[int] = []
-        if not self.path.exists():
+        if not os.path.exists(self.path):
             raise InputError(f"{self.path}: no such file")
         if self.path.is_dir():
             raise InputError(f"{self.path}: is a folder, expected a video file")
@@ -158,7 +158,8 @@ class VideoReader:
         if found < promised - 1:
             logger.warning("%s: cut off, %d of %d frames are there", self.path, found, promised)
         # AVI has no presentation times: what it reports is wrong where there are B-frames. Frames are counted instead.
-        self._timed = untimed == 0 and container.format.name != "avi"
+        # So are frames whose times repeat: parts that were joined, each with a clock of its own.
+        self._timed = untimed == 0 and container.format.name != "avi" and len(set(times)) == len(times)
         self._times = sorted(set(times)) if self._timed else list(range(untimed + len(times)))
         self._keys = sorted(set(keys)) if self._timed else []
         self._number = {time: number for number, time in enumerate(self._times)}

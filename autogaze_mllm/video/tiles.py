@@ -15,7 +15,7 @@ def choose_tiles(width: int, height: int, max_tiles: int, side: int) -> tuple[in
     """
     if max_tiles < 1:
         raise InputError(f"max_tiles must be at least 1, got {max_tiles}")
-    grids = [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles + 1) if c * r <= max_tiles]
+    grids = [(c, r) for c in range(1, max_tiles + 1) for r in range(1, max_tiles // c + 1)]
     best, nearest = (1, 1), float("inf")
     for columns, rows in sorted(grids, key=lambda grid: grid[0] * grid[1]):
         distance = abs(width / height - columns / rows)

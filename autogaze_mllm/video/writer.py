@@ -15,11 +15,12 @@ from ..errors import InputError
 from ..files import atomic_write, output_folder
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts"}
+CODECS = {".webm": "libvpx-vp9"}  # libx264 elsewhere
 
 
 @contextmanager
 def video_writer(
-    path: str | Path, fps: float, *, codec: str = "libx264", options: dict[str, str] | None = None
+    path: str | Path, fps: float, *, codec: str | None = None, options: dict[str, str] | None = None
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """Gives a function that takes frames (height, width, 3) uint8 RGB, even sides, all alike.
 
@@ -34,6 +35,7 @@ def video_writer(
         raise InputError(f"{target}: the frame rate must be above 0, got {fps}")
     output_folder(target.parent)
     container_format = FORMATS[target.suffix.lower()]
+    default = CODECS.get(target.suffix.lower(), "libx264")
     with atomic_write(target) as temporary, av.open(str(temporary), "w", format=container_format) as container:
         stream: Any = None  # made from the first frame, which tells the size
 
@@ -42,7 +44,9 @@ def video_writer(
             if stream is None:
                 if frame.shape[0] % 2 or frame.shape[1] % 2:
                     raise InputError(f"{target}: frames need even sides, got {frame.shape[1]}x{frame.shape[0]}")
-                stream = container.add_stream(codec, rate=Fraction(fps).limit_denominator(1000), options=options or {})
+                stream = container.add_stream(
+                    codec or default, rate=Fraction(fps).limit_denominator(1000), options=options or {}
+                )
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))

@@ -70,22 +70,22 @@ class PackedAttention:
     ) -> None:
         self.spans, self.causal = make_spans(clips, attn_type, frame_independent)
         self.device, self.dropout = device, dropout
-        runners = {
-            "sdpa": self._sdpa,
-            "eager": self._eager,
-            "flex_attention": self._flex,
-            "flash_attention_2": self._flash,
-        }
-        if backend not in runners:
-            raise InputError(f"attention backend {backend!r} is not one of {', '.join(runners)}")
-        self.run = runners[backend]
+        if backend not in get_args(Backend):
+            raise InputError(f"attention backend {backend!r} is not one of {', '.join(get_args(Backend))}")
+        self.backend = backend
         if backend == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
             raise InputError("flash_attention_2 needs the package flash-attn: pip install 'autogaze_mllm[flash]'")
         if backend == "flex_attention" and dropout:
             raise InputError("flex_attention has no attention dropout; use another backend or set it to 0")
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return self.run(q, k, v)
+        runners = {
+            "sdpa": self._sdpa,
+            "eager": self._eager,
+            "flex_attention": self._flex,
+            "flash_attention_2": self._flash,
+        }
+        return runners[self.backend](q, k, v)
 
     def _eager(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Span by span with an explicit softmax: the plain reference."""
@@ -124,7 +124,7 @@ class PackedAttention:
         return batches
 
     def _sdpa(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        result = torch.zeros_like(q)
+        outputs, rows = [], []
         for queries, keys, mask, real in self._batches:
             output = F.scaled_dot_product_attention(
                 q[queries].transpose(1, 2),
@@ -134,8 +134,10 @@ class PackedAttention:
                 is_causal=self.causal,
                 dropout_p=self.dropout,
             ).transpose(1, 2)
-            result = result.index_put((queries[real],), output[real])
-        return result
+            outputs.append(output[real])
+            rows.append(queries[real])
+        # Every token is the query of exactly one span: put back in order with one copy.
+        return torch.cat(outputs)[torch.cat(rows).argsort()] if outputs else torch.zeros_like(q)
 
     @functools.cached_property
     def _block_mask(self) -> object:

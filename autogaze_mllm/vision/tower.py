@@ -151,12 +151,12 @@ class GazedSiglipVisionModel(nn.Module):
         for frames in gazed.clip_frames.tolist():
             clips.append(counts[start : start + frames])
             start += frames
-        dropout = self.config.attention_dropout if self.training else 0.0
+        dropout = self.config.attention_dropout if self.core.training else 0.0
         attention = PackedAttention(clips, self.attn_type, self.frame_independent, self.backend, self.device, dropout)
         x = self.embed(gazed)
         states = [x]
         for layer in self.core.encoder.layers[:stop]:
-            if self.training and getattr(layer, "gradient_checkpointing", False):
+            if self.core.training and getattr(layer, "gradient_checkpointing", False):
                 x = checkpoint(_layer, layer, x, attention, use_reentrant=False)
             else:
                 x = _layer(layer, x, attention)

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import nn
 
 from ...errors import InputError
+from ...gaze.cache import fingerprint
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.pipeline import PixelFormat
 from ...gaze.settings import VideoSettings
@@ -26,12 +27,14 @@ class Media:
     """One video or image of a prompt. tokens: visual tokens that it takes in the prompt.
 
     content: a GazedVideo, the tensors that the base model's own vision path takes, or visual tokens (n, D) from the
-    cache. cache_key: where the tokens of a gazed video are to be kept, if anywhere.
+    cache. cache_key: where the tokens of a gazed video are to be kept, if anywhere, as long as the model's vision state
+    is still `cache_state`.
     """
 
     tokens: int
     content: GazedVideo | dict[str, Any] | torch.Tensor
     cache_key: str | None = None
+    cache_state: str | None = None
 
 
 class Family(ABC):
@@ -89,20 +92,32 @@ class Family(ABC):
         return [layers] if isinstance(layers, int) else list(layers)
 
     @property
+    def context_length(self) -> int | None:
+        """Tokens that the LLM was made for, if its configuration says."""
+        return getattr(getattr(self.config, "text_config", None), "max_position_embeddings", None)
+
+    @property
     def pixels(self) -> PixelFormat:
         """Normalisation of the tower's pixels."""
         mean = getattr(self.image_processor, "image_mean", None)
         std = getattr(self.image_processor, "image_std", None)
         return PixelFormat(tuple(mean), tuple(std)) if mean is not None and std is not None else PixelFormat()
 
-    def vision_weights(self) -> dict[str, torch.Tensor]:
-        """Everything but the LLM: what decides the visual tokens of a video."""
+    def vision_state(self) -> str:
+        """Fingerprint of what decides the visual tokens of a video: all weights but the LLM's, and which adapters
+        (peft) are switched on."""
         llm = ("language_model.", "lm_head.", "llm.")
-        return {
-            name: tensor
-            for name, tensor in self.base.state_dict().items()
-            if not any(f".{part}" in f".{name}" for part in llm)
-        }
+
+        def decides(name: str) -> bool:
+            return not any(f".{part}" in f".{name}." for part in llm)
+
+        weights = {name: tensor for name, tensor in self.base.state_dict().items() if decides(name)}
+        adapters = [
+            (name, module.disable_adapters, module.active_adapters, sorted(getattr(module, "scaling", {}).items()))
+            for name, module in self.base.named_modules()
+            if hasattr(module, "active_adapters") and hasattr(module, "disable_adapters") and decides(name)
+        ]
+        return fingerprint(weights) + (str(adapters) if adapters else "")
 
     def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
         """(T, H, W, 3) uint8 -> (T, 3, S, S) as a dense tower takes them, by the same resize that gaze uses."""
@@ -128,8 +143,8 @@ class Family(ABC):
         """The base model's own treatment of an image. alone: it is the only image of its prompt."""
 
     @abstractmethod
-    def dense_video(self, frames: np.ndarray) -> Media:
-        """The base model's own treatment of video frames (T, H, W, 3) uint8."""
+    def dense_video(self, pixels: torch.Tensor) -> Media:
+        """The base model's own treatment of video frames, given as `frame_pixels` makes them (T, 3, S, S)."""
 
     @abstractmethod
     def dense_count(self, frames: int) -> int:

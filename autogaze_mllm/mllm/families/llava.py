@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -42,8 +41,8 @@ class LlavaFamily(Family):
         pixels = self.image_processor(images=[image], return_tensors="pt")["pixel_values"]
         return Media(self._tokens_per_image, {"pixel_values": pixels})
 
-    def dense_video(self, frames: np.ndarray) -> Media:
-        return Media(self.dense_count(len(frames)), {"pixel_values": self.frame_pixels(frames)})
+    def dense_video(self, pixels: torch.Tensor) -> Media:
+        return Media(self.dense_count(len(pixels)), {"pixel_values": pixels})
 
     def dense_count(self, frames: int) -> int:
         return frames * self._tokens_per_image

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
@@ -63,8 +62,8 @@ class LlavaOnevisionFamily(Family):
         )
         return int(lengths.sum())
 
-    def dense_video(self, frames: np.ndarray) -> Media:
-        return Media(self.dense_count(len(frames)), {"pixel_values_videos": self.frame_pixels(frames)[None]})
+    def dense_video(self, pixels: torch.Tensor) -> Media:
+        return Media(self.dense_count(len(pixels)), {"pixel_values_videos": pixels[None]})
 
     def dense_count(self, frames: int) -> int:
         return frames * (-(-self._side // 2)) ** 2 + 1

@@ -53,5 +53,5 @@ class NativeFamily(Family):
         size = {"height": self.dense_side, "width": self.dense_side}
         return self.image_processor(images=[image], size=size, return_tensors="pt")["pixel_values"]
 
-    def dense_video(self, frames: np.ndarray) -> Media:
-        return Media(self.dense_count(len(frames)), {"pixel_values_videos": self.frame_pixels(frames)})
+    def dense_video(self, pixels: torch.Tensor) -> Media:
+        return Media(self.dense_count(len(pixels)), {"pixel_values_videos": pixels})
