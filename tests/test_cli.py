@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from autogaze_mllm.cli import main
+from autogaze_mllm.gaze.overlay import COLOURS
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.reader import VideoReader
 
@@ -73,7 +74,10 @@ def test_gaze_writes_an_overlay_that_shows_both_panels(clip, tmp_path):
     half = picture.shape[1] // 2
     original = next(VideoReader(clip).read([0])).frames[0].astype(float)
     assert picture[40:, half:].mean() == pytest.approx(original.mean(), abs=12)  # rebuilt in full brightness
-    assert picture[40:, :half].mean() < picture[40:, half:].mean() + 5  # what was not kept is dimmed
+    later = next(reader.read([9])).frames[0].astype(float)[40:]
+    assert later[:, :half].mean() < 0.8 * later[:, half:].mean()  # what was not kept is dimmed
+    near = [np.abs(later[:, :half] - colour).max(axis=2).min() for colour in COLOURS[:4]]
+    assert min(near) < 60  # and what was kept is outlined in the colour of its scale
 
 
 def test_gaze_json(clip, capsys):

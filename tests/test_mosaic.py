@@ -11,6 +11,8 @@ import torch.nn.functional as F
 from autogaze_mllm.gaze.encoder import resize_bicubic
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.mosaic import BLANK, psnr, rebuild
+from autogaze_mllm.gaze.overlay import Overlay
+from autogaze_mllm.gaze.pipeline import GazedChunk
 
 GRIDS = {
     "square": PatchGrid.of("32+64", 16),
@@ -132,3 +134,15 @@ def test_psnr() -> None:
     assert psnr(0.0) == math.inf
     assert psnr(1.0) == pytest.approx(0)
     assert psnr(0.01) == pytest.approx(20)
+
+
+def test_overlay_measures_the_mean_squared_error_over_all_frames() -> None:
+    """Nothing kept: the canvas stays at 0.5, so grey of 0.75 is off by 0.25 and of 0.55 by 0.05."""
+    grid = PatchGrid.of("32+64", 16)
+    overlay = Overlay(grid)
+    for value, frames in ((191, 3), (140, 1)):
+        pictures = torch.full((frames, 3, 64, 64), value, dtype=torch.uint8)
+        masks = [torch.zeros(1, frames, count) for count in grid.counts]
+        overlay(GazedChunk(pictures, masks, (1, 1), pictures))
+    error = (3 * (191 / 255 - 0.5) ** 2 + (140 / 255 - 0.5) ** 2) / 4
+    assert overlay.psnr == pytest.approx(-10 * math.log10(error), abs=1e-3)

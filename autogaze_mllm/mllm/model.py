@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import nn
 
 from ..errors import InputError
@@ -28,12 +27,20 @@ from ..video.sampling import sample_frames
 from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, Media
 from .preprocessing import Preprocessing
-from .prompt import check_counts, encode_prompt, pad_rows, render_chat, tags_in
+from .prompt import (
+    ImageSource,
+    check_counts,
+    encode_prompt,
+    media_per_prompt,
+    open_image,
+    pad_rows,
+    render_chat,
+    tags_in,
+)
 
 logger = logging.getLogger(__name__)
 
 VideoSource = str | Path | GazedVideo
-ImageSource = str | Path | Image.Image
 DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
 RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at every forward or generate
 
@@ -197,8 +204,8 @@ class GazedModel(nn.Module):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise InputError("no prompt was given")
-        film_lists = _per_prompt(videos, single, len(texts), "videos")
-        image_lists = _per_prompt(images, single, len(texts), "images")
+        film_lists = media_per_prompt(videos, single, len(texts), "videos")
+        image_lists = media_per_prompt(images, single, len(texts), "images")
         self.stats = {"seconds": {}}
         rows, media = [], []
         for number, (text, films, pictures) in enumerate(zip(texts, film_lists, image_lists, strict=True)):
@@ -208,7 +215,7 @@ class GazedModel(nn.Module):
                 if kind == "video":
                     items.append(self._video(next(film), reuse, progress))
                 else:
-                    items.append(self.family.dense_image(_open_image(next(picture)), alone=len(pictures) == 1))
+                    items.append(self.family.dense_image(open_image(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
             rows.append(encode_prompt(rendered, items, self.preprocessing, self.family, number))
             media.append(items)
@@ -352,9 +359,6 @@ class GazedModel(nn.Module):
             ignored = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
             ignored = ignored if mask is None else ignored | (mask == 0)
             kwargs["labels"] = kwargs["labels"].masked_fill(ignored, -100)
-        if media is not None and kwargs.get("position_ids") is None and kwargs.get("attention_mask") is not None:
-            # With left padding the base would count positions from the padding.
-            kwargs["position_ids"] = (kwargs["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
         return self.family.base(**self._base_inputs(input_ids, media, kwargs))
 
     @torch.no_grad()
@@ -401,25 +405,3 @@ class GazedModel(nn.Module):
         from .wrap import save
 
         save(self, folder)
-
-
-def _per_prompt(given: Sequence[Any] | None, single: bool, prompts: int, name: str) -> list[list[Any]]:
-    """Media lists, one per prompt."""
-    if given is None:
-        return [[] for _ in range(prompts)]
-    if isinstance(given, (str, Path)):
-        raise InputError(f"{name} must be a list, got {given!r}")
-    if single:
-        return [list(given)]
-    if len(given) != prompts or not all(isinstance(part, (list, tuple)) for part in given):
-        raise InputError(f"{prompts} prompts need {name} as {prompts} lists, one per prompt")
-    return [list(part) for part in given]
-
-
-def _open_image(source: ImageSource) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    try:
-        return Image.open(source).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{source}: not a readable image ({error})") from error

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import jinja2
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from ..errors import InputError
 from .families import Family, Media
 from .preprocessing import Preprocessing
+
+ImageSource = str | Path | Image.Image
 
 TAG = re.compile(r"<(video|image)>")
 
@@ -85,3 +90,25 @@ def pad_rows(rows: list[list[int]], pad_id: int, side: str, device: torch.device
         ids[number, place] = torch.tensor(row, device=device)
         mask[number, place] = 1
     return {"input_ids": ids, "attention_mask": mask}
+
+
+def media_per_prompt(given: Sequence[Any] | None, single: bool, prompts: int, name: str) -> list[list[Any]]:
+    """Media lists, one per prompt."""
+    if given is None:
+        return [[] for _ in range(prompts)]
+    if isinstance(given, (str, Path)):
+        raise InputError(f"{name} must be a list, got {given!r}")
+    if single:
+        return [list(given)]
+    if len(given) != prompts or not all(isinstance(part, (list, tuple)) for part in given):
+        raise InputError(f"{prompts} prompts need {name} as {prompts} lists, one per prompt")
+    return [list(part) for part in given]
+
+
+def open_image(source: ImageSource) -> Image.Image:
+    if isinstance(source, Image.Image):
+        return source.convert("RGB")
+    try:
+        return Image.open(source).convert("RGB")
+    except (OSError, UnidentifiedImageError) as error:
+        raise InputError(f"{source}: not a readable image ({error})") from error

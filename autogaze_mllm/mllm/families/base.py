@@ -115,7 +115,7 @@ class Family(ABC):
         adapters = [
             (name, module.disable_adapters, module.active_adapters, sorted(getattr(module, "scaling", {}).items()))
             for name, module in self.base.named_modules()
-            if hasattr(module, "active_adapters") and hasattr(module, "disable_adapters") and decides(name)
+            if isinstance(getattr(module, "disable_adapters", None), bool) and decides(name)  # a layer of peft's
         ]
         return fingerprint(weights) + (str(adapters) if adapters else "")
 
