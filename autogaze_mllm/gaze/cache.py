@@ -2,7 +2,7 @@
 
 Notable design decisions:
 - the key is made of the file's bytes and of everything that decides the result (settings, selector, grid, pixels, and
-  for tokens the weights), so a changed file or model is a miss, never a wrong hit;
+  for tokens the weights), so a changed file or model is a miss (of weights, evenly spread values are compared);
 - entries are written beside their place and renamed when complete: two processes may fill the cache at once, and a
   killed one leaves nothing that is trusted. What cannot be read is dropped and counts as a miss;
 - the entries used longest ago go first when the size limit is passed.

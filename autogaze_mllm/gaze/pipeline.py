@@ -1,7 +1,7 @@
 """gaze_video: from a file to its gazed patches, one chunk at a time.
 
 Decoding and resizing run in a thread of their own, one chunk ahead. Pictures stay bytes until a few tiles of them are
-gazed, so memory follows the chunk and the kept patches, never the length of the video.
+gazed, so what is held is the chunk and the kept patches, not the video (`benchmarks/long_video.py` measures it).
 """
 
 from __future__ import annotations

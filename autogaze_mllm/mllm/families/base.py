@@ -72,18 +72,20 @@ class Family(ABC):
         return self.base.config
 
     @property
-    @abstractmethod
     def tower(self) -> nn.Module:
         """The SigLIP vision model."""
+        return self.base.model.vision_tower
 
     @property
-    @abstractmethod
-    def image_token_id(self) -> int: ...
+    def image_token_id(self) -> int:
+        """The id that stands for an image's tokens in a prompt."""
+        return self.config.image_token_id
 
     @property
     def video_token_id(self) -> int:
         """The id that stands for a video's tokens; families without one use the image's."""
-        return self.image_token_id
+        own = getattr(self.config, "video_token_id", None)
+        return self.image_token_id if own is None else own
 
     @property
     def feature_layers(self) -> list[int]:

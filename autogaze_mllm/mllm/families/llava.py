@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from .base import Family, Media
 
@@ -19,14 +18,6 @@ class LlavaFamily(Family):
     model_type = "llava"
     title = "LLaVA"
     example = "llava-hf/llava-interleave-qwen-0.5b-hf"
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.base.model.vision_tower
-
-    @property
-    def image_token_id(self) -> int:
-        return self.config.image_token_id
 
     @property
     def _tokens_per_image(self) -> int:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import nn
 
 from .base import Family, Media
 
@@ -20,18 +19,6 @@ class LlavaOnevisionFamily(Family):
     model_type = "llava_onevision"
     title = "LLaVA-OneVision"
     example = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
-
-    @property
-    def tower(self) -> nn.Module:
-        return self.base.model.vision_tower
-
-    @property
-    def image_token_id(self) -> int:
-        return self.config.image_token_id
-
-    @property
-    def video_token_id(self) -> int:
-        return self.config.video_token_id
 
     @property
     def _side(self) -> int:

@@ -47,14 +47,6 @@ class NvilaFamily(NativeFamily):
         return preset("nvila-hd")
 
     @property
-    def image_token_id(self) -> int:
-        return self.config.image_token_id
-
-    @property
-    def video_token_id(self) -> int:
-        return self.config.video_token_id
-
-    @property
     def _grid(self) -> PatchGrid | None:
         """The tower's grid as its configuration has it."""
         vision = self.config.vision_config
