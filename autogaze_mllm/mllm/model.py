@@ -327,9 +327,8 @@ class GazedModel(nn.Module):
             tokens = self.family.project(features, item.content.picture_counts())
         if self.cache is not None and item.cache_key is not None and not torch.is_grad_enabled():
             key, item.cache_key = item.cache_key, None
-            if (
-                self.family.vision_state() == item.cache_state
-            ):  # it may have been trained since the inputs were prepared
+            # Weights may have changed since the inputs were prepared.
+            if self.family.vision_state() == item.cache_state:
                 self.cache.put_tokens(key, tokens, self._numbers(item.content))
         return tokens
 
