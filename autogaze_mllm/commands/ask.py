@@ -1,0 +1,52 @@
+"""`autogaze-mllm ask`: answer a question about a video."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..errors import InputError
+from .options import UNTRAINED, gaze_options, kept_rows, load_model, print_rows, quiet, seconds_row
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    ask = verbs.add_parser("ask", help="answer a question about a video")
+    ask.add_argument("video", metavar="VIDEO")
+    ask.add_argument("question", metavar="QUESTION")
+    ask.add_argument("--model", help="hub id or folder of the base model (default: a built-in untrained one)")
+    ask.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
+    ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
+    gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
+    ask.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quiet()
+    if not arguments.question.strip():
+        raise InputError("the question has no text")
+    if arguments.max_new_tokens < 1:
+        raise InputError(f"--max-new-tokens must be at least 1, got {arguments.max_new_tokens}")
+    from ..video.reader import VideoReader
+
+    VideoReader(arguments.video)  # a bad file is refused before a large model is loaded
+    model = load_model(arguments)
+    reply = model.ask(
+        arguments.video, arguments.question, max_new_tokens=arguments.max_new_tokens, progress=not arguments.json
+    )
+    stats = model.stats
+    if arguments.json:
+        note = {} if arguments.model else {"note": UNTRAINED}
+        print(json.dumps({"reply": reply, **stats, **note}, ensure_ascii=False))
+        return 0
+    print_rows(
+        [
+            *kept_rows(arguments.video, stats),
+            *([("cache", "what was kept of this video before was used again")] if stats.get("from_cache") else []),
+            ("visual tokens", f"{stats['visual_tokens']} (the dense model: {stats['dense_tokens']})"),
+            seconds_row(stats["seconds"]),
+            ("reply", reply),
+        ]
+    )
+    if not arguments.model:
+        print(f"\nnote: {UNTRAINED}")
+    return 0

@@ -1,0 +1,66 @@
+"""`autogaze-mllm gaze`: show which patches of a video are kept."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from contextlib import nullcontext
+
+from ..errors import InputError
+from .options import chosen_settings, gaze_options, kept_rows, print_rows, quiet, seconds_row, usable_device
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    gaze = verbs.add_parser("gaze", help="show which patches of a video are kept")
+    gaze.add_argument("video", metavar="VIDEO")
+    gaze.add_argument("--out", metavar="OVERLAY.mp4", help="write a video of the kept patches and the rebuilt picture")
+    gaze_options(gaze, "default: pixel-diff, which needs no weights")
+    gaze.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quiet()
+    settings = chosen_settings(arguments)
+    from ..gaze.model import AutoGaze
+    from ..gaze.overlay import Overlay
+    from ..gaze.pipeline import DEFAULT_GRID, gaze_video
+    from ..gaze.selectors import load_selector
+    from ..video.reader import VideoReader
+    from ..video.writer import video_writer
+
+    reader = VideoReader(arguments.video)
+    if arguments.out and os.path.realpath(arguments.out) == os.path.realpath(arguments.video):
+        raise InputError(f"{arguments.out}: is the video itself; give the overlay another name")
+    device = usable_device(arguments.device)
+    selector = load_selector(arguments.gaze or "pixel-diff", device=device)
+    grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
+    fps = max(min(settings.frames, len(reader)) / reader.duration, 1.0)
+    output = video_writer(arguments.out, fps) if arguments.out else nullcontext(None)
+    with output as write:
+        overlay = Overlay(grid, write)
+        gazed = gaze_video(
+            arguments.video, selector, settings, grid=grid, device=device, listener=overlay, progress=not arguments.json
+        )
+    stats = gazed.stats
+    if arguments.json:
+        quality = overlay.psnr if overlay.psnr != float("inf") else None
+        print(
+            json.dumps(
+                {
+                    **stats,
+                    "reduction": stats["patches_total"] / stats["patches"],
+                    "psnr_db": quality,
+                    "overlay": arguments.out,
+                }
+            )
+        )
+        return 0
+    rows = [
+        ("selector", stats["selector"]),
+        *kept_rows(arguments.video, stats),
+        ("PSNR", f"{overlay.psnr:.1f} dB, rebuilt from the kept patches"),
+        seconds_row(stats["seconds"]),
+    ]
+    print_rows(rows + ([("overlay", arguments.out)] if arguments.out else []))
+    return 0
