@@ -286,7 +286,7 @@ def assert_state(state: Any, alone: Sequence[Result], embedding: Tensor, toleran
         pairs = list(zip(state.conv, want.conv, strict=True))
         pairs = [(mine[row], theirs[0]) for mine, theirs in pairs]
         for mine, theirs in zip(state.keys + state.values, want.keys + want.values, strict=True):
-            pairs.append((mine[row, :length], theirs[0][:, kept].transpose(0, 1)))
+            pairs.append((mine[row, :, :length], theirs[0][:, kept]))
         for mine, theirs in pairs:
             torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
 

@@ -127,23 +127,38 @@ def test_e03_ids_after_a_met_one_are_kept_as_published() -> None:
 @pytest.mark.parametrize("repeat", [True, False])
 @pytest.mark.parametrize("stop", [False, True])
 def test_e04_scores_are_those_of_the_distribution_drawn_from(stop: bool, repeat: bool, drawn: list) -> None:
-    model, video = make(repeat_step_positions=repeat), clips(5)
-    need = stopping(model, video) if stop else None
-    info = model.generate(
-        video, 0.9, need, do_sample=True, temperature=0.7, top_k=7, generator=torch.Generator().manual_seed(3)
-    )
-    assert bool(info.if_padded_gazing.any()) == stop
-    expected, done = [], 0
-    for count in info.num_gazing_each_frame.tolist():
-        expected += drawn[done : done + count]
-        done += -(-count // 3) * 3  # whole steps are drawn, and what is beyond the budget is thrown away
-    assert done == len(drawn)
-    with torch.no_grad():
-        matching, _ = model.score(video, info, match_generation=True, temperature=0.7, top_k=7)
-        published, _ = model.score(video, info)
-    expected = torch.stack(expected, dim=1).masked_fill(info.if_padded_gazing, 0.0)
-    torch.testing.assert_close(matching, expected, rtol=1e-4, atol=1e-4)
-    assert (published - matching).abs().max() > 0.1
+    model, clip = make(repeat_step_positions=repeat), clips(5)
+    need, generator = stopping(model, clip) if stop else None, torch.Generator().manual_seed(3)
+    padded = False
+    for video in clip.split(1):  # one by one: a finished clip leaves the batch, and with it the draws
+        drawn.clear()
+        info = model.generate(video, 0.9, need, do_sample=True, temperature=0.7, top_k=7, generator=generator)
+        padded |= bool(info.if_padded_gazing.any())
+        expected, done = [], 0
+        for count in info.num_gazing_each_frame.tolist():
+            expected += drawn[done : done + count]
+            done += -(-count // 3) * 3  # whole steps are drawn, and what is beyond the budget is thrown away
+        assert done == len(drawn)
+        with torch.no_grad():
+            matching, _ = model.score(video, info, match_generation=True, temperature=0.7, top_k=7)
+            published, _ = model.score(video, info)
+        expected = torch.stack(expected, dim=1).masked_fill(info.if_padded_gazing, 0.0)
+        torch.testing.assert_close(matching, expected, rtol=1e-4, atol=1e-4)
+        assert (published - matching).abs().max() > 0.1
+    assert padded == stop
+
+
+@torch.no_grad()
+def test_e04_scores_of_a_row_do_not_depend_on_its_batch() -> None:
+    model, video = make(), clips(5)
+    need = stopping(model, video)
+    together = model.generate(video, 0.9, need)
+    assert together.if_padded_gazing.any()
+    scores = model.score(video, together, match_generation=True)[0].masked_fill(together.if_padded_gazing, 0.0)
+    for row, clip in enumerate(video.split(1)):
+        alone = model.generate(clip, 0.9, need)
+        score = model.score(clip, alone, match_generation=True)[0][~alone.if_padded_gazing]
+        torch.testing.assert_close(scores[row][~together.if_padded_gazing[row]], score, rtol=1e-4, atol=1e-4)
 
 
 def test_e04_a_forced_choice_is_certain() -> None:

@@ -111,9 +111,9 @@ def test_streaming(name: str, case: dict) -> None:
         assert_close(info.state.conv[0], expected["state_conv_0"])
     caches = outputs(name, case)
     for layer, (keys, values) in enumerate(zip(info.state.keys, info.state.values, strict=True)):
-        assert_close(keys.transpose(1, 2), caches[f"final_cache_key_{layer}"], what="keys")
-        assert_close(values.transpose(1, 2), caches[f"final_cache_value_{layer}"], what="values")
-    assert info.state.lengths.tolist() == [keys.shape[1]] * len(keys)
+        assert_close(keys, caches[f"final_cache_key_{layer}"], what="keys")
+        assert_close(values, caches[f"final_cache_value_{layer}"], what="values")
+    assert info.state.lengths.tolist() == [keys.shape[2]] * len(keys)
 
 
 @pytest.mark.parametrize(("name", "case"), cases("gaze_", "stream"), ids=label)

@@ -1,13 +1,11 @@
 """Llama decoder with multi-token heads.
 
 Notable design decisions:
-- the layers do not know how keys and values are kept: they hand q, k, v to an `attend` callable. Generation passes a
-  preallocated cache, scoring passes causal attention over the whole sequence;
-- the cache is compact: a row holds only tokens that later tokens may see, so the slot of a token *is* its position,
-  a key is visible exactly when its slot is not after the query's, and no padding mask exists. Rows have their own
-  lengths, which is what makes a row's result independent of its neighbours.
+- these modules hold the weights under their published names and run the differentiable pass over whole sequences
+  (scoring, training). Generation runs the same weights through `engine.FusedDecoder`;
+- the layers do not know how keys and values are kept: they hand q, k, v to an `attend` callable.
 
-Shapes: B rows, q new tokens, L slots, H query heads, G key/value heads, d channels per head, K heads per step, V ids.
+Shapes: B rows, q new tokens, H query heads, G key/value heads, d channels per head, K heads per step, V ids.
 """
 
 from __future__ import annotations
@@ -132,46 +130,6 @@ class GazeDecoder(nn.Module):
         """Logits of one head only, (..., C) -> (..., V): scoring never holds the logits of all K heads at once."""
         weight = self.lm_head.weight.view(self.heads_per_step, -1, self.lm_head.in_features)[head]
         return F.linear(states, weight)
-
-
-class KeyValueCache:
-    """Preallocated keys and values of all layers; every row has its own length.
-
-    keys, values: per layer (B, capacity, G, d). lengths: (B,) slots in use. Writing beyond a row's length is harmless:
-    those slots lie after every query of the row until they are written again.
-    """
-
-    def __init__(
-        self, layers: int, batch: int, capacity: int, kv_heads: int, head_size: int, like: torch.Tensor
-    ) -> None:
-        shape = (batch, capacity, kv_heads, head_size)
-        self.keys = [like.new_zeros(shape) for _ in range(layers)]
-        self.values = [like.new_zeros(shape) for _ in range(layers)]
-        self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
-
-    def restore(self, keys: tuple[torch.Tensor, ...], values: tuple[torch.Tensor, ...], lengths: torch.Tensor) -> None:
-        """Starts from saved keys and values (B, L, G, d) by copying them in; the saved tensors stay as they are."""
-        for target, source in zip(self.keys + self.values, keys + values, strict=True):
-            target[:, : source.shape[1]] = source
-        self.lengths = lengths.clone()
-
-    def attend_from(self, slots: torch.Tensor, end: int) -> Attend:
-        """Attention for new tokens that go to `slots` (B, q); `end`: one past the largest slot in use."""
-        rows = torch.arange(len(slots), device=slots.device)[:, None]
-        visible = (torch.arange(end, device=slots.device)[None, None] <= slots[:, :, None])[:, None]
-
-        def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-            self.keys[layer][rows, slots] = keys.transpose(1, 2)
-            self.values[layer][rows, slots] = values.transpose(1, 2)
-            return F.scaled_dot_product_attention(
-                queries,
-                self.keys[layer][:, :end].transpose(1, 2),
-                self.values[layer][:, :end].transpose(1, 2),
-                attn_mask=visible,
-                enable_gqa=queries.shape[1] != keys.shape[1],
-            )
-
-        return attend
 
 
 def causal_attention(blocks: list[tuple[int, int]], key_mask: torch.Tensor, dropout: float = 0.0) -> Attend:

@@ -15,15 +15,17 @@ import torch
 
 from ..errors import InputError
 from .config import AutoGazeConfig
-from .decoder import GazeDecoder, KeyValueCache
+from .decoder import GazeDecoder
 from .encoder import ConvState
+from .engine import FusedDecoder
+from .kv_cache import KeyValueCache
 
 
 @dataclass(frozen=True)
 class GazeState:
     """Everything a later call needs to go on where this one stopped. Never written to after it was made.
 
-    keys, values: per layer (B, L, G, d), keys after rotation. lengths: (B,) slots in use of each row.
+    keys, values: per layer (B, G, L, d), keys after rotation. lengths: (B,) slots in use of each row.
     unfed: (B, K) ids chosen last and not in the cache yet, real ones first; unfed_counts: (B,) how many are real.
     conv: per trunk block, its last input frames (B, D, history, g, g).
     """
@@ -34,6 +36,11 @@ class GazeState:
     unfed: torch.Tensor
     unfed_counts: torch.Tensor
     conv: ConvState
+
+    def rows(self, rows: slice) -> GazeState:
+        """The state of some of the rows."""
+        keys, values, conv = (tuple(x[rows] for x in parts) for parts in (self.keys, self.values, self.conv))
+        return GazeState(keys, values, self.lengths[rows], self.unfed[rows], self.unfed_counts[rows], conv)
 
 
 @dataclass(frozen=True)
@@ -75,11 +82,16 @@ class Choices:
     drawn: torch.Tensor
     counts: list[int]
     row_counts: torch.Tensor
-    state: GazeState
+    state: GazeState | None
 
 
 class FrameDecoder:
-    """Decodes the frames of one call, one after the other."""
+    """Decodes the frames of one call, one after the other.
+
+    What rows have in store (lengths, budgets, who goes on) is kept on the host where the host can know it: on the CPU,
+    and anywhere without a stop rule. Finished rows then leave the batch. With a stop rule on an accelerator it stays on
+    the device, and all rows run through all steps, so that nothing waits for the device inside a frame.
+    """
 
     def __init__(
         self,
@@ -90,25 +102,41 @@ class FrameDecoder:
         max_budget: int,
         state: GazeState | None,
         like: torch.Tensor,
+        stops: bool,
     ) -> None:
         self.decoder, self.config = decoder, config
+        self.device = like.device
+        self.on_host = not stops or like.device.type == "cpu"
+        self.place = torch.device("cpu") if self.on_host else like.device
         step = config.heads_per_step
-        held = 0 if state is None else state.keys[0].shape[1]
-        per_frame = config.num_prompt_tokens + -(-max_budget // step) * step
+        held = 0 if state is None else state.keys[0].shape[2]
         shape = config.decoder
-        self.cache = KeyValueCache(
-            shape.num_hidden_layers, batch, held + frames * per_frame + 2 * step, shape.kv_heads, shape.head_size, like
-        )
-        self.unfed = torch.full((batch, step), config.end_id, device=like.device)
-        self.unfed_counts = torch.zeros(batch, dtype=torch.long, device=like.device)
-        self.longest = held  # upper bound of the row lengths, kept on the host
+        capacity = held + frames * slots_per_frame(config, max_budget) + 2 * step
+        self.cache = KeyValueCache(shape.num_hidden_layers, batch, capacity, shape.kv_heads, shape.head_size, like)
+        self.unfed = torch.full((batch, step), config.end_id, device=self.device)
+        self.unfed_counts = torch.zeros(batch, dtype=torch.long)
         if state is not None:
             self.cache.restore(state.keys, state.values, state.lengths)
-            self.unfed, self.unfed_counts = state.unfed, state.unfed_counts
+            self.unfed, self.unfed_counts = state.unfed.clone(), state.unfed_counts.clone()
+        self.fused = FusedDecoder(decoder, capacity)
+        self.cache.lengths = self.cache.lengths.to(self.place)
+        self.unfed_counts = self.unfed_counts.to(self.place)
+        self.longest = held  # upper bound of the row lengths, for rows whose lengths only the device knows
 
-    def _evaluate(self, x: torch.Tensor, slots: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        self.longest = min(self.longest + x.shape[1], self.cache.keys[0].shape[1])
-        return self.decoder(x, positions, self.cache.attend_from(slots, self.longest))
+    def _evaluate(
+        self, x: torch.Tensor, rows: torch.Tensor, real: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Feeds x (b, q, C) to the cache rows `rows` (b,), of which the first `real` (b,) tokens of each count.
+        positions: (b, q) where they are not the slots. -> states (b, C) after the last real token."""
+        lengths = self.cache.lengths[rows]
+        slots = (lengths[:, None] + torch.arange(x.shape[1], device=self.place)).to(self.device)
+        readout = (real - 1).to(self.device)
+        if self.on_host:
+            attend = self.cache.attend_by_groups(rows.tolist(), lengths.tolist(), real.tolist(), x.shape[1])
+        else:
+            self.longest = min(self.longest + x.shape[1], self.cache.capacity)
+            attend = self.cache.attend_by_slots(slots, readout, self.longest)
+        return self.fused(x, slots if positions is None else positions.to(self.device), attend, readout)
 
     def _prefill(self, vision: torch.Tensor) -> torch.Tensor:
         """Feeds the unfed ids and the frame's vision tokens (B, P, C); returns the readout (B, C).
@@ -116,72 +144,87 @@ class FrameDecoder:
         Rows with fewer unfed ids carry rubbish at the end, in slots after all that they have.
         """
         prompt, step = vision.shape[1], self.unfed.shape[1]
+        waiting = self.unfed_counts.to(self.device)[:, None]
         source = torch.cat([self.decoder.embed(self.unfed), vision], dim=1)
-        columns = torch.arange(step + prompt, device=vision.device)[None].expand(len(vision), -1)
-        skipped = (step - self.unfed_counts)[:, None]
-        order = columns + torch.where(columns >= self.unfed_counts[:, None], skipped, 0)
-        order = order.clamp(max=step + prompt - 1)
+        columns = torch.arange(step + prompt, device=self.device)[None]
+        order = (columns + torch.where(columns >= waiting, step - waiting, 0)).clamp(max=step + prompt - 1)
         x = source.gather(1, order[..., None].expand(-1, -1, source.shape[-1]))
-        slots = self.cache.lengths[:, None] + columns
-        states = self._evaluate(x, slots, slots)
+        if self.on_host:  # nobody carries more rubbish than the row with most ids needs
+            x = x[:, : int(self.unfed_counts.max()) + prompt]
         real = self.unfed_counts + prompt
+        readout = self._evaluate(x, torch.arange(len(vision), device=self.place), real)
         self.cache.lengths = self.cache.lengths + real
-        return states[torch.arange(len(states), device=vision.device), real - 1]
+        return readout
 
     def frame(
         self,
         vision: torch.Tensor,
         budgets: torch.Tensor,
-        steps: int,
         requirement: torch.Tensor | None,
         sampling: Sampling | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One frame. vision (B, P, C), budgets (B,), steps: enough for the largest budget, requirement (B,) or None.
+        """One frame. vision (B, P, C), budgets (B,) on the host, requirement (B,) on the device or None.
 
-        -> ids (B, steps * K), the same before the stop rule, and the number of entries each row produced (B,).
+        -> ids (B, n), the same before the stop rule, and the number of entries each row produced (B,).
         """
         step, end = self.config.heads_per_step, self.config.end_id
-        batch, device = len(vision), vision.device
-        heads = torch.arange(step, device=device)
-        self.longest = int(self.cache.lengths.max())
+        batch, device = len(vision), self.device
+        steps = -(-int(budgets.max()) // step)
+        heads = torch.arange(step, device=self.place)
+        if not self.on_host:
+            self.longest = int(self.cache.lengths.max())
         readout = self._prefill(vision)
-        repeated = self.cache.lengths[:, None] - step + heads  # positions of the last K prompt slots
         used = torch.zeros(batch, end + 1, dtype=torch.bool, device=device)
         used[:, end] = True  # the end id is never chosen
-        active = torch.ones(batch, dtype=torch.bool, device=device)
-        entries = torch.zeros(batch, dtype=torch.long, device=device)
-        chosen, drawn = [], []
+        chosen = torch.full((batch, steps * step), end, device=device)
+        drawn = chosen.clone()
+        entries = torch.zeros(batch, dtype=torch.long, device=self.place)
+        rows = torch.arange(batch, device=self.place)  # those still in the batch
+        left = budgets.to(self.place)
+        prompt_end = self.cache.lengths.clone()
+        active = torch.ones(batch, dtype=torch.bool, device=self.place)
         for number in range(steps):
-            allowed = active[:, None] & (number * step + heads < budgets[:, None])  # (B, K)
+            allowed = active[:, None] & (number * step + heads < left[:, None])  # (b, K)
             picks = self._pick(readout, used, sampling)
             real = allowed
-            finished = number * step + step >= budgets
+            finished = number * step + step >= left
             if requirement is not None:
                 met = self.decoder.task_loss_prediction_head(readout) <= requirement[:, None]
                 if number == 0:
                     met[:, 0] = False  # every frame keeps at least one patch
                 real = allowed & ~met
                 finished = finished | (met & allowed).any(dim=1)
-            ids = torch.where(real, picks, end)
-            chosen.append(ids)
-            drawn.append(torch.where(allowed, picks, end))
-            entries = entries + allowed.sum(dim=1)
+            ids = torch.where(real.to(device), picks, end)
+            columns = slice(number * step, number * step + step)
+            here = rows.to(device)
+            chosen[here, columns] = ids
+            drawn[here, columns] = torch.where(allowed.to(device), picks, end)
+            entries[rows] += allowed.sum(dim=1)
             stopping = active & finished
-            self.unfed = torch.where(stopping[:, None], _real_first(ids, end), self.unfed)
-            self.unfed_counts = torch.where(stopping, real.sum(dim=1), self.unfed_counts)
+            self.unfed[here] = torch.where(stopping.to(device)[:, None], _real_first(ids, end), self.unfed[here])
+            self.unfed_counts[rows] = torch.where(stopping, real.sum(dim=1), self.unfed_counts[rows])
             active = active & ~finished
-            last = number == steps - 1
-            if last or (requirement is not None and not bool(active.any())):
+            if number == steps - 1:
                 break
-            slots = self.cache.lengths[:, None] + heads
-            positions = repeated if self.config.repeat_step_positions else slots
-            readout = self._evaluate(self.decoder.embed(ids), slots, positions)[:, -1]
-            self.cache.lengths = self.cache.lengths + step * active
-        return torch.cat(chosen, dim=1), torch.cat(drawn, dim=1), entries
+            if self.on_host and not bool(active.all()):
+                if not bool(active.any()):
+                    break
+                stay = active.to(device)
+                ids, used, requirement = ids[stay], used[stay], None if requirement is None else requirement[stay]
+                rows, left, active = rows[active], left[active], active[active]
+            # In the published model every step of a frame stands at the positions of the last K prompt slots.
+            base = prompt_end[rows] - step if self.config.repeat_step_positions else self.cache.lengths[rows]
+            fed = torch.full((len(rows),), step, device=self.place)
+            readout = self._evaluate(self.decoder.embed(ids), rows, fed, base[:, None] + heads)
+            self.cache.lengths[rows] += step * active
+        width = int(entries.max())
+        return chosen[:, :width], drawn[:, :width], entries
 
     def _pick(self, readout: torch.Tensor, used: torch.Tensor, sampling: Sampling | None) -> torch.Tensor:
         """One id per head and row (B, K), none of them in `used` (B, V), which gains the picks."""
         scores = self.decoder.next_ids(readout).masked_fill(used[:, None], -torch.inf)
+        if sampling is None and self.device.type == "cpu":
+            return _best_of_each(scores, used)
         if sampling is not None:
             scores = sampling.shape(scores)
         picks = []
@@ -195,13 +238,44 @@ class FrameDecoder:
     def state(self, conv: ConvState) -> GazeState:
         longest = int(self.cache.lengths.max())
         return GazeState(
-            tuple(k[:, :longest].clone() for k in self.cache.keys),
-            tuple(v[:, :longest].clone() for v in self.cache.values),
-            self.cache.lengths,
+            tuple(k[:, :, :longest].clone() for k in self.cache.keys),
+            tuple(v[:, :, :longest].clone() for v in self.cache.values),
+            self.cache.lengths.to(self.device),
             self.unfed,
-            self.unfed_counts,
+            self.unfed_counts.to(self.device),
             conv,
         )
+
+
+def slots_per_frame(config: AutoGazeConfig, budget: int) -> int:
+    """Cache slots that a frame of at most `budget` patches can take."""
+    step = config.heads_per_step
+    return config.num_prompt_tokens + -(-budget // step) * step
+
+
+def _best_of_each(scores: torch.Tensor, used: torch.Tensor) -> torch.Tensor:
+    """What the heads of scores (B, K, V) choose one after the other, none what an earlier one has (`used` gains all).
+
+    All heads choose at once; the first of a row that repeats an earlier choice then chooses again, until none does.
+    Two or three rounds are usual, but each asks the device for an answer, so this is for the CPU.
+    """
+    picks = scores.argmax(dim=-1)
+    empty = torch.zeros_like(picks, dtype=torch.bool)  # surplus heads of a complete frame, which will be thrown away
+    while True:
+        repeats = (picks[:, :, None] == picks[:, None]).tril(-1).any(dim=2) & ~empty
+        rows = repeats.any(dim=1).nonzero().squeeze(1)
+        if not len(rows):
+            break
+        heads = repeats[rows].to(torch.uint8).argmax(dim=1)
+        row_scores = scores[rows, heads]
+        earlier = torch.arange(picks.shape[1]) < heads[:, None]
+        taken = torch.zeros_like(row_scores, dtype=torch.uint8).scatter_add_(1, picks[rows], earlier.to(torch.uint8))
+        row_scores = row_scores.masked_fill(taken > 0, -torch.inf)
+        scores[rows, heads] = row_scores
+        picks[rows, heads] = row_scores.argmax(dim=-1)
+        empty[rows, heads] = (row_scores == -torch.inf).all(dim=-1)
+    used.scatter_(1, picks, True)
+    return picks
 
 
 def _finite_softmax(scores: torch.Tensor) -> torch.Tensor:
@@ -224,23 +298,25 @@ def choose_patches(
     requirement: torch.Tensor | None,
     sampling: Sampling | None,
     state: GazeState | None,
-    conv: ConvState,
+    conv: ConvState | None,
 ) -> Choices:
-    """Decodes all frames of a call. vision: (B, T', P, C); budgets: (B, T'), on the host; requirement: (B, T')."""
+    """Decodes all frames of a call. vision: (B, T', P, C); budgets: (B, T'), on the host; requirement: (B, T'). conv:
+    the encoder's state, which goes into the state of the result; None: no state is wanted."""
     batch, frames = vision.shape[:2]
-    step = config.heads_per_step
-    engine = FrameDecoder(decoder, config, batch, frames, int(budgets.max()), state, vision)
-    ids, drawn, counts, row_counts = [], [], [], []
-    on_device = budgets.to(vision.device)
+    engine = FrameDecoder(
+        decoder, config, batch, frames, int(budgets.max()), state, vision, stops=requirement is not None
+    )
+    ids, drawn, row_counts = [], [], []
     for t in range(frames):
-        steps = -(-int(budgets[:, t].max()) // step)
         need = None if requirement is None else requirement[:, t]
-        frame_ids, frame_drawn, entries = engine.frame(vision[:, t], on_device[:, t], steps, need, sampling)
-        count = int(entries.max()) if requirement is not None else int(budgets[:, t].max())
-        ids.append(frame_ids[:, :count])
-        drawn.append(frame_drawn[:, :count])
-        counts.append(count)
-        row_counts.append(entries)
+        frame_ids, frame_drawn, entries = engine.frame(vision[:, t], budgets[:, t], need, sampling)
+        ids.append(frame_ids)
+        drawn.append(frame_drawn)
+        row_counts.append(entries.to(vision.device))
     return Choices(
-        torch.cat(ids, dim=1), torch.cat(drawn, dim=1), counts, torch.stack(row_counts, dim=1), engine.state(conv)
+        torch.cat(ids, dim=1),
+        torch.cat(drawn, dim=1),
+        [part.shape[1] for part in ids],
+        torch.stack(row_counts, dim=1),
+        None if conv is None else engine.state(conv),
     )

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..errors import InputError
 from . import budget as budgets
+from .batching import bytes_per_row, cut_rows, join_choices
 from .checkpoint import GazeCheckpoint
 from .config import AutoGazeConfig
 from .decoder import GazeDecoder
@@ -65,14 +66,18 @@ class AutoGaze(GazeCheckpoint, nn.Module):
 
     def encode_frames(self, video: torch.Tensor, past: ConvState | None = None) -> tuple[torch.Tensor, ConvState]:
         """Vision tokens (B, T', P, C) of a preprocessed video (B, T, 3, H, W) of any size, and the encoder's state."""
-        if video.ndim != 5 or video.shape[2] != 3:
-            raise InputError(f"video must have the shape (batch, frames, 3, height, width), got {tuple(video.shape)}")
-        side, patch = self.config.input_img_size, self.config.encoder.temporal_patch_size
-        if video.shape[1] < patch:
-            raise InputError(f"video has {video.shape[1]} frames, the gaze model needs at least {patch}")
+        self._check_video(video)
+        side = self.config.input_img_size
         video = resize_bicubic(video.to(self.device, self.dtype), side, side)
         tokens, state = self.gazing_model.vision_model(video, past)
         return self.gazing_model.connector(tokens), state
+
+    def _check_video(self, video: torch.Tensor) -> None:
+        if video.ndim != 5 or video.shape[2] != 3 or not len(video):
+            raise InputError(f"video must have the shape (batch, frames, 3, height, width), got {tuple(video.shape)}")
+        patch = self.config.encoder.temporal_patch_size
+        if video.shape[1] < patch:
+            raise InputError(f"video has {video.shape[1]} frames, the gaze model needs at least {patch}")
 
     @torch.no_grad()
     def generate(
@@ -89,6 +94,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         generator: torch.Generator | None = None,
         state: GazeState | None = None,
         return_state: bool = False,
+        micro_batch: int | None = None,
     ) -> GazingInfo:
         """Selects patches of every frame.
 
@@ -97,7 +103,8 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         least one patch. task_loss_requirement: a frame stops once the predicted loss is not above it; a number or
         (B, T'). Only one given: the other does not limit. Neither: both come from the configuration.
         target_scales, target_patch_size: select on this grid instead (see `tiling`); H and W must be its largest scale.
-        state: go on after an earlier call (`return_state=True` there); it is never changed.
+        state: go on after an earlier call (`return_state=True` there); it is never changed. micro_batch: rows decoded
+        together (default: what fits in memory); changes no result, except where it samples.
 
         Every row's result is the one it gives alone. Raises InputError for arguments that do not fit.
         """
@@ -113,11 +120,32 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         patch = self.config.encoder.temporal_patch_size
         if (state is not None or return_state) and video.shape[1] % patch:
             raise InputError(f"streaming calls need a multiple of {patch} frames, got {video.shape[1]}")
-        tokens, conv = self.encode_frames(video, None if state is None else state.conv)
+        self._check_video(video)
         sample = self.training if do_sample is None else do_sample
         sampling = Sampling(temperature, top_k, generator) if sample else None
-        limits, need = self._budgets(tokens, gazing_ratio, task_loss_requirement, sampling, state, conv)
-        choices = self._choose(tokens, limits, need, sampling, state, conv)
+        steps = video.shape[1] // patch
+        limits, need, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
+        width = torch.finfo(self.dtype).bits // 8
+        row_bytes = bytes_per_row(self.config, steps, int(limits.max()), width)
+
+        def decode(rows: slice) -> Choices:
+            past = None if state is None else state.rows(rows)
+            tokens, conv = self.encode_frames(video[rows], None if past is None else past.conv)
+
+            def choose(limits: torch.Tensor, need: torch.Tensor | None, keep: bool) -> Choices:
+                decoder, kept = self.gazing_model.gaze_decoder, conv if keep else None
+                return choose_patches(decoder, self.config, tokens, limits, need, sampling, past, kept)
+
+            budget = limits[rows]
+            if probe is not None:
+                # Let the stop rule say how much each frame of each row needs, and take the counts themselves.
+                first = choose(budget, probe[rows], keep=False)
+                kept = (first.ids != self.config.end_id).split(first.counts, dim=1)
+                budget = torch.stack([part.sum(dim=1) for part in kept], dim=1).clamp(min=1).cpu()
+            return choose(budget, None if need is None else need[rows], keep=return_state)
+
+        pieces = cut_rows(len(video), row_bytes, self.device, micro_batch)
+        choices = join_choices([decode(rows) for rows in pieces], self.config.end_id)
         info = self._info(choices, need)
         if tiling is not None:
             info = self._merge_tiles(info, tiling)
@@ -133,12 +161,14 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         match_generation: bool = False,
         temperature: float = 1.0,
         top_k: int | None = None,
+        targets: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Teacher-forced log-probabilities and predicted losses of a selection, both (B, n), differentiable.
 
         info: from `generate`, or labels in the same form (padded entries may hold anything).
         match_generation False: the published definition, over all ids and with positions counted on. True: the
-        distribution that `generate` drew from with this temperature and top_k.
+        distribution that `generate` drew from with this temperature and top_k; with targets (B, n, N), probabilities
+        over the patches that stand for each entry, the log-probability averaged over them.
         For a selection on another grid the tiles are scored and the values put where the merged positions are.
         """
         tiles = info.get("tiles")
@@ -173,7 +203,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         drawn = ids if drawn is None else drawn.to(self.device)
         given = GivenIds(ids, drawn, selection.counts, row_counts.to(self.device))
         sampling = Sampling(temperature, top_k) if match_generation else None
-        return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling)
+        return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling, targets)
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: budgets.Ratio, loss: float | None) -> GazingInfo:
         """Selector interface: frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale."""
@@ -191,36 +221,23 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             raise InputError("target_scales and target_patch_size must be given together")
         return Tiling.plan(self.grid, PatchGrid.of(scales, patch))
 
-    def _choose(
-        self,
-        tokens: torch.Tensor,
-        limits: torch.Tensor,
-        need: torch.Tensor | None,
-        sampling: Sampling | None,
-        state: GazeState | None,
-        conv: ConvState,
-    ) -> Choices:
-        return choose_patches(self.gazing_model.gaze_decoder, self.config, tokens, limits, need, sampling, state, conv)
-
     def _budgets(
         self,
-        tokens: torch.Tensor,
+        batch: int,
+        frames: int,
         ratio: budgets.Ratio | None,
         requirement: budgets.Requirement | None,
-        sampling: Sampling | None,
-        state: GazeState | None,
-        conv: ConvState,
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Budgets (B, T') on the host and the requirement (B, T') or None."""
-        batch, frames = tokens.shape[:2]
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """Budgets (B, T') on the host, the requirement (B, T') or None, and for the strategy `self` the requirement
+        whose counts become the budgets."""
         size, config = self.config.num_vision_tokens_each_frame, self.config.budget
 
         def need(value: budgets.Requirement) -> torch.Tensor:
-            return budgets.requirement_per_frame(value, batch, frames, tokens.device)
+            return budgets.requirement_per_frame(value, batch, frames, self.device)
 
         if ratio is not None or requirement is not None:
             limits = budgets.patches_per_frame(1.0 if ratio is None else ratio, size, batch, frames)
-            return limits, None if requirement is None else need(requirement)
+            return limits, None if requirement is None else need(requirement), None
         training = self.training
         used = config.use_requirement_training if training else config.use_requirement_inference
         wanted = need(budgets.draw_requirement(config, training)) if used else None
@@ -228,15 +245,10 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         strategy = config.frame_training if training else config.frame_inference
         if strategy == "dirichlet":
             ratios = budgets.dirichlet_ratios(share, config.dirichlet_alpha, frames)
-            return budgets.patches_per_frame(ratios, size, batch, frames), wanted
+            return budgets.patches_per_frame(ratios, size, batch, frames), wanted, None
         limits = budgets.patches_per_frame(share, size, batch, frames)
-        if strategy == "self":
-            # Let the stop rule say how much each frame of each row needs, and take the counts themselves.
-            probe = need(budgets.draw_requirement(config, training))
-            choices = self._choose(tokens, limits, probe, sampling, state, conv)
-            kept = (choices.ids != self.config.end_id).split(choices.counts, dim=1)
-            limits = torch.stack([part.sum(dim=1) for part in kept], dim=1).clamp(min=1).cpu()
-        return limits, wanted
+        probe = need(budgets.draw_requirement(config, training)) if strategy == "self" else None
+        return limits, wanted, probe
 
     def _info(self, choices: Choices, need: torch.Tensor | None) -> GazingInfo:
         end = self.config.end_id

@@ -7,7 +7,7 @@ gazed, so what is held is the chunk and the kept patches, not the video (`benchm
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ..errors import InputError
+from ..memory import release_free_memory
 from ..video.pictures import PictureChunk, PictureSource, Prefetch
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
@@ -109,8 +110,41 @@ def gaze_video(
     stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds per stage and
     seconds_wall (decoding and resizing overlap with the rest).
     """
-    settings = settings or VideoSettings()
     selector = load_selector(gaze, device=device, dtype=dtype)
+    return gaze_variants(
+        source,
+        [(selector, settings or VideoSettings())],
+        grid=grid,
+        pixels=pixels,
+        device=device,
+        dtype=dtype,
+        clip_batch=clip_batch,
+        progress=progress,
+        listener=listener,
+    )[0]
+
+
+def gaze_variants(
+    source: str | Path,
+    variants: Sequence[tuple[Selector, VideoSettings]],
+    *,
+    grid: PatchGrid | None = None,
+    pixels: PixelFormat | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    clip_batch: int = 4,
+    progress: bool = False,
+    listener: Callable[[GazedChunk], None] | None = None,
+) -> list[GazedVideo]:
+    """Gazes a video in several ways at once, decoding it once; one result for each (selector, settings).
+
+    The settings may differ in ratio and loss only: frames, chunks, tiles and thumbnails are shared. Options as for
+    `gaze_video`; the listener is shown the first variant. Every result's stats hold the seconds of the shared decoding.
+    """
+    selector, settings = variants[0]
+    shared = settings.sampling()
+    if any(other.sampling() != shared for _, other in variants):
+        raise InputError("variants that are gazed together need the same frames, chunks, tiles and thumbnails")
     if grid is None:
         grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
     place = torch.device(device) if device is not None else torch.device("cpu")
@@ -128,34 +162,41 @@ def gaze_video(
         display_width=DISPLAY_WIDTH if listener is not None else 0,
     )
     pictures.spent["decode"] += time.perf_counter() - start
-    gazer = _Gazer(selector, settings, grid, pixels or PixelFormat(), place, dtype or torch.float32, clip_batch)
+    gazers = [
+        _Gazer(selector, settings, grid, pixels or PixelFormat(), place, dtype or torch.float32, clip_batch)
+        for selector, settings in variants
+    ]
     with (
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
         for chunk in chunks:
-            masks = gazer.add(chunk)
+            masks = [gazer.add(chunk) for gazer in gazers]
             bar.update(len(chunk.pictures))
-            bar.set_postfix(kept=gazer.kept)
+            bar.set_postfix(kept=gazers[0].kept)
             if listener is not None:
-                listener(GazedChunk(chunk.pictures, masks, chunk.tiles, chunk.display))
-    result = gazer.finish()
-    if result is None:
-        raise InputError(f"{source}: no frame could be decoded")
-    result.settings = settings.to_dict()
-    result.stats = {
-        "source": str(source),
-        "frames": gazer.frames,
-        "frames_lost": len(reader.lost),
-        "tiles": list(result.tiles),
-        "thumbnails": result.thumbnails,
-        "patches": len(result),
-        "patches_total": result.total_patches,
-        "selector": selector_name(selector),
-        "seconds": {**pictures.spent, **gazer.clock.seconds},
-        "seconds_wall": time.perf_counter() - start,
-    }
-    return result
+                listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
+            release_free_memory()
+    results = []
+    for gazer in gazers:
+        result = gazer.finish()
+        if result is None:
+            raise InputError(f"{source}: no frame could be decoded")
+        result.settings = gazer.settings.to_dict()
+        result.stats = {
+            "source": str(source),
+            "frames": gazer.frames,
+            "frames_lost": len(reader.lost),
+            "tiles": list(result.tiles),
+            "thumbnails": result.thumbnails,
+            "patches": len(result),
+            "patches_total": result.total_patches,
+            "selector": selector_name(gazer.selector),
+            "seconds": {**pictures.spent, **gazer.clock.seconds},
+            "seconds_wall": time.perf_counter() - start,
+        }
+        results.append(result)
+    return results
 
 
 class _Gazer:

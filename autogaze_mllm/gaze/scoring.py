@@ -69,14 +69,20 @@ def _positions(
 
 
 def score_ids(
-    decoder: GazeDecoder, config: AutoGazeConfig, vision: torch.Tensor, given: GivenIds, sampling: Sampling | None
+    decoder: GazeDecoder,
+    config: AutoGazeConfig,
+    vision: torch.Tensor,
+    given: GivenIds,
+    sampling: Sampling | None,
+    targets: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """-> log-probabilities (B, n) and predicted losses (B, n).
 
     sampling None: the published definition, ln(p + 1e-8) with p over all N + 1 ids, positions counted on. With a
     Sampling: ln p of the very distribution that `generate` draws from (used ids and the end id banned, temperature,
-    top-k, generation's positions); 0 where padded. Predicted losses are those after the entry, as the model's
-    heads give them.
+    top-k, generation's positions); 0 where padded. targets: (B, n, N) probabilities over the patches that stand for
+    each entry, for training on more than the one choice; with them and a Sampling, the expected ln p. Predicted losses
+    are those after the entry, as the model's heads give them.
     """
     batch, frames = vision.shape[:2]
     prompt, step, end_id = config.num_prompt_tokens, config.heads_per_step, config.end_id
@@ -102,7 +108,8 @@ def score_ids(
             banned, taken_in_step = _used_before(given, columns, layout.rank[columns] - number, end_id)
             # As in generation: top-k looks at what was free before the step, the ban within the step comes after.
             logits = sampling.shape(logits.masked_fill(banned, -torch.inf)).masked_fill(taken_in_step, -torch.inf)
-            log_p = logits.log_softmax(-1).gather(-1, wanted).masked_fill(wanted == end_id, 0.0)
+            log_p = _expected(logits.log_softmax(-1), wanted, None if targets is None else targets[:, columns])
+            log_p = log_p.masked_fill(wanted == end_id, 0.0)
         log_probs = log_probs.index_copy(1, columns, log_p.squeeze(-1))
 
     # The loss after entry j is head r + 1 at the same readout, or head 0 at the entry itself for the last of a step.
@@ -110,6 +117,14 @@ def score_ids(
     predictions = decoder.task_loss_prediction_head(states[:, source])
     next_head = ((head + 1) % step)[None, :, None].expand(batch, -1, 1)
     return log_probs, predictions.gather(2, next_head).squeeze(2).float()
+
+
+def _expected(log_p: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor | None) -> torch.Tensor:
+    """Log-probabilities (B, c, V) at `wanted` (B, c, 1), or averaged over `targets` (B, c, N): (B, c, 1)."""
+    if targets is None:
+        return log_p.gather(-1, wanted)
+    log_p = log_p[..., : targets.shape[-1]]
+    return torch.where(targets > 0, targets * log_p, 0.0).sum(dim=-1, keepdim=True)
 
 
 def _used_before(

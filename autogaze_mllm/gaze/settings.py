@@ -76,6 +76,10 @@ class VideoSettings:
             raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return dataclasses.replace(self, **overrides)
 
+    def sampling(self) -> tuple[int, int, int, int]:
+        """What decides which pictures a selector gets to see; settings that agree in it can share the decoding."""
+        return self.frames, self.chunk_frames, self.max_tiles, self.thumbnails
+
     def ratio_for(self, frames: int) -> float | list[float]:
         """The ratio for a chunk of this many frames (the last one of a video may be shorter)."""
         return list(self.ratio[:frames]) if isinstance(self.ratio, tuple) else self.ratio
