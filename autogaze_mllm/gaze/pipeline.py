@@ -249,7 +249,7 @@ class _Gazer:
         numbers: torch.Tensor,
     ) -> list[torch.Tensor]:
         """clips (B, T, 3, h, w) uint8, seconds and numbers (T,) or (B * T,) -> masks per scale (B, T, n_s)."""
-        frames = clips.float() / 255
+        frames = clips.float().div_(255)
         with self.clock.stage("gaze"), torch.no_grad():
             info = selector.select(frames, self.grid, ratio, rule)
         with self.clock.stage("gather"):

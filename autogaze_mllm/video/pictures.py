@@ -1,7 +1,7 @@
 """From a file to resized pictures, in a thread of its own, a chunk at a time.
 
-A 4K frame is 25 MB: it is resized as soon as it is decoded and never kept. At most three chunks exist at a time: one
-that is being filled, one that waits, one that is being worked on.
+A 4K frame is 25 MB: it is resized as soon as it is decoded and never kept. At most two chunks exist at a time: one
+that is being filled or waits, and one that is being worked on.
 """
 
 from __future__ import annotations
@@ -124,30 +124,33 @@ class PictureSource:
 
 
 class Prefetch(Generic[T]):
-    """Runs an iterable in a background thread, one item ahead. A context manager: leaving it stops the thread."""
+    """Runs an iterable in a background thread, one item ahead: the next is begun when the last one was taken. A context
+    manager: leaving it stops the thread."""
 
     def __init__(self, source: Iterable[T]) -> None:
         self._source = source
-        self._ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue(maxsize=1)
+        self._ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue()
+        self._room = threading.Semaphore(1)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True, name="video reader")
 
     def _run(self) -> None:
         try:
-            for item in self._source:
-                if not self._put("item", item):
+            source = iter(self._source)
+            while self._wait_for_room():
+                try:
+                    self._ready.put(("item", next(source)))
+                except StopIteration:
+                    self._ready.put(("end", None))
                     return
-            self._put("end", None)
         except BaseException as error:  # it is raised again where the items are taken
-            self._put("error", error)
+            self._ready.put(("error", error))
 
-    def _put(self, kind: str, value: T | BaseException | None) -> bool:
+    def _wait_for_room(self) -> bool:
+        """False when the thread is to stop."""
         while not self._stop.is_set():
-            try:
-                self._ready.put((kind, value), timeout=0.1)
+            if self._room.acquire(timeout=0.1):
                 return True
-            except queue.Full:
-                continue
         return False
 
     def __enter__(self) -> Iterator[T]:
@@ -162,6 +165,7 @@ class Prefetch(Generic[T]):
             if kind == "error":
                 assert isinstance(value, BaseException)
                 raise value
+            self._room.release()
             yield value  # type: ignore[misc]
 
     def __exit__(self, *_: object) -> None:
