@@ -6,6 +6,7 @@ gazed, so what is held is the chunk and the kept patches, not the video (`benchm
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,11 +21,12 @@ from ..memory import release_free_memory
 from ..video.pictures import PictureChunk, PictureSource, Prefetch
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
+from ..workers import CoreWorkers
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
 from .model import AutoGaze
 from .patches import PatchStore
-from .selectors import AllSelector, Selector, load_selector, selector_name, stop_rule
+from .selectors import NAMED, AllSelector, Selector, load_selector, selector_name, stop_rule
 from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
@@ -33,10 +35,12 @@ DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze mo
 
 @dataclass
 class Stopwatch:
-    """Seconds per stage; an accelerator's queue is emptied first, so that work is counted where it was asked for."""
+    """Seconds of work per stage, over all threads; an accelerator's queue is emptied first, so that work is counted
+    where it was asked for."""
 
     device: torch.device
     seconds: dict[str, float] = field(default_factory=dict)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -46,7 +50,8 @@ class Stopwatch:
         finally:
             if self.device.type != "cpu":
                 torch.accelerator.synchronize(self.device)
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            with self.lock:
+                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,8 @@ def gaze_video(
 
     gaze: a selector, its name, or an AutoGaze folder or hub id. grid: what to select on (default: the gaze model's
     own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time; bounds memory, never changes a result.
-    stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds per stage and
-    seconds_wall (decoding and resizing overlap with the rest).
+    stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds of work per
+    stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
     """
     selector = load_selector(gaze, device=device, dtype=dtype)
     return gaze_variants(
@@ -162,14 +167,17 @@ def gaze_variants(
         display_width=DISPLAY_WIDTH if listener is not None else 0,
     )
     pictures.spent["decode"] += time.perf_counter() - start
-    gazers = [
-        _Gazer(selector, settings, grid, pixels or PixelFormat(), place, dtype or torch.float32, clip_batch)
-        for selector, settings in variants
-    ]
     with (
+        CoreWorkers(place) as workers,
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
+        gazers = [
+            _Gazer(
+                selector, settings, grid, pixels or PixelFormat(), place, dtype or torch.float32, clip_batch, workers
+            )
+            for selector, settings in variants
+        ]
         for chunk in chunks:
             masks = [gazer.add(chunk) for gazer in gazers]
             bar.update(len(chunk.pictures))
@@ -211,9 +219,11 @@ class _Gazer:
         device: torch.device,
         dtype: torch.dtype,
         clip_batch: int,
+        workers: CoreWorkers,
     ) -> None:
         self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
-        self.dtype, self.clip_batch = dtype, clip_batch
+        self.dtype, self.clip_batch, self.workers = dtype, clip_batch, workers
+        self.batch = max(clip_batch // workers.count, 1)  # clips of one worker at a time
         self.clock = Stopwatch(device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once
         self.patches = PatchStore()
@@ -232,10 +242,17 @@ class _Gazer:
         numbers = torch.arange(chunk.first, chunk.first + count)
         masks = []
         total = chunk.tiles[0] * chunk.tiles[1]
-        for begin in range(0, total, self.clip_batch):
-            clips = cut_tiles(chunk.pictures, chunk.tiles, begin, min(begin + self.clip_batch, total))
-            ratio = self.settings.ratio_for(count)
-            masks.append(self._clips(self.selector, clips, ratio, rule, torch.tensor(chunk.seconds), numbers))
+        ratio, seconds = self.settings.ratio_for(count), torch.tensor(chunk.seconds)
+
+        def gaze(begin: int) -> tuple[GazedVideo, list[torch.Tensor]]:
+            clips = cut_tiles(chunk.pictures, chunk.tiles, begin, min(begin + self.batch, total))
+            return self._clips(self.selector, clips, ratio, rule, seconds, numbers)
+
+        # Selectors of the user's own were never promised that they run in threads.
+        ours = isinstance(self.selector, AutoGaze) or type(self.selector) in NAMED.values()
+        for part, mask in (self.workers.map if ours else map)(gaze, range(0, total, self.batch)):
+            self._keep(part)
+            masks.append(mask)
         self.frames += count
         return [torch.cat(scale) for scale in zip(*masks, strict=True)]
 
@@ -247,8 +264,11 @@ class _Gazer:
         rule: float | None,
         seconds: torch.Tensor,
         numbers: torch.Tensor,
-    ) -> list[torch.Tensor]:
-        """clips (B, T, 3, h, w) uint8, seconds and numbers (T,) or (B * T,) -> masks per scale (B, T, n_s)."""
+    ) -> tuple[GazedVideo, list[torch.Tensor]]:
+        """clips (B, T, 3, h, w) uint8, seconds and numbers (T,) or (B * T,) -> the part, masks per scale (B, T, n_s).
+
+        Runs in several threads at once.
+        """
         frames = clips.float().div_(255)
         with self.clock.stage("gaze"), torch.no_grad():
             info = selector.select(frames, self.grid, ratio, rule)
@@ -261,13 +281,16 @@ class _Gazer:
                 seconds.repeat(repeat).to(frames.device),
                 numbers.repeat(repeat).to(frames.device),
             )
-            self.patches.add(self.pixels.normalize_patches(part.patches).to(self.dtype))
-            part.patches = part.patches.new_empty(len(part), 0)  # a slice would keep them alive
+            part.patches = self.pixels.normalize_patches(part.patches).to(self.dtype)
         part.tiles = self.tiles
+        assert info.gazing_mask is not None
+        return part, info.gazing_mask
+
+    def _keep(self, part: GazedVideo) -> None:
+        self.patches.add(part.patches)
+        part.patches = part.patches.new_empty(len(part), 0)  # a slice would keep them alive
         self.parts.append(part)
         self.kept += len(part)
-        assert info.gazing_mask is not None
-        return info.gazing_mask
 
     def finish(self) -> GazedVideo | None:
         """Thumbnails last, each a clip of one frame. None when there was no frame at all."""
@@ -281,7 +304,7 @@ class _Gazer:
             clips = thumbnails[begin : begin + self.clip_batch][:, None]
             seconds = torch.tensor(self.thumbnail_seconds[begin : begin + len(clips)])
             numbers = self.frames + torch.arange(begin, begin + len(clips))
-            self._clips(selector, clips, self.settings.thumbnail_ratio, rule, seconds, numbers)
+            self._keep(self._clips(selector, clips, self.settings.thumbnail_ratio, rule, seconds, numbers)[0])
         result = GazedVideo.concatenate(self.parts)
         result.patches = self.patches.take()
         result.thumbnails = len(thumbnails)
