@@ -119,7 +119,7 @@ def kept(info: GazingInfo, row: int) -> list[list[int]]:
     return [(ids[~padded] - t * info.num_vision_tokens_each_frame).tolist() for t, (ids, padded) in enumerate(pieces)]
 
 
-@pytest.mark.parametrize("seed", range(60))
+@pytest.mark.parametrize("seed", range(100, 300))
 def test_random_configurations(seed: int) -> None:
     rng = random.Random(seed)
     config = config_dict(rng)

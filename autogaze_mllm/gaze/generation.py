@@ -106,7 +106,7 @@ class FrameDecoder:
     ) -> None:
         self.decoder, self.config = decoder, config
         self.device = like.device
-        self.on_host = not stops or like.device.type == "cpu"
+        self.on_host = _host_knows(like.device, stops)
         self.place = torch.device("cpu") if self.on_host else like.device
         step = config.heads_per_step
         held = 0 if state is None else state.keys[0].shape[2]
@@ -245,6 +245,11 @@ class FrameDecoder:
             self.unfed_counts.to(self.device),
             conv,
         )
+
+
+def _host_knows(device: torch.device, stops: bool) -> bool:
+    """Whether the host can say, without waiting for the device, how long rows are and which are finished."""
+    return not stops or device.type == "cpu"
 
 
 def slots_per_frame(config: AutoGazeConfig, budget: int) -> int:

@@ -30,6 +30,7 @@ from .selectors import NAMED, AllSelector, Selector, load_selector, selector_nam
 from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
+RELEASE_EVERY = 8  # batches of clips
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
@@ -253,6 +254,8 @@ class _Gazer:
         for part, mask in (self.workers.map if ours else map)(gaze, range(0, total, self.batch)):
             self._keep(part)
             masks.append(mask)
+            if len(masks) % RELEASE_EVERY == 0:
+                release_free_memory()
         self.frames += count
         return [torch.cat(scale) for scale in zip(*masks, strict=True)]
 

@@ -1,0 +1,142 @@
+"""The decoding engine's ways of being fast change no result: cutting batches, leaving rows, knowing lengths or not."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import fields
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+import autogaze_mllm as am
+from autogaze_mllm.gaze import generation
+from autogaze_mllm.gaze.batching import HOST_BYTES, bytes_per_row, cut_rows
+from autogaze_mllm.gaze.decoder import GazeDecoder
+from autogaze_mllm.gaze.generation import GazeState
+from autogaze_mllm.gaze.info import GazingInfo
+from benchmarks.gaze_speed import operations
+
+from .reference_decoder import assert_rows
+from .test_gaze_reference import clip, config_dict, make, rows_alone, stopping_requirement
+
+
+def same_info(one: GazingInfo, other: GazingInfo) -> None:
+    for name in ("gazing_pos", "if_padded_gazing", "num_gazing_each_frame", "num_gazing_each_row", "drawn"):
+        assert torch.equal(one[name], other[name]), name
+
+
+def same_state(one: GazeState, other: GazeState) -> None:
+    """What a row has in use; the room behind it may hold anything."""
+    for name in ("lengths", "unfed_counts"):
+        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for row, length in enumerate(one.lengths.tolist()):
+        for mine, theirs in zip(one.keys + one.values, other.keys + other.values, strict=True):
+            torch.testing.assert_close(mine[row, :, :length], theirs[row, :, :length], rtol=1e-5, atol=1e-5)
+        waiting = int(one.unfed_counts[row])
+        assert torch.equal(one.unfed[row, :waiting], other.unfed[row, :waiting])
+    for mine, theirs in zip(one.conv, other.conv, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_lengths_that_only_the_device_knows(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way of an accelerator with a stop rule, run on the CPU: no row leaves, nothing is asked of the device."""
+    rng = random.Random(seed)
+    config = config_dict(rng)
+    model, reference = make(config, seed)
+    video, steps = clip(config, rng.randint(2, 4), 3), 3
+    need = stopping_requirement(reference, video, rng, (len(video), steps))
+    on_host = model.generate(video, 0.8, need, return_state=True)
+    monkeypatch.setattr(generation, "_host_knows", lambda device, stops: False)
+    on_device = model.generate(video, 0.8, need, return_state=True)
+    alone = rows_alone(reference, video, 0.8, need, steps)
+    if min(result.margin for result in alone) < 1e-4:
+        pytest.skip("a decision is too close for float32")
+    same_info(on_host, on_device)
+    same_state(on_host.state, on_device.state)
+    assert_rows(on_device, alone, reference.size)
+
+
+@pytest.mark.parametrize("stop", [False, True])
+@pytest.mark.parametrize("micro_batch", [1, 2, 5])
+def test_a_batch_may_be_cut_anywhere(micro_batch: int, stop: bool) -> None:
+    rng = random.Random(7)
+    config = config_dict(rng)
+    model, reference = make(config, 7)
+    video = clip(config, 5, 4)
+    need = stopping_requirement(reference, video, rng, (5, 4)) if stop else None
+    whole = model.generate(video, 0.7, need, return_state=True)
+    cut = model.generate(video, 0.7, need, return_state=True, micro_batch=micro_batch)
+    same_info(whole, cut)
+    same_state(whole.state, cut.state)
+    later = [model.generate(video, 0.7, need, state=info.state, micro_batch=n) for info, n in ((whole, 5), (cut, 2))]
+    same_info(*later)
+
+
+def test_batches_are_cut_by_memory() -> None:
+    model, cpu = am.AutoGaze(), torch.device("cpu")
+    row = bytes_per_row(model.config, 16, 198, 4)
+    assert 30 << 20 < row < 80 << 20, "keys and values of 16 frames at a ratio of 0.75 are 39 MB"
+    pieces = cut_rows(100, row, cpu, None)
+    assert [piece.start for piece in pieces[1:]] == [piece.stop for piece in pieces[:-1]]
+    assert all((piece.stop - piece.start) * row <= HOST_BYTES for piece in pieces) and pieces[-1].stop == 100
+    assert cut_rows(3, 10 * HOST_BYTES, cpu, None) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert cut_rows(7, 1, cpu, 4) == [slice(0, 4), slice(4, 7)]
+    with pytest.raises(am.InputError, match="micro_batch"):
+        cut_rows(7, 1, cpu, 0)
+
+
+@torch.no_grad()
+def test_nothing_is_computed_twice() -> None:
+    """Products of matrices and convolutions are those that the model cannot do without (attention is not counted)."""
+    model = am.AutoGaze().eval()
+    video = torch.rand(1, 3, 3, 224, 224)
+    with FlopCounterMode(display=False) as counter:
+        info = model.generate(video, [0.2, 0.06, 0.06])
+    needed = operations(model.config, info.num_gazing_each_frame.tolist())
+    assert 0.7 * needed < counter.get_total_flops() <= needed
+
+
+def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(11)
+    config = config_dict(rng)
+    model, reference = make(config, 11)
+    video = clip(config, 6, 2)
+    need = stopping_requirement(reference, video, rng, (6, 2))
+    sizes: list[int] = []
+    embed = GazeDecoder.embed
+
+    def counted(self: GazeDecoder, ids: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(ids))
+        return embed(self, ids)
+
+    monkeypatch.setattr(GazeDecoder, "embed", counted)
+    info = model.generate(video, 1.0, need)
+    steps = -(-info.num_gazing_each_row // model.config.heads_per_step)  # that each row took part in, of each frame
+    assert sum(sizes) == int(steps.sum()), "each frame feeds all rows once and those that go on once a step"
+    assert min(sizes) < 6
+
+
+@torch.no_grad()
+def test_bf16_gives_a_valid_selection_close_to_fp32() -> None:
+    torch.manual_seed(0)
+    model, video = am.AutoGaze().eval(), torch.rand(2, 3, 3, 224, 224)
+    exact = model.generate(video, 0.2)
+    rounded = am.AutoGaze().eval()
+    rounded.load_state_dict(model.state_dict())
+    info = rounded.bfloat16().generate(video, 0.2)
+    assert torch.equal(info.num_gazing_each_frame, exact.num_gazing_each_frame) and not info.if_padded_gazing.any()
+    for mine, theirs in zip(info.gazing_pos, exact.gazing_pos, strict=True):
+        assert len(mine.unique()) == len(mine)
+        assert len(set(mine.tolist()) & set(theirs.tolist())) > 0.5 * len(mine), "random weights decide by a hair"
+
+
+def test_a_state_is_kept_only_where_it_is_asked_for() -> None:
+    config = config_dict(random.Random(3))
+    model, _ = make(config, 3)
+    assert model.generate(clip(config, 1, 2), 0.5).state is None
+    state = model.generate(clip(config, 1, 2), 0.5, return_state=True).state
+    before = [getattr(state, field.name) for field in fields(state)]
+    model.generate(clip(config, 1, 2), 0.5, state=state, return_state=True)
+    assert all(one is getattr(state, field.name) for one, field in zip(before, fields(state), strict=True))
