@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
+from autogaze_mllm.evaluation.made_up import ensure_made_up, write_made_up
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
@@ -39,3 +41,18 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache home")))
         yield
+
+
+@pytest.fixture(scope="session")
+def benchmark_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up data of all benchmarks, each in a folder of its name."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    for name in BENCHMARKS:
+        ensure_made_up(name, folder / name)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def two_videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up HLVid data with seven questions on two videos: enough for a model."""
+    return write_made_up("hlvid", tmp_path_factory.mktemp("two videos"), videos=2)

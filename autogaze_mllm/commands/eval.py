@@ -1,0 +1,255 @@
+"""`autogaze-mllm eval`: score a model on a video benchmark, go on with a run, report it, compare two."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..errors import InputError
+from .options import UNTRAINED, chosen_settings, gaze_options, load_model, quiet
+
+if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
+    from ..evaluation.answerers import Answerer, Variant
+    from ..evaluation.benchmarks import Benchmark, Question
+    from ..evaluation.shard import Shard
+
+NAMES = ("hlvid", "videomme", "mvbench", "nextqa", "longvideobench", "egoschema", "mlvu")
+MISSING_SHOWN = 5
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    parser = verbs.add_parser("eval", help="score a model on a video benchmark, compare two runs")
+    actions = parser.add_subparsers(required=True, metavar="BENCHMARK")
+    for name in NAMES:
+        _add_benchmark(actions.add_parser(name, help=f"run {name}"), name)
+    compare = actions.add_parser("compare", help="compare two runs on the questions that both were asked")
+    compare.add_argument("first", metavar="RUN_A")
+    compare.add_argument("second", metavar="RUN_B")
+    compare.add_argument("--json", action="store_true", help="print json")
+    compare.set_defaults(run=run_compare)
+    report = actions.add_parser("report", help="write the reports of a finished run again")
+    report.add_argument("folder", metavar="RUN")
+    report.add_argument("--json", action="store_true", help="print json")
+    report.set_defaults(run=run_report)
+
+
+def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
+    parser.add_argument(
+        "--model",
+        help="hub id or folder of the base model (default: a built-in untrained one), or scripted:right, "
+        "scripted:wrong, scripted:nonsense, which look up the answers to check the harness",
+    )
+    data = parser.add_mutually_exclusive_group()
+    data.add_argument("--data", metavar="FOLDER", help="the data set as published (default: fetched from the hub)")
+    data.add_argument(
+        "--made-up", metavar="FOLDER", help="write a small made-up data set there, unless there is one, and use it"
+    )
+    parser.add_argument("--revision", help="branch, tag or commit of the data set on the hub")
+    parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run: answers and reports")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    parser.add_argument("--retry-failed", action="store_true", help="with --resume: try unreadable videos again")
+    parser.add_argument("--split", default="", help="part of the data set (default: the one that is reported)")
+    parser.add_argument("--subtitles", action="store_true", help="ask with subtitles (videomme)")
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the benchmark's own")
+    parser.add_argument("--seed", type=int, default=0, help="of gaze=random (default 0)")
+    parser.add_argument(
+        "--sweep", metavar="GRID", help='try a grid of settings, for example "gaze=pixel-diff,random; ratio=0.1,0.25"'
+    )
+    parser.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the videos")
+    gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
+    parser.set_defaults(run=run_benchmark, benchmark=name)
+
+
+def run_benchmark(arguments: argparse.Namespace) -> int:
+    quiet()
+    _check(arguments)
+    from ..evaluation.run import Run
+    from ..evaluation.runner import Job, Runner
+    from ..evaluation.shard import Shard
+
+    shard = Shard.from_environment()
+    benchmark, commit = _benchmark(arguments, shard)
+    questions = benchmark.questions()[: arguments.limit]
+    _check_videos(benchmark, questions, shard)
+    answerer, variants = _answerer(arguments, shard)
+    max_new_tokens = arguments.max_new_tokens or benchmark.max_new_tokens
+    settings = {
+        "benchmark": benchmark.name,
+        "split": benchmark.split,
+        "subtitles": benchmark.subtitles,
+        "prompt_version": benchmark.prompt_version,
+        "data": benchmark.data_version(),
+        "data_commit": commit,
+        "made_up": arguments.made_up is not None,
+        "limit": arguments.limit,
+        "max_new_tokens": max_new_tokens,
+        "extractors": ["official", "strict"],
+        "seed": arguments.seed,
+        "model": answerer.facts(),
+    }
+    jobs = []
+    for variant in variants:
+        facts = {**settings, "seen": answerer.variant_facts(variant)}
+        folder, ids = Path(arguments.out, variant.name), [question.id for question in questions]
+        run = Run.open(folder, facts, ids, _environment(), resume=arguments.resume, shard=shard)
+        jobs.append(Job(run, variant))
+    runner = Runner(
+        benchmark,
+        questions,
+        answerer,
+        jobs,
+        max_new_tokens=max_new_tokens,
+        shard=shard,
+        retry_failed=arguments.retry_failed,
+        progress=not arguments.json,
+    )
+    runner.run()
+    return _finish(arguments, jobs) if shard.rank == 0 else 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    for name in ("limit", "max_new_tokens"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if arguments.retry_failed and not arguments.resume:
+        raise InputError("--retry-failed goes with --resume")
+
+
+def _benchmark(arguments: argparse.Namespace, shard: Shard) -> tuple[Benchmark, str | None]:
+    """The benchmark, and its commit where it comes from the hub."""
+    from ..evaluation.benchmarks import BENCHMARKS
+
+    kind, options = BENCHMARKS[arguments.benchmark], (arguments.split, arguments.subtitles)
+    kind(Path(), *options)  # refused before anything is fetched
+    if arguments.made_up is not None:
+        from ..evaluation.made_up import ensure_made_up
+
+        return kind(ensure_made_up(arguments.benchmark, arguments.made_up), *options), None
+    if arguments.data is not None:
+        return kind(Path(arguments.data), *options), None
+    from ..evaluation.hub import fetch
+
+    folder, commit = fetch(kind, arguments.split, arguments.revision)
+    return kind(folder, *options), commit
+
+
+def _check_videos(benchmark: Benchmark, questions: list[Question], shard: Shard) -> None:
+    """Says at once what is missing; when everything is, the folder is the wrong one."""
+    paths = [benchmark.video_path(video) for video in dict.fromkeys(question.video for question in questions)]
+    missing = [str(path) for path in paths if not path.is_file()]
+    if len(missing) == len(paths):
+        raise InputError(f"none of the {len(paths)} videos is in {benchmark.folder}; {missing[0]} was expected")
+    if missing and shard.rank == 0:
+        more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
+        shown = ", ".join(missing[:MISSING_SHOWN])
+        print(
+            f"{len(missing)} of {len(paths)} videos are missing and will count as wrong: {shown}{more}", file=sys.stderr
+        )
+
+
+def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, list[Variant]]:
+    """What answers, and the ways in which it sees the videos."""
+    import torch
+
+    from ..evaluation.answerers import SCRIPTED, ModelAnswerer, ScriptedAnswerer, Variant
+    from ..evaluation.sweep import parse_sweep, sweep_variants
+    from ..gaze.selectors import AllSelector, RandomSelector
+    from ..mllm.wrap import DEFAULT_GAZE
+
+    points = None if arguments.sweep is None else parse_sweep(arguments.sweep)
+    torch.manual_seed(arguments.seed)
+    if (arguments.model or "").startswith(SCRIPTED):
+        if points is not None:
+            raise InputError("a script does not look at the videos, so there is nothing to sweep")
+        answerer = ScriptedAnswerer(arguments.model.removeprefix(SCRIPTED))
+        return answerer, [Variant(AllSelector(), chosen_settings(arguments), "none")]
+    if arguments.device is None and shard.world > 1 and torch.cuda.is_available():
+        arguments.device = f"cuda:{shard.local_rank}"
+    model = load_model(arguments)
+    if isinstance(model.gaze, RandomSelector):
+        model.gaze = RandomSelector(arguments.seed)
+    gaze = arguments.gaze or (DEFAULT_GAZE if arguments.model else "pixel-diff")
+    if points is None:
+        variants = [Variant(model.gaze, model.settings, gaze)]
+    else:
+        place = {"device": model.device, "dtype": model.dtype}
+        variants = sweep_variants(points, model.gaze, gaze, model.settings, arguments.seed, **place)
+    return ModelAnswerer(model, arguments.model), variants
+
+
+def _environment() -> dict[str, Any]:
+    from ..environment import describe
+
+    found = describe()
+    return {name: found[name] for name in ("autogaze_mllm", "python", "packages", "devices")}
+
+
+def _finish(arguments: argparse.Namespace, jobs: list[Any]) -> int:
+    """Writes and prints the reports. -> 1 when a video could not be read."""
+    from ..evaluation.report import write_report
+    from ..evaluation.sweep import write_sweep
+
+    reports = [write_report(job.run) for job in jobs]
+    result = reports[0]
+    if arguments.sweep is not None:
+        result = write_sweep(Path(arguments.out), [job.variant for job in jobs], reports)
+    if arguments.json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        for job, report in zip(jobs, reports, strict=True):
+            _print_report(report, job.variant.name)
+        print(f"reports: {Path(arguments.out) / 'report.html'}, .md, .json")
+        if arguments.model is None:
+            print(f"\nnote: {UNTRAINED}")
+    failed = sum(failure["questions"] for report in reports for failure in report["failures"])
+    if failed:
+        print(
+            f"autogaze-mllm: {failed} answers are failures because their videos could not be read; they count as wrong",
+            file=sys.stderr,
+        )
+    return 1 if failed else 0
+
+
+def _print_report(report: dict[str, Any], name: str) -> None:
+    from ..evaluation.report import pace, percent
+
+    scores = report["scores"]
+    title = f"{report['title']}, {name}" if name else report["title"]
+    print(f"{title}: n = {scores['n']}, {scores['videos']} videos")
+    for rule in ("official", "strict"):
+        found = scores[rule]
+        print(f"  {rule:<9} {percent(found['score'])}, {found['unparsed']} unparsed")
+    if name:  # of a sweep, where the rest stands in each variant's report
+        return
+    if report["published"]:
+        print(f"  published {report['published']['gazed']} % (NVILA-8B-HD-Video)")
+    for line in report["differences"]:
+        print(f"  - {line}")
+    if report["settings"]["limit"] and report["seconds"]:
+        print(f"  at this pace all {report['published_size']} questions take {pace(report)}")
+
+
+def run_report(arguments: argparse.Namespace) -> int:
+    quiet()
+    from ..evaluation.report import write_report
+    from ..evaluation.run import read_run
+
+    report = write_report(read_run(arguments.folder))
+    if arguments.json:
+        print(json.dumps(report, ensure_ascii=False))
+    else:
+        _print_report(report, "")
+    return 1 if report["failures"] else 0
+
+
+def run_compare(arguments: argparse.Namespace) -> int:
+    from ..evaluation.compare import compare_runs, table_of
+
+    result = compare_runs(arguments.first, arguments.second)
+    print(json.dumps(result) if arguments.json else table_of(result))
+    return 0

@@ -1,0 +1,1 @@
+"""Evaluation on video benchmarks: data in the published layouts, a runner that can be killed, scores with intervals."""

@@ -1,0 +1,46 @@
+"""HLVid: questions on long 4K videos. The question holds options and instruction already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ..extraction import first_word
+from ..tables import Row, read_rows
+from .base import Benchmark, Published, Question
+
+LETTERS = "ABCD"
+
+
+class HLVid(Benchmark):
+    name = "hlvid"
+    title = "HLVid"
+    repo = "bfshi/HLVid"
+    splits = ("test",)
+    sizes = (268,)
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        return ("data/test*.parquet", "test*.parquet", "*.parquet", "*/*.parquet")
+
+    @property
+    def published(self) -> Published:
+        return Published(42.5, 52.6, "sources disagree on the number of questions: 268, 300 or 600")
+
+    def rows(self, paths: Sequence[Path]) -> Iterator[tuple[Row, Question]]:
+        for path in paths:
+            for row in read_rows(path, ("question_id", "category", "video_path", "question", "answer")):
+                yield (
+                    row,
+                    Question(
+                        row.text("question_id"),
+                        row.text("video_path"),
+                        f"Question: {row.text('question')}",
+                        LETTERS,
+                        row.letter("answer", LETTERS),
+                        categories={"category": row.text("category")},
+                    ),
+                )
+
+    def official(self, reply: str, question: Question) -> str | None:
+        return first_word(reply, LETTERS)
