@@ -40,7 +40,7 @@ from .prompt import (
 
 logger = logging.getLogger(__name__)
 
-VideoSource = str | Path | GazedVideo
+VideoSource = str | Path | GazedVideo | Media
 DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
 RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at every forward or generate
 
@@ -132,11 +132,9 @@ class GazedModel(nn.Module):
         Taken from the cache if it is there; stats["from_cache"] says so.
         """
         settings = settings or self.settings
-        facts = self._gaze_facts(settings)
         start = time.perf_counter()
-        key = None
-        if self.cache is not None and facts is not None:
-            key = self.cache.key(source, **facts)
+        key = self.gazed_key(source, settings)
+        if self.cache is not None and key is not None:
             found = self.cache.get_gazed(key)
             if found is not None:
                 found.stats |= {"seconds": {"cache": time.perf_counter() - start}, "from_cache": 1}
@@ -154,6 +152,11 @@ class GazedModel(nn.Module):
         if self.cache is not None and key is not None:
             self.cache.put_gazed(key, gazed)
         return gazed
+
+    def gazed_key(self, source: str | Path, settings: VideoSettings | None = None) -> str | None:
+        """What a video's kept patches are called in the cache; None where they cannot be cached."""
+        facts = self._gaze_facts(settings or self.settings)
+        return None if self.cache is None or facts is None else self.cache.key(source, **facts)
 
     def _gaze_facts(self, settings: VideoSettings) -> dict[str, Any] | None:
         """All that decides the kept patches of a video, or None when they cannot be cached."""
@@ -232,7 +235,19 @@ class GazedModel(nn.Module):
             )
         return {**pad_rows(rows, pad_id, padding_side, self.device), "media": media}
 
+    @torch.no_grad()
+    def encode_video(self, source: VideoSource, progress: bool = False) -> Media:
+        """Visual tokens of a video, for any number of questions: the result can stand wherever a path can."""
+        self.stats = {"seconds": {}}
+        item = self._video(source, True, progress)
+        clock = Stopwatch(self.device)
+        tokens = self._features(item, clock)
+        self._count({"visual_tokens": len(tokens), "seconds": clock.seconds})
+        return Media(len(tokens), tokens)
+
     def _video(self, source: VideoSource, reuse: bool, progress: bool) -> Media:
+        if isinstance(source, Media):
+            return source
         if not self._gazing:
             if isinstance(source, GazedVideo):
                 raise InputError("inside disabled() a video must be a file: a gazed video has no dense frames left")

@@ -63,19 +63,21 @@ def encode_prompt(
     """Rendered text -> ids in which every tag is expanded to `tokens` placeholders of its medium."""
     tokenizer = preprocessing.tokenizer
     ids_of = {"image": family.image_token_id, "video": family.video_token_id}
-    kinds = tags_in(text)
     marked = TAG.sub(lambda match: tokenizer.convert_ids_to_tokens(ids_of[match[1]]), text)
     has_start = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     ids = tokenizer(marked, add_special_tokens=not has_start)["input_ids"]
-    places = [place for place, token in enumerate(ids) if token in ids_of.values()]
-    if len(places) != len(kinds):
-        raise InputError(f"prompt {row}: the tokenizer gives {len(places)} placeholders for {len(kinds)} tags")
-    expanded: list[int] = []
-    start = 0
-    for place, item in zip(places, media, strict=True):
-        expanded += ids[start:place] + [ids[place]] * item.tokens
-        start = place + 1
-    return expanded + ids[start:]
+    counts = placeholder_counts(ids, [item.tokens for item in media], family, f"prompt {row}")
+    return [token for token, count in zip(ids, counts, strict=True) for _ in range(count)]
+
+
+def placeholder_counts(ids: Sequence[int], tokens: Sequence[int], family: Family, what: str) -> list[int]:
+    """How often each id is to be repeated: a placeholder as often as its medium has visual tokens, all else once."""
+    waiting = iter(tokens)
+    placeholders = (family.image_token_id, family.video_token_id)
+    found = sum(token in placeholders for token in ids)
+    if found != len(tokens):
+        raise InputError(f"{what}: the tokenizer gives {found} placeholders for {len(tokens)} tags")
+    return [next(waiting) if token in placeholders else 1 for token in ids]
 
 
 def pad_rows(rows: list[list[int]], pad_id: int, side: str, device: torch.device) -> dict[str, torch.Tensor]:

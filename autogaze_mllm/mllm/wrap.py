@@ -29,6 +29,7 @@ from .families import Family, family_class
 from .model import GazedModel
 from .native import native_class
 from .preprocessing import Preprocessing
+from .tuned import load_parts
 
 logger = logging.getLogger(__name__)
 
@@ -142,10 +143,23 @@ def forget(base: nn.Module) -> None:
 def save(model: GazedModel, folder: str | Path) -> None:
     """folder/base: model, tokenizer, image processor. folder/gaze: gaze model. The settings file is written last, so a
     folder that has one is complete."""
+    if any(".lora_" in name for name, _ in model.family.base.named_parameters()):
+        raise InputError("this model holds LoRA: it is saved by what trained it, or merged (`autogaze-mllm merge`)")
+    save_base(model, folder, "base")
+
+
+def save_base(model: GazedModel, folder: str | Path, below: str) -> None:
+    """below: where in the folder the base model lies; "" for the folder itself."""
     target = output_folder(folder)
     (target / SETTINGS_FILE).unlink(missing_ok=True)
-    model.family.base.save_pretrained(target / "base")
-    model.preprocessing.save_pretrained(target / "base")
+    model.family.base.save_pretrained(target / below)
+    model.preprocessing.save_pretrained(target / below)
+    save_settings(model, target, base=below or ".")
+
+
+def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, Any] | None = None) -> None:
+    """Writes the gaze model, then the settings file. base: the base model's folder, below this one, or where else it
+    comes from. tuned: what `save_parts` gave."""
     selector = model.gaze
     stored: dict[str, Any] = {"name": selector_name(selector)}
     if isinstance(selector, AutoGaze):
@@ -158,6 +172,8 @@ def save(model: GazedModel, folder: str | Path) -> None:
         target / SETTINGS_FILE,
         {
             "format": 1,
+            "base": base,
+            **({"tuned": tuned} if tuned is not None else {}),
             "gaze": stored,
             "settings": model.settings.to_dict(),
             "tower": {
@@ -172,6 +188,7 @@ def save(model: GazedModel, folder: str | Path) -> None:
 def load(
     folder: str | Path,
     *,
+    base: str | Path | None = None,
     gaze: Selector | str | Path | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
@@ -179,7 +196,8 @@ def load(
     cache: VideoCache | str | Path | bool = True,
     **overrides: Any,
 ) -> GazedModel:
-    """What `save_pretrained` wrote. gaze: another selector than the stored one (needed for one of your own class)."""
+    """What `save_pretrained` or fine-tuning wrote. gaze: another selector than the stored one (needed for one of your
+    own class). base: where the base model is now, if it was fine-tuned from another place."""
     source = Path(folder)
     path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
     if path is None:
@@ -192,9 +210,21 @@ def load(
     tower = dict(stored["tower"])
     tower["scales"] = [tuple(side) for side in tower["scales"]]
     settings = _settings(VideoSettings.from_dict(stored["settings"]), overrides)
-    return wrap(
-        source / "base", gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower
-    )
+    place = base or _stored_base(stored, source, path)
+    model = wrap(place, gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower)
+    if "tuned" in stored:
+        load_parts(source, model.family, stored["tuned"])
+    return model
+
+
+def _stored_base(stored: dict[str, Any], source: Path, path: Path) -> str | Path:
+    told = stored.get("base", "base")
+    inside = source / told
+    if inside.is_dir() or "tuned" not in stored:
+        return inside
+    if Path(told).is_absolute() and not Path(told).is_dir():
+        raise InputError(f"{path}: the base model is no longer at {told}: give its place with base=")
+    return told
 
 
 def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Selector | str | Path:

@@ -44,6 +44,12 @@ class Family(ABC):
     title: ClassVar[str]
     example: ClassVar[str]  # a published checkpoint
     after_media: ClassVar[str] = "\n"  # between a video or image and the question
+    # What the names of each part's parameters begin with, in the base.
+    PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "tower": ("model.vision_tower.",),
+        "projector": ("model.multi_modal_projector.", "model.image_newline"),
+        "llm": ("model.language_model.", "lm_head."),
+    }
 
     def __init__(self, base: Any, preprocessing: Preprocessing) -> None:
         self.base = base  # a transformers model; Any, because every family names its parts differently
@@ -75,6 +81,16 @@ class Family(ABC):
     def tower(self) -> nn.Module:
         """The SigLIP vision model."""
         return self.base.model.vision_tower
+
+    @property
+    def language_model(self) -> nn.Module:
+        """The LLM, with or without its head."""
+        return self.base.model.language_model
+
+    @classmethod
+    def part_of(cls, name: str) -> str:
+        """Of which part ("tower", "projector" or "llm") a parameter of the base is, by its name there."""
+        return next(part for part, starts in cls.PARTS.items() if name.startswith(starts))
 
     @property
     def image_token_id(self) -> int:
@@ -157,8 +173,13 @@ class Family(ABC):
         """Features of dense_image / dense_video as they stand in the prompt (tokens, D)."""
 
     @abstractmethod
-    def chat(self, text: str) -> str:
-        """A question in the family's conversation format, for processors without a chat template."""
+    def chat(self, text: str, first: bool = True) -> str:
+        """A question in the family's conversation format, for processors without a chat template. first: it begins the
+        conversation; otherwise it follows an answer."""
+
+    def answer(self, text: str) -> str:
+        """An answer as it stands after `chat`, with what ends it."""
+        return f"{text}{self.tokenizer.eos_token}"
 
     @classmethod
     def check_tower(cls, config: Any) -> None:

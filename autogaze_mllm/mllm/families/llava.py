@@ -42,5 +42,8 @@ class LlavaFamily(Family):
         pixels = content["pixel_values"].to(self.base.device, self.base.dtype)
         return torch.cat(list(self.base.get_image_features(pixel_values=pixels).pooler_output))
 
-    def chat(self, text: str) -> str:
+    def chat(self, text: str, first: bool = True) -> str:
         return f"USER: {text} ASSISTANT:"
+
+    def answer(self, text: str) -> str:
+        return f" {text}{self.tokenizer.eos_token}"

@@ -71,5 +71,5 @@ class LlavaOnevisionFamily(Family):
         )
         return torch.cat(list(features.pooler_output))
 
-    def chat(self, text: str) -> str:
+    def chat(self, text: str, first: bool = True) -> str:
         return f"<|im_start|>user {text}<|im_end|><|im_start|>assistant\n"

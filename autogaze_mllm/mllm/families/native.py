@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,9 +20,19 @@ class NativeFamily(Family):
     until their count is a multiple of m: a picture with n kept patches takes ceil(n / m) visual tokens.
     """
 
+    PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
+        "tower": ("vision_tower.",),
+        "projector": ("mm_projector.",),
+        "llm": ("llm.",),
+    }
+
     @property
     def tower(self) -> nn.Module:
         return self.base.vision_tower
+
+    @property
+    def language_model(self) -> nn.Module:
+        return self.base.llm
 
     @property
     def projector(self) -> Any:

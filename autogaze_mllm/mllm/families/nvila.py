@@ -85,11 +85,14 @@ class NvilaFamily(NativeFamily):
         features = self.base.encode_images(pixels)
         return self.projector(features.flatten(0, 1), [features.shape[1]] * len(features))
 
-    def chat(self, text: str) -> str:
-        return chatml(text)
+    def chat(self, text: str, first: bool = True) -> str:
+        return chatml(text, first)
+
+    def answer(self, text: str) -> str:
+        return f"{text}<|im_end|>"
 
 
-def chatml(text: str) -> str:
+def chatml(text: str, first: bool = True) -> str:
     """A question as Qwen2 was trained to read it in NVILA."""
-    system = "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n"
-    return f"{system}<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"
+    before = "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n" if first else "\n"
+    return f"{before}<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"

@@ -110,18 +110,24 @@ class VilaFamily(NativeFamily):
     def _length(self, *texts: str) -> int:
         return sum(len(self._ids(text)) for text in texts)
 
-    def chat(self, text: str) -> str:
-        return self._format(text)
+    def chat(self, text: str, first: bool = True) -> str:
+        return self._format(text, first)
+
+    def answer(self, text: str) -> str:
+        if self._format is vicuna:
+            return f" {text}{self.tokenizer.eos_token}"
+        return text + ("<|im_end|>" if self._format is chatml else "<|eot_id|>")
 
 
-def llama_3(text: str) -> str:
-    turns = [("system", LLAMA_3_SYSTEM), ("user", text)]
+def llama_3(text: str, first: bool = True) -> str:
+    turns = [("system", LLAMA_3_SYSTEM), ("user", text)] if first else [("user", text)]
     told = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{said}<|eot_id|>" for role, said in turns)
-    return f"<|begin_of_text|>{told}<|start_header_id|>assistant<|end_header_id|>\n\n"
+    start = "<|begin_of_text|>" if first else ""
+    return f"{start}{told}<|start_header_id|>assistant<|end_header_id|>\n\n"
 
 
-def vicuna(text: str) -> str:
-    return f"{VICUNA_SYSTEM} USER: {text} ASSISTANT:"
+def vicuna(text: str, first: bool = True) -> str:
+    return f"{VICUNA_SYSTEM} USER: {text} ASSISTANT:" if first else f"USER: {text} ASSISTANT:"
 
 
 def pooled(features: torch.Tensor, size: tuple[int, int, int]) -> torch.Tensor:

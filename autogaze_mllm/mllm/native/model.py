@@ -63,6 +63,7 @@ class NativeModel(nn.Module, ABC):
     """A base model of one layout. Sub-classes say which files it has and what they mean."""
 
     model_type: ClassVar[str]
+    base_model_prefix: ClassVar[str] = ""  # transformers has it, and peft asks for it
     CONFIGS: ClassVar[tuple[str, ...]]  # json files that must be there
     GENERATION: ClassVar[str]  # and the one that need not
     # Where each part lies: (part of the model, folder, what its keys there begin with).

@@ -1,0 +1,1 @@
+"""Fine-tuning a wrapped model: data, what is trained, the trainer, saving."""

@@ -1,0 +1,179 @@
+"""Videos are gazed once, before training, into a cache that every epoch and every process reads.
+
+Notable design decisions:
+- the videos are shared out among the processes, and each entry is made under a lock of its own, so no video is decoded
+  twice, not even by trainings that run side by side;
+- on machines that do not share the folder, each makes what it cannot see;
+- visual tokens are counted from what is stored, so the length of every sample is known before the first step.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+
+from ..errors import InputError
+from ..gaze.cache import GAZED, VideoCache
+from ..gaze.gazed_video import GazedVideo
+from ..mllm.families import Media
+from ..mllm.model import GazedModel
+from ..mllm.prompt import open_image
+from . import processes
+from .data import SHOWN_FAULTS, Medium, Sample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """alone: for an image, whether it is the only one of its sample; some models cut only such an image into crops."""
+
+    medium: Medium
+    alone: bool = False
+
+
+class MediaStore:
+    """Media of samples as `GazedModel.forward` takes them, and how many visual tokens each has."""
+
+    def __init__(self, model: GazedModel, cache: VideoCache) -> None:
+        self.model, self.cache = model, cache
+        self._keys: dict[Path, str] = {}
+        self._tokens: dict[_Wanted, int] = {}
+        self._patches: dict[Path, int] = {}
+
+    def prepare(self, samples: Sequence[Sample], progress: bool = False) -> dict[str, int]:
+        """Gazes what is not in the cache yet and counts tokens. Everyone must call it, with the same samples.
+
+        -> videos, and how many of them were gazed now. Raises InputError listing media that cannot be used.
+        """
+        wanted = list(dict.fromkeys(need for sample in samples for need in _needs(sample)))
+        videos = list(dict.fromkeys(need.medium.path for need in wanted if need.medium.kind == "video"))
+        images = [need for need in wanted if need.medium.kind == "image"]
+        faults: dict[str, str] = {}
+        own = videos[processes.rank() :: processes.count()]
+        made = self._gaze_all(own, faults, progress)
+        self._keys = processes.merged(self._keys)
+        # Where the folder is not shared, the other machines' entries are missing here.
+        unseen = [path for path in videos if path in self._keys and not self._entry(path).exists()]
+        made += self._gaze_all(unseen[processes.local_rank() :: processes.local_count()], faults, progress)
+        processes.wait()
+        tokens: dict[_Wanted, int] = {}
+        patches: dict[Path, int] = {}
+        for path in own:
+            if path in self._keys:
+                counts = self._stored_counts(path)
+                tokens[_Wanted(Medium("video", path))] = self.model.family.gazed_count(counts)
+                patches[path] = sum(counts)
+        for need in tqdm(
+            images[processes.rank() :: processes.count()], desc="images", disable=not progress or not images
+        ):
+            try:
+                tokens[need] = self._image(need).tokens
+            except InputError as error:
+                faults[str(need.medium.path)] = str(error)
+        self._tokens |= processes.merged(tokens)
+        self._patches |= processes.merged(patches)
+        faults = processes.merged(faults)
+        if faults:
+            shown = "; ".join(list(faults.values())[:SHOWN_FAULTS])
+            more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+            raise InputError(f"media cannot be used: {shown}{more} (`finetune --check` names their samples)")
+        return {"videos": len(videos), "gazed": sum(processes.gathered(made))}
+
+    def tokens(self, sample: Sample) -> list[int]:
+        """Visual tokens of each medium of a sample that was prepared."""
+        return [self._tokens[need] for need in _needs(sample)]
+
+    def patches(self, sample: Sample) -> int:
+        """Patches that the tower encodes: those kept of the videos, and about as many as the images have."""
+        joined = max(36 // self.model.family.gazed_count([36]), 1)  # patches to a visual token
+        return sum(
+            self._patches[need.medium.path] if need.medium.kind == "video" else self._tokens[need] * joined
+            for need in _needs(sample)
+        )
+
+    def media(self, sample: Sample) -> list[Media]:
+        """The media themselves, read from the cache."""
+        found = []
+        for need in _needs(sample):
+            if need.medium.kind == "video":
+                found.append(Media(self._tokens[need], self._gazed(need.medium.path)))
+            else:
+                found.append(self._image(need))
+        return found
+
+    def _image(self, need: _Wanted) -> Media:
+        return self.model.family.dense_image(open_image(need.medium.path), alone=need.alone)
+
+    def _gaze_all(self, paths: Sequence[Path], faults: dict[str, str], progress: bool) -> int:
+        """How many had to be gazed."""
+        made = 0
+        for path in tqdm(paths, desc="gazing", unit="video", disable=not progress or not paths):
+            try:
+                key = self._keys[path] = self._keys.get(path) or self._key(path)
+                with _locked(self.cache.folder / f".{key}.lock"):
+                    if not self._entry(path).exists():
+                        self._make(path)
+                        made += 1
+            except InputError as error:
+                faults[str(path)] = str(error)
+                self._keys.pop(path, None)
+        return made
+
+    def _make(self, path: Path) -> None:
+        self.model.gaze_video(path)  # looks once more, and puts the result there
+        if not self._entry(path).exists():
+            raise InputError(f"{self.cache.folder}: cannot write here: fine-tuning needs room for the gazed videos")
+
+    def _gazed(self, path: Path) -> GazedVideo:
+        found = self.cache.get_gazed(self._keys[path])
+        if found is None:  # removed, or damaged, since it was prepared
+            if torch.utils.data.get_worker_info() is not None and self.model.device.type != "cpu":
+                raise InputError(f"{path}: its cache entry has gone; start again with --resume, which gazes it anew")
+            logger.warning("%s: its cache entry has gone and is made anew", path)
+            found = self.model.gaze_video(path)
+        return found
+
+    def _key(self, path: Path) -> str:
+        key = self.model.gazed_key(path)
+        if key is None:
+            raise InputError("results of a selector of your own cannot be cached, which fine-tuning needs")
+        return key
+
+    def _entry(self, path: Path) -> Path:
+        return self.cache.folder / (self._keys[path] + GAZED)
+
+    def _stored_counts(self, path: Path) -> list[int]:
+        """Kept patches of each picture, without reading the patches."""
+        try:
+            with safe_open(self._entry(path), framework="pt") as stored:
+                frames, pictures = stored.get_tensor("frame_counts"), stored.get_tensor("pictures")
+        except (SafetensorError, OSError):  # damaged: this drops and makes it anew
+            return self._gazed(path).picture_counts()
+        _, place = pictures.unique(return_inverse=True)
+        return torch.bincount(place, weights=frames.double()).long().tolist()
+
+
+def _needs(sample: Sample) -> Iterator[_Wanted]:
+    images = sum(medium.kind == "image" for medium in sample.media)
+    for medium in sample.media:
+        yield _Wanted(medium, alone=medium.kind == "image" and images == 1)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the lock file; the system lets go of it when the process ends, however it ends."""
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,0 +1,136 @@
+"""What is trained: whole parts, or LoRA in them, each with its own learning rate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from ..errors import InputError
+from ..mllm.model import GazedModel
+
+Mode = Literal["off", "full", "lora"]
+PARTS = ("tower", "projector", "llm")
+
+
+@dataclass(frozen=True)
+class PartPlan:
+    """off: frozen. full: all weights. lora: low-rank additions to the linear layers, the weights themselves frozen."""
+
+    mode: Mode = "off"
+    lr: float = 2e-5
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("off", "full", "lora"):
+            raise InputError(f"a part is trained 'full' or with 'lora', or is 'off'; got {self.mode!r}")
+        if not 0 < self.lr < 1:
+            raise InputError(f"a learning rate must lie between 0 and 1, got {self.lr}")
+
+
+@dataclass(frozen=True)
+class LoraPlan:
+    """rank and alpha: an addition is alpha / rank times the product of its two matrices."""
+
+    rank: int = 64
+    alpha: float = 16.0
+    dropout: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
+            raise InputError(
+                f"LoRA needs a rank of at least 1, an alpha above 0 and a dropout in [0, 1), got {self.rank}, "
+                f"{self.alpha} and {self.dropout}"
+            )
+
+
+# `sft`: the last video stage that NVILA-HD was trained with. `align`: a new projector. `lora`: VILA's values.
+PRESETS: dict[str, dict[str, PartPlan]] = {
+    "align": {"tower": PartPlan(), "projector": PartPlan("full", 1e-3), "llm": PartPlan()},
+    "sft": {part: PartPlan("full", 2e-5) for part in PARTS},
+    "lora": {"tower": PartPlan(), "projector": PartPlan("full", 2e-5), "llm": PartPlan("lora", 1e-4)},
+}
+
+
+def switch_on(model: GazedModel, plans: Mapping[str, PartPlan], lora: LoraPlan) -> Any | None:
+    """Freezes the model, then puts LoRA in and lets train what the plans say. -> the LoraConfig, if there is one."""
+    family = model.family
+    targets = [_lora_targets(model, part) for part, plan in plans.items() if plan.mode == "lora"]
+    config = None
+    if targets:
+        from peft import LoraConfig, inject_adapter_in_model
+
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha,  # type: ignore[arg-type]  # need not be whole
+            lora_dropout=lora.dropout,
+            target_modules="|".join(targets),
+        )
+        inject_adapter_in_model(config, family.base)
+    for name, parameter in model.named_parameters():
+        name = name.removeprefix("base.")
+        if ".lora_" not in name:
+            whole = not name.startswith("gaze.") and plans[family.part_of(name)].mode == "full"
+            parameter.requires_grad_(whole)
+    return config
+
+
+def _lora_targets(model: GazedModel, part: str) -> str:
+    """A pattern that matches the names of the linear layers inside a part's transformer layers."""
+    family = model.family
+    found = sorted(
+        {
+            name.rsplit(".", 1)[1]
+            for name, module in family.base.named_modules()
+            if isinstance(module, nn.Linear) and name.startswith(family.PARTS[part]) and ".layers." in name
+        }
+    )
+    if not found or part == "projector":
+        raise InputError(f"LoRA is for the tower and the LLM; train the {part} 'full'")
+    starts = "|".join(re.escape(start) for start in family.PARTS[part])
+    return rf"(?:{starts}).*layers\.\d+\..*\.(?:{'|'.join(found)})"
+
+
+def trained_groups(
+    parameters: Sequence[tuple[str, nn.Parameter]],
+    model: GazedModel,
+    plans: Mapping[str, PartPlan],
+    weight_decay: float,
+) -> list[dict[str, Any]]:
+    """Optimiser groups: per part its learning rate; weights decay, biases, norms and other vectors do not.
+
+    parameters: by their names in the base, of any shard of them. Parts are in the order of `plans`.
+    """
+    groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        if parameter.requires_grad:
+            shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty tensor in its place
+            groups.setdefault((model.family.part_of(name), len(shape) > 1), []).append(parameter)
+    return [
+        {"params": members, "lr": plans[part].lr, "weight_decay": weight_decay if decays else 0.0, "name": part}
+        for part in plans
+        for decays in (True, False)
+        if (members := groups.get((part, decays)))
+    ]
+
+
+def set_precision(model: GazedModel, precision: Literal["bf16", "fp32"], mixed: bool) -> None:
+    """fp32: everything. bf16: frozen weights and everything that DeepSpeed keeps a precise copy of; what is trained
+    without it (mixed: by autocast) stays in float32, because small steps would be lost in bf16."""
+    low = torch.bfloat16 if precision == "bf16" else torch.float32
+    for parameter in model.family.base.parameters():
+        parameter.data = parameter.data.to(torch.float32 if mixed and parameter.requires_grad else low)
+
+
+def part_sizes(model: GazedModel) -> dict[str, dict[str, int]]:
+    """Parameters of each part, and how many of them are trained."""
+    sizes = {part: {"parameters": 0, "trained": 0} for part in (*PARTS, "gaze")}
+    for name, parameter in model.named_parameters():
+        name = name.removeprefix("base.")
+        part = "gaze" if name.startswith("gaze.") else model.family.part_of(name)
+        sizes[part]["parameters"] += parameter.numel()
+        sizes[part]["trained"] += parameter.numel() * parameter.requires_grad
+    return sizes

@@ -1,0 +1,64 @@
+"""The processes of one training: who this one is, and what they tell each other. Until they know each other, each is
+alone, and all of it is trivial."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch.distributed as dist
+
+
+def started() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def rank() -> int:
+    return dist.get_rank() if started() else 0
+
+
+def is_first() -> bool:
+    """Whether this process speaks for all, by what its launcher says: true of one process also after the end."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def count() -> int:
+    return dist.get_world_size() if started() else 1
+
+
+def local_rank() -> int:
+    """Number of this process on its machine."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+def local_count() -> int:
+    """Processes on this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+
+
+def gathered(value: Any) -> list[Any]:
+    """The values of all processes, in the order of their ranks. Everyone must call it."""
+    if not started() or count() == 1:
+        return [value]
+    values = [None] * count()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def merged(part: dict[Any, Any]) -> dict[Any, Any]:
+    """The dictionaries of all processes in one."""
+    return {name: value for values in gathered(part) for name, value in values.items()}
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if started() and count() > 1:
+        dist.barrier()
+
+
+def finish() -> None:
+    """Ends communication in an orderly way. Leaving it to the interpreter's exit lets a background thread of gloo or
+    NCCL meet objects that are already gone, which can abort a process that has done all its work."""
+    if started():
+        dist.barrier()
+        dist.destroy_process_group()

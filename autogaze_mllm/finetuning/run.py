@@ -1,0 +1,282 @@
+"""finetune(): from a configuration to a fine-tuned folder, in one process or many."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import TrainingArguments, set_seed
+
+from ..errors import InputError
+from ..files import output_folder
+from ..gaze.cache import VideoCache, default_folder
+from ..mllm.model import GazedModel
+from . import processes
+from .config import FinetuneConfig
+from .data import Sample, load_samples
+from .dataset import ConversationDataset
+from .engine import deepspeed_config, offloads, zero_stage
+from .gazing import MediaStore
+from .memory import Load, Shape, estimate_memory
+from .model import TrainedModel
+from .parts import part_sizes, set_precision, switch_on
+
+
+@dataclass
+class Prepared:
+    """All that a training needs, and that a dry run tells about."""
+
+    model: GazedModel
+    config: FinetuneConfig
+    train: ConversationDataset
+    evaluation: ConversationDataset | None
+    videos: dict[str, int]
+    lora: Any | None
+    precision: Literal["bf16", "fp32"]
+    deepspeed: dict[str, Any] | None
+
+    def steps(self, count: int) -> int:
+        """Updates of the whole training, by `count` processes."""
+        batch = self.config.batch_size * count
+        per_epoch = math.ceil(math.ceil(len(self.train) / batch) / self.config.accumulate)
+        return self.config.max_steps or math.ceil(self.config.epochs * per_epoch)
+
+
+def training_device(cpu: bool) -> torch.device:
+    """The device of this process."""
+    if cpu or not torch.cuda.is_available():
+        return torch.device("cpu")
+    torch.cuda.set_device(processes.local_rank())
+    return torch.device("cuda", processes.local_rank())
+
+
+def chosen_precision(config: FinetuneConfig, device: torch.device) -> Literal["bf16", "fp32"]:
+    if config.precision != "auto":
+        return config.precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
+
+
+def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
+    """Switches parts on, gazes the videos, counts tokens. Changes what of the model is trainable, and its precision."""
+    engine = None if config.deepspeed is None else deepspeed_config(config.deepspeed)
+    if any(".lora_" in name for name, _ in model.named_parameters()):
+        raise InputError("this model holds LoRA of an earlier training: merge it first (`autogaze-mllm merge`)")
+    samples = load_samples(config.data, config.media_root)
+    held_out = load_samples(config.eval_data, config.media_root) if config.eval_data else []
+    progress = config.progress and processes.rank() == 0
+    precision = chosen_precision(config, model.device)
+    set_seed(config.seed)  # LoRA begins with the same random values everywhere
+    lora = switch_on(model, config.parts, config.lora)
+    set_precision(model, precision, mixed=engine is None)
+    # Entries of this training must not push each other out, so the folder has no limit.
+    model.cache = VideoCache(config.cache or default_folder() / "finetune", limit=1 << 62)
+    store = MediaStore(model, model.cache)
+    videos = store.prepare([*samples, *held_out], progress)
+
+    def dataset(chosen: Sequence[Sample]) -> ConversationDataset:
+        return ConversationDataset(
+            chosen, model, store, config.max_length, config.too_long, config.packing, progress=progress
+        )
+
+    return Prepared(
+        model,
+        config,
+        dataset(samples),
+        dataset(held_out) if held_out else None,
+        videos,
+        lora,
+        precision,
+        engine,
+    )
+
+
+def training_arguments(config: FinetuneConfig, precision: str, engine: dict[str, Any] | None, cpu: bool) -> Any:
+    """transformers' arguments; making them starts communication between the processes."""
+    return TrainingArguments(
+        output_dir=str(output_folder(config.output)),
+        num_train_epochs=config.epochs,
+        max_steps=config.max_steps or -1,
+        per_device_train_batch_size=config.batch_size,
+        per_device_eval_batch_size=config.batch_size,
+        gradient_accumulation_steps=config.accumulate,
+        learning_rate=max(plan.lr for plan in config.parts.values() if plan.mode != "off"),
+        lr_scheduler_type="cosine",
+        warmup_steps=config.warmup,
+        max_grad_norm=config.clip,
+        weight_decay=config.weight_decay,
+        bf16=precision == "bf16",
+        deepspeed=engine,
+        use_cpu=cpu,
+        logging_steps=config.log_steps,
+        logging_nan_inf_filter=False,
+        save_strategy="steps" if config.save_steps else "no",
+        save_steps=config.save_steps or 1,
+        save_total_limit=config.save_total_limit,
+        eval_strategy="steps" if config.eval_steps else "no",
+        eval_steps=config.eval_steps or None,
+        prediction_loss_only=True,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        dataloader_num_workers=config.workers,
+        dataloader_persistent_workers=config.workers > 0,
+        dataloader_pin_memory=not cpu,
+        ddp_find_unused_parameters=False,
+        seed=config.seed,
+        data_seed=config.seed,
+        report_to=config.report,
+        disable_tqdm=not config.progress,
+    )
+
+
+def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None = None) -> dict[str, Any]:
+    """Trains, and leaves in `config.output` what `autogaze_mllm.load` reads. -> steps, losses, folder.
+
+    base_source: where the base model was loaded from; None: it is saved with the result. In a launch of several
+    processes everyone calls it; `model` may be used as before afterwards, except under DeepSpeed.
+    """
+    from .trainer import GazedTrainer
+
+    resume = latest_checkpoint(config)
+    device = training_device(config.cpu)
+    precision = chosen_precision(config, device)
+    engine = None if config.deepspeed is None else deepspeed_config(config.deepspeed)
+    arguments = training_arguments(config, precision, engine, device.type == "cpu")
+    _ = arguments.device  # processes know each other from here on
+    source = _base_source(model, Path(config.output), base_source)
+    prepared = prepare(model, config)
+    if config.gradient_checkpointing:
+        _checkpoint_layers(model, reentrant=zero_stage(engine) == 3)
+    trained = TrainedModel(model)
+    if zero_stage(engine) == 3:
+        from deepspeed.utils import set_z3_leaf_modules
+
+        set_z3_leaf_modules(trained, [type(trained.embedder)])
+    trainer = GazedTrainer(trained, arguments, config, prepared.train, prepared.evaluation, source, prepared.lora)
+    output = trainer.train(resume_from_checkpoint=resume)
+    trainer.save_model()
+    history = list(trainer.state.log_history)
+    result: dict[str, Any] = {
+        "output": config.output,
+        "steps": trainer.state.global_step,
+        "loss": output.training_loss,
+        "losses": [entry["loss"] for entry in history if "loss" in entry],
+        "videos": prepared.videos["videos"],
+        "gazed": prepared.videos["gazed"],
+    }
+    if prepared.evaluation is not None:
+        result["eval_loss"] = trainer.evaluate()["eval_loss"]
+        result["eval_losses"] = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+    model.eval()
+    processes.finish()
+    return result
+
+
+def latest_checkpoint(config: FinetuneConfig) -> str | None:
+    """Where to go on from. Raises InputError when a named one is not there, or when a training would overwrite one."""
+    folder = Path(config.output)
+    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]  # the file that is written last
+    latest = str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+    if config.resume is None:
+        if latest is not None:
+            raise InputError(
+                f"{folder}: holds {Path(latest).name} of another training: add --resume, or choose another folder"
+            )
+        return None
+    if config.resume == "auto":
+        return latest
+    if not (Path(config.resume) / "trainer_state.json").is_file():
+        raise InputError(f"{config.resume}: not a checkpoint (it has no trainer_state.json)")
+    return config.resume
+
+
+def _base_source(model: GazedModel, output: Path, given: str | None) -> str:
+    """Where the base model will be found. One that has no place of its own is written into the output folder."""
+    if given is not None:
+        return os.path.abspath(given) if Path(given).is_dir() else given
+    own = output.resolve() / "base"
+    if processes.rank() == 0 and not own.exists():
+        part = output_folder(own.with_name(".base.part"))
+        model.family.base.save_pretrained(part)
+        model.preprocessing.save_pretrained(part)
+        part.replace(own)
+    processes.wait()
+    return str(own)
+
+
+def _checkpoint_layers(model: GazedModel, reentrant: bool) -> None:
+    """Activations inside the layers are computed anew in the backward pass. reentrant: how ZeRO-3 wants it, whose
+    weights are empty between the passes; the tower lies inside one autograd node, where only the other way works."""
+    parts: tuple[tuple[Any, bool], ...] = ((model.family.tower, False), (model.family.language_model, reentrant))
+    for part, kind in parts:
+        # Later versions of transformers have it under a new name.
+        name = "activation" if hasattr(part, "activation_checkpointing_enable") else "gradient"
+        getattr(part, f"{name}_checkpointing_enable")(**{f"{name}_checkpointing_kwargs": {"use_reentrant": kind}})
+
+
+def model_shape(model: GazedModel) -> Shape:
+    settings, tower = model.settings, model.tower
+    block_causal = tower.attn_type == "block_causal" and not tower.frame_independent
+    return Shape.of(model.config, min(settings.frames, settings.chunk_frames) if block_causal else 1)
+
+
+def describe(prepared: Prepared, count: int = 1) -> dict[str, Any]:
+    """What a dry run tells: parameters, tokens, memory and steps of a training by `count` processes."""
+    config, train = prepared.config, prepared.train
+    visual = train.visual_tokens()
+    ranked = sorted(range(len(train)), key=lambda number: -train.lengths[number])[: config.batch_size]
+    members = [member for number in ranked for member in train.groups[number]]
+    # A batch is padded to its longest sample; packs are put into one row.
+    tokens = sum(train.lengths[n] for n in ranked) if config.packing else config.batch_size * train.lengths[ranked[0]]
+    load = Load(
+        tokens,
+        sum(train.store.patches(train.samples[member]) for member in members),
+        sum(train.learnt[member] for member in members),
+    )
+    sizes = part_sizes(prepared.model)
+    memory = estimate_memory(
+        model_shape(prepared.model),
+        sizes,
+        config.parts,
+        load,
+        bf16=prepared.precision == "bf16",
+        processes=count,
+        zero=zero_stage(prepared.deepspeed),
+        offload=offloads(prepared.deepspeed),
+        checkpointing=config.gradient_checkpointing,
+    )
+    return {
+        "samples": len(train.samples),
+        "packs": len(train) if config.packing else None,
+        "videos": prepared.videos["videos"],
+        "gazed": prepared.videos["gazed"],
+        "parts": {
+            part: {
+                **size,
+                **({"mode": config.parts[part].mode, "lr": config.parts[part].lr} if part in config.parts else {}),
+            }
+            for part, size in sizes.items()
+        },
+        "tokens": _spread(train.sample_lengths),
+        "visual_tokens": _spread(visual),
+        "learnt_tokens": _spread(train.learnt),
+        "memory_gib": memory.to_dict(),
+        "precision": prepared.precision,
+        "processes": count,
+        "steps": prepared.steps(count),
+    }
+
+
+def _spread(values: Sequence[int]) -> dict[str, float]:
+    found = sorted(values)
+    return {
+        "min": found[0],
+        "median": found[len(found) // 2],
+        "p95": found[min(len(found) * 95 // 100, len(found) - 1)],
+        "max": found[-1],
+        "sum": sum(found),
+    }
