@@ -1,6 +1,7 @@
 """The command line, `autogaze-mllm VERB ...`: each verb is a file of `commands/`.
 
-Exit codes: 0 done, 2 the input is at fault (one line on standard error), 130 interrupted.
+Exit codes: 0 done, 1 done but some videos could not be read (eval), 2 the input is at fault (one line on standard
+error), 130 interrupted.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from .commands import ask, cache, gaze, info
+from .commands import ask, cache, eval, finetune, gaze, info, label, merge, train_gaze
 from .errors import InputError
 
-VERBS = (ask, gaze, cache, info)
+VERBS = (ask, gaze, eval, cache, info, finetune, merge, label, train_gaze)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

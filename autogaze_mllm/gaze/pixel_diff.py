@@ -30,7 +30,7 @@ class PixelDiffSelector:
         batch, steps = frames.shape[:2]
         budgets = patches_per_frame(ratio, grid.size, batch, steps).to(frames.device)
         painter = PatchPainter(grid, frames.device)
-        atoms = _Atoms(painter)
+        atoms = Atoms(painter)
         canvas = torch.full_like(frames[:, 0], BLANK)
         ids, keeps = [], []
         for t in range(steps):
@@ -48,7 +48,7 @@ class PixelDiffSelector:
         )
 
 
-class _Atoms:
+class Atoms:
     """The frame cut along the patch borders of all scales: every atom lies in one patch of each scale (or in none).
 
     Errors are summed over atoms once a frame; competing patches then only add and compare these few numbers. Maps have
@@ -90,7 +90,7 @@ class _AtomAxis:
 
 
 def _next_frame(
-    painter: PatchPainter, atoms: _Atoms, canvas: torch.Tensor, frame: torch.Tensor, budgets: torch.Tensor, loss: float
+    painter: PatchPainter, atoms: Atoms, canvas: torch.Tensor, frame: torch.Tensor, budgets: torch.Tensor, loss: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """canvas, frame (B, 3, H, W), budgets (B,) -> patches kept (B, N) 0/1 and the canvas with them painted.
 
@@ -116,7 +116,7 @@ def _next_frame(
 
 
 def _choose(
-    atoms: _Atoms, before: torch.Tensor, after: list[torch.Tensor], budgets: torch.Tensor, allowed: torch.Tensor
+    atoms: Atoms, before: torch.Tensor, after: list[torch.Tensor], budgets: torch.Tensor, allowed: torch.Tensor
 ) -> torch.Tensor:
     """before: error map of the canvas; after: that of each scale's picture; allowed: (1, n) error that a finest patch
     may keep, exceeded somewhere in every row. -> (B, N) 0/1, at least one patch and at most `budgets` (B,) per row."""
@@ -145,7 +145,7 @@ def _choose(
     return chosen
 
 
-def _beats_neighbours(atoms: _Atoms, gain: torch.Tensor) -> torch.Tensor:
+def _beats_neighbours(atoms: Atoms, gain: torch.Tensor) -> torch.Tensor:
     """(B, N) -> True where a patch's gain is positive and no overlapping patch of any scale has a larger one."""
     parts = gain.split(list(atoms.grid.counts), dim=1)
     spread = [atoms.spread(part, scale) for scale, part in enumerate(parts)]

@@ -1,0 +1,69 @@
+"""`autogaze-mllm label`: search what a gaze model should look at, for next-token prediction."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from .options import print_rows, quiet, usable_device
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    label = verbs.add_parser(
+        "label",
+        help="search which patches of videos to keep, as labels for train-gaze",
+        description="Greedy search: the patch that lowers the reconstruction loss most comes next, until the loss or "
+        "the budget of the frame is reached. A run that was interrupted goes on when the same command is given again.",
+    )
+    label.add_argument(
+        "videos", metavar="VIDEOS", help="folders (with train/ and val/, or flat), or lists; with commas"
+    )
+    label.add_argument("--out", required=True, metavar="gazing_labels.json")
+    label.add_argument("--split", default="train", choices=["train", "val"])
+    label.add_argument("--task", default="mosaic", help="mosaic, or the folder or id of a VideoMAE (default mosaic)")
+    label.add_argument("--loss", type=float, default=0.1, help="a frame is done at this loss (default 0.1)")
+    label.add_argument("--max-ratio", type=float, default=1.0, help="share of a frame's patches at most (default 1)")
+    label.add_argument("--frames", type=int, default=16, help="frames of a clip, from the start (default 16)")
+    label.add_argument("--stride", type=int, default=1, help="distance of the frames (default 1)")
+    label.add_argument("--batch", type=int, default=8, help="clips searched at a time (default 8)")
+    label.add_argument("--workers", type=int, default=1, help="processes (default 1)")
+    label.add_argument("--shard", type=int, default=20_000, help="videos in a file at most (default 20000)")
+    label.add_argument("--unreadable", type=float, default=0.05, help="share of videos that may be unreadable")
+    label.add_argument("--device", help="cpu, cuda, ... (default: cuda if there is one, else cpu)")
+    label.add_argument("--json", action="store_true", help="print json")
+    label.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    quiet()
+    from ..training.labelling import LabelSettings, label_videos
+    from ..training.videos import find_videos
+
+    settings = LabelSettings(
+        task=arguments.task,
+        target=arguments.loss,
+        max_ratio=arguments.max_ratio,
+        frames=arguments.frames,
+        stride=arguments.stride,
+        batch=arguments.batch,
+    )
+    report = label_videos(
+        find_videos(arguments.videos, arguments.split),
+        Path(arguments.out),
+        settings,
+        workers=arguments.workers,
+        unreadable=arguments.unreadable,
+        shard=arguments.shard,
+        device=usable_device(arguments.device),
+        progress=not arguments.json,
+    )
+    if arguments.json:
+        result = {"files": [str(file) for file in report.files], "labels": report.labels, "patches": report.patches}
+        print(json.dumps({**result, "unreadable": report.unreadable}))
+        return 0
+    per_frame = report.patches / report.labels / settings.frames
+    rows = [("labels", str(report.labels)), ("patches", f"{report.patches} ({per_frame:.1f} a frame)")]
+    rows += [("unreadable", str(len(report.unreadable)))] if report.unreadable else []
+    print_rows([*rows, *(("file", str(file)) for file in report.files)])
+    return 0

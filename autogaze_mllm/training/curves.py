@@ -1,0 +1,39 @@
+"""The curves of a run as a picture, from its metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+SMOOTH = 50  # points that a line has at most; each is the mean of the steps it stands for
+
+
+def plot_curves(metrics: Path, picture: Path) -> None:
+    """One panel for each number that the run wrote more than once; nothing without any."""
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "step"]
+    series = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
+    series = {name: points for name, points in series.items() if len(points) > 1}
+    if not series:
+        return
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    columns = 4
+    lines = -(-len(series) // columns)
+    figure, axes = pyplot.subplots(lines, columns, figsize=(4 * columns, 2.6 * lines), squeeze=False)
+    for axis, (name, points) in zip(axes.flat, series.items(), strict=False):
+        parts = np.array_split(np.array(points), min(SMOOTH, len(points)))
+        means = np.array([part.mean(axis=0) for part in parts])
+        axis.plot(means[:, 0], means[:, 1])
+        axis.set_title(name, fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(series) :]:
+        axis.axis("off")
+    figure.tight_layout()
+    figure.savefig(picture, dpi=90)
+    pyplot.close(figure)

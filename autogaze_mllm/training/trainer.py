@@ -1,0 +1,265 @@
+"""The training loop, on accelerate: CPU, one GPU, or as many processes as `accelerate launch` starts.
+
+Notable design decisions:
+- everything random about a step comes from the seed and the number of the step, so nothing but the weights, the
+  optimizer and the number has to be kept for a resumed run to go on exactly as an uninterrupted one;
+- the stream of clips is the same for any number of processes: each takes its part of every batch.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+from tqdm.auto import tqdm
+
+from ..errors import InputError
+from ..files import output_folder, read_json, write_json
+from ..gaze.model import AutoGaze
+from ..video.pictures import Prefetch
+from .checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
+from .config import TrainingSettings
+from .curves import plot_curves
+from .labels import Label, collate_labels, key_of
+from .objective import Batch, GazeObjective
+from .schedules import learning_rate, temperature
+from .tasks import ReconstructionTask, TrainableTask
+from .trackers import Tracker
+from .validation import validate
+from .videos import ClipSource
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """labels: entries by `key_of` a path, or None where they are searched for while training."""
+
+    train: ClipSource
+    val: ClipSource | None = None
+    labels: dict[str, Label] | None = None
+
+
+class GazeTrainer:
+    """Trains `gaze` (and `task`, where it has parameters to train) into the folder `run`."""
+
+    def __init__(
+        self,
+        gaze: AutoGaze,
+        task: ReconstructionTask,
+        data: TrainingData,
+        settings: TrainingSettings,
+        run: str | Path,
+        *,
+        cpu: bool = False,
+        progress: bool = True,
+    ) -> None:
+        self.settings, self.data = settings, data
+        self.run_folder = output_folder(run)
+        # Buffers are never trained here, and their broadcast would cost a message for each step.
+        options = DistributedDataParallelKwargs(broadcast_buffers=False)
+        # Precision is ours to choose: accelerate's would be fixed for the whole process by the first trainer in it.
+        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[options])
+        self.micro, self.rounds = settings.accumulation(self.accelerator.num_processes)
+        self.progress = progress and self.accelerator.is_main_process
+        self.gaze, self.task = gaze.train(), task
+        if settings.train_task and not isinstance(task, TrainableTask):
+            raise InputError(f"the task {task.name!r} has no parameters to train")
+        gaze.requires_grad_(settings.train_gaze)
+        if isinstance(task, nn.Module):
+            task.requires_grad_(settings.train_task).train(settings.train_task)
+        if data.labels is not None and settings.algorithm != "ntp":
+            raise InputError("labels are for ntp; grpo learns from the model's own selections")
+        objective = GazeObjective(gaze, task, settings, self._over_all, data.labels is not None)
+        self.hints = objective.hints
+        self.parameters = [p for p in objective.parameters() if p.requires_grad]
+        self.optimizer = _optimizer(self.parameters, settings)
+        self._identify()
+        self.validation: dict[str, float] = {}  # of the trained model
+        self.first_step = 0
+        found = checkpoint_folders(self.run_folder)
+        if found:
+            state = load_checkpoint(found[-1], gaze, self._trained_task(), self.hints, self.optimizer)
+            self.first_step = int(state["step"])
+        self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+
+    def train(self) -> AutoGaze:
+        """Runs to the last step; what an earlier, interrupted run did is not done again. Returns the trained model."""
+        settings, main = self.settings, self.accelerator.is_main_process
+        metrics = MetricsFile(self.run_folder / "metrics.jsonl", self.first_step) if main else None
+        tracker = Tracker(settings.tracker if main else "none", self.run_folder, settings.to_dict())
+        bar = tqdm(
+            total=settings.steps, initial=self.first_step, unit="step", desc="training", disable=not self.progress
+        )
+        try:
+            with Prefetch(self._batches()) as batches:
+                for step in range(self.first_step, settings.steps):
+                    values = self._validation(step) if step % settings.val_every == 0 else {}
+                    values |= self._step(step, batches)
+                    bar.update()
+                    bar.set_postfix(loss=f"{values['loss']:.3f}")
+                    if metrics is not None:
+                        metrics.write(step, values)
+                    tracker.log(step, values)
+                    if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+                        self._save(step + 1)
+        finally:
+            bar.close()
+            tracker.close()
+            if metrics is not None:
+                metrics.close()
+        self.validation = self._validation(settings.steps)
+        if main and self.validation:
+            write_json(self.run_folder / "validation.json", self.validation)
+        if main:
+            plot_curves(self.run_folder / "metrics.jsonl", self.run_folder / "curves.png")
+            self.gaze.save_pretrained(self.run_folder / "gaze")
+            trained = self._trained_task()
+            if trained is not None:
+                trained.save_pretrained(self.run_folder / "task")
+        self.accelerator.wait_for_everyone()
+        return self.gaze.eval()
+
+    def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
+        """One optimizer step. -> its numbers, averaged over processes and rounds."""
+        settings = self.settings
+        rate = learning_rate(settings.schedule, step, settings.steps, settings.lr, settings.min_lr)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        heat = temperature(step, settings.steps, *settings.temperature)
+        self._seed(step)
+        sums: dict[str, torch.Tensor] = {}
+        for number in range(self.rounds):
+            batch = next(batches).to(self.accelerator.device)
+            last = number == self.rounds - 1
+            with _sync(self.accelerator, self.objective, last):
+                with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
+                    outcome = self.objective(batch, heat)
+                self.accelerator.backward(outcome.loss / self.rounds)
+            for name, value in ({"loss": outcome.loss.detach()} | outcome.metrics).items():
+                sums[name] = sums.get(name, 0.0) + value.float() / self.rounds
+        if settings.clip_norm is not None:
+            sums["grad_norm"] = self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
+        self.wrapped_optimizer.step()
+        self.wrapped_optimizer.zero_grad()
+        names = list(sums)
+        means = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")
+        values = dict(zip(names, means.tolist(), strict=True))
+        if not np.isfinite(values["loss"]):
+            raise InputError(f"the loss of step {step} is not a number; a lower --lr may help")
+        return values | {"lr": rate}
+
+    def _batches(self) -> Iterator[Batch]:
+        """This process's part of every batch, from the first step on, without an end."""
+        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
+        source, size = self.data.train, len(self.data.train)
+        epoch, order = -1, np.empty(0, dtype=np.int64)
+        place = self.first_step * self.settings.batch_size
+        while True:
+            clips = []
+            for number in range(place + rank * self.micro, place + (rank + 1) * self.micro):
+                if number // size != epoch:
+                    epoch = number // size
+                    order = np.random.default_rng([self.settings.seed, epoch]).permutation(size)
+                clips.append(source.clip(int(order[number % size]), epoch))
+            place += processes * self.micro
+            labels = None
+            if self.data.labels is not None:
+                labels = collate_labels([self._label(clip.path) for clip in clips])
+            yield Batch(torch.stack([clip.pixels for clip in clips]), [clip.seed for clip in clips], labels)
+
+    def _label(self, path: Path) -> Label:
+        assert self.data.labels is not None
+        label = self.data.labels[key_of(path)]
+        if len(label["gazing_pos"]) != self.data.train.settings.frames:
+            raise InputError(
+                f"{path}: its label has {len(label['gazing_pos'])} frames, the clips {self.data.train.settings.frames}"
+            )
+        return label
+
+    def _validation(self, step: int) -> dict[str, float]:
+        if self.data.val is None or not self.settings.val_clips:
+            return {}
+        values: dict[str, float] = {}
+        if self.accelerator.is_main_process:
+            self._seed(step)
+            values = validate(
+                self.gaze, self.task, self.data.val, self.settings, self.run_folder / "pictures" / f"step-{step:08}.png"
+            )
+            self.gaze.train()
+        self.accelerator.wait_for_everyone()
+        return values
+
+    def _seed(self, step: int) -> None:
+        """Budgets, which all processes must agree on, come from Python's generator; rollouts from torch's."""
+        random.seed(self.settings.seed * 1_000_003 + step)
+        torch.manual_seed((self.settings.seed * 1_000_003 + step) * 4096 + self.accelerator.process_index)
+
+    def _over_all(self, value: torch.Tensor) -> torch.Tensor:
+        if self.accelerator.num_processes == 1:
+            return value
+        return self.accelerator.reduce(value.detach(), "sum")
+
+    def _trained_task(self) -> TrainableTask | None:
+        return self.task if self.settings.train_task and isinstance(self.task, TrainableTask) else None
+
+    def _save(self, step: int) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_checkpoint(
+                self.run_folder,
+                step,
+                self.gaze,
+                self._trained_task(),
+                self.hints,
+                self.optimizer,
+                self.settings.to_dict(),
+                self.settings.keep,
+            )
+        self.accelerator.wait_for_everyone()
+
+    def _identify(self) -> None:
+        """Keeps the settings beside the checkpoints; a resumed run with others would not go on as the first one."""
+        path, mine = self.run_folder / "settings.json", self.settings.to_dict()
+        mine = _as_json(mine | {"clips": _as_json(vars(self.data.train.settings)), "videos": len(self.data.train)})
+        if path.exists() and checkpoint_folders(self.run_folder):
+            free = {"keep", "save_every", "val_every", "val_clips", "tracker", "micro_batch"}
+            stored = read_json(path)
+            changed = [name for name in mine if name not in free and stored.get(name) != mine[name]]
+            if changed:
+                raise InputError(
+                    f"{self.run_folder}: holds a run with other settings ({', '.join(changed)}); "
+                    "go on with those, or give this one another folder"
+                )
+        if self.accelerator.is_main_process:
+            write_json(path, mine)
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    """Tuples as the lists that json gives back."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: plain(entry) for name, entry in value.items()}
+        return [plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
+
+    return plain(values)
+
+
+def _sync(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:
+    """Gradients are shared between processes in the last round of a step only."""
+    return nullcontext() if last else accelerator.no_sync(module)
+
+
+def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
+    kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
+    return kind(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
