@@ -31,6 +31,7 @@ def workplace(clip, tmp_path_factory):
     base.save_pretrained(named)
     processor.save_pretrained(named)
     tiny_gaze().save_pretrained(folder / "nvidia" / "AutoGaze")
+    (folder / "videos.jsonl").write_text("".join(blocks("json")), encoding="utf-8")
     return folder
 
 

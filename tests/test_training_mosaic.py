@@ -10,10 +10,11 @@ from autogaze_mllm.gaze.mosaic import rebuild
 from autogaze_mllm.training.candidates import search_by_candidates
 from autogaze_mllm.training.config import SearchSettings
 from autogaze_mllm.training.greedy import Disturbance, SearchResult, search_mosaic
+from autogaze_mllm.training.hints import HintHead, token_shares
 from autogaze_mllm.training.mosaic import MosaicTask, MosaicWalk
 from autogaze_mllm.training.objective import search_online, soft_targets
 
-from .training_models import busy_clip
+from .training_models import busy_clip, small_gaze
 
 GRID = PatchGrid.of("32+64+112", 16)
 
@@ -171,3 +172,38 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(InputError, match="not among"):
         task()(torch.zeros(1, 1, 3, 112, 112), info_of([[0]]), frames=[1])
     assert torch.allclose(task().denormalize(task().normalize(clips())), clips(), atol=1e-5)
+
+
+def test_hints_know_places_and_what_they_are_worth() -> None:
+    """Shares of the tokens in each patch, against counting pixels; and both hints come down when followed."""
+    shares = token_shares(GRID, 7)
+    assert shares.shape == (GRID.size, 49)
+    for index in (0, 3, 4, 19, 20, 68):
+        scale, row, column = (int(part) for part in GRID.locate(torch.tensor(index)))
+        pixels = torch.zeros(112, 112)
+        side = 16 * 112 // GRID.scales[scale][0]
+        pixels[row * side : (row + 1) * side, column * side : (column + 1) * side] = 1
+        counted = pixels.unflatten(0, (7, 16)).unflatten(2, (7, 16)).sum(dim=(1, 3)).flatten()
+        assert torch.allclose(shares[index], counted / counted.sum(), atol=1e-5)
+
+    gaze = small_gaze().train()
+    mosaic = MosaicTask(gaze.grid, gaze.processor)
+    frames = clips(2, 2, 64)
+    found = search_mosaic(
+        mosaic, mosaic.normalize(frames), torch.full((2, 2), 0.02), torch.full((2, 2), 10), with_gains=True
+    )
+    targets = soft_targets(found, SearchSettings())
+    head = HintHead(gaze, gaze.grid, 3e-4)
+    optimizer = torch.optim.Adam([*gaze.parameters(), *head.parameters()], lr=5e-3)
+    curve = []
+    for _ in range(25):
+        with head:
+            gaze.score(mosaic.normalize(frames), found.info(gaze.grid), match_generation=True, targets=targets)
+        hints = head.measure(found, targets)
+        assert float(hints.attention.detach()) > 0  # a cross-entropy is never below the entropy
+        curve.append((float(hints.worth.detach()), float(hints.attention.detach())))
+        optimizer.zero_grad()
+        hints.total.backward()
+        optimizer.step()
+    assert curve[-1][0] < 0.5 * curve[0][0]
+    assert curve[-1][1] < 0.5 * curve[0][1]

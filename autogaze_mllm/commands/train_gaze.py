@@ -59,6 +59,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     steps.add_argument("--micro-batch", type=int, default=8, help="clips a process works on at a time (default 8)")
     steps.add_argument("--optimizer", default="adamw", choices=["adam", "adamw", "sgd"])
     steps.add_argument("--lr", type=float, default=5e-4)
+    steps.add_argument("--convolution-lr", type=float, default=0.02, help="share of it that convolutions learn with")
     steps.add_argument("--min-lr", type=float, default=0.0)
     steps.add_argument("--schedule", default="linear_w_warmup", choices=["linear", "linear_w_warmup", "constant"])
     steps.add_argument("--weight-decay", type=float, default=0.0)
@@ -170,9 +171,9 @@ def _settings(arguments: argparse.Namespace, kind: type[TrainingSettings], steps
         sharpness=arguments.sharpness,
     )
     same = (
-        "algorithm batch_size micro_batch optimizer lr min_lr schedule weight_decay precision log_probabilities "
-        "prediction_weight hint_weight group_size discount top_k train_task seed save_every keep val_every val_clips "
-        "val_ratio val_loss tracker"
+        "algorithm batch_size micro_batch optimizer lr convolution_lr min_lr schedule weight_decay precision "
+        "log_probabilities prediction_weight hint_weight group_size discount top_k train_task seed save_every keep "
+        "val_every val_clips val_ratio val_loss tracker"
     )
     return kind(
         steps=steps,

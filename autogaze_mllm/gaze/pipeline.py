@@ -30,7 +30,7 @@ from .selectors import NAMED, AllSelector, Selector, load_selector, selector_nam
 from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
-RELEASE_EVERY = 8  # batches of clips
+RELEASE_EVERY = 16  # batches of clips
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
@@ -105,7 +105,7 @@ def gaze_video(
     pixels: PixelFormat | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    clip_batch: int = 4,
+    clip_batch: int = 2,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
 ) -> GazedVideo:
@@ -138,7 +138,7 @@ def gaze_variants(
     pixels: PixelFormat | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    clip_batch: int = 4,
+    clip_batch: int = 2,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
 ) -> list[GazedVideo]:

@@ -77,11 +77,11 @@ class AutoGazeImageProcessor:
         """Frames (..., 3, H, W) with values in [0, 1], already at their size -> the model's values, on their device."""
         x = frames * (255.0 * (self.rescale_factor if self.do_rescale else 1.0))
         if self.offset:
-            x = x - 1
+            x -= 1
         if self.do_normalize:
             mean = torch.tensor(self.image_mean, device=x.device, dtype=x.dtype)[:, None, None]
             std = torch.tensor(self.image_std, device=x.device, dtype=x.dtype)[:, None, None]
-            x = (x - mean) / std
+            x = x.sub_(mean).div_(std)  # in place: clips of a large video are large themselves
         return x
 
     def _frame(self, frame: np.ndarray | Image.Image) -> torch.Tensor:
@@ -95,7 +95,7 @@ class AutoGazeImageProcessor:
         x = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
         x = (x.double() * self.rescale_factor).float() if self.do_rescale else x.float()
         if self.offset:
-            x = x - 1
+            x -= 1
         if self.do_normalize:
             x = (x - torch.tensor(self.image_mean)[:, None, None]) / torch.tensor(self.image_std)[:, None, None]
         return x

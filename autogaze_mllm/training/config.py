@@ -49,7 +49,8 @@ class TrainingSettings:
 
     log_probabilities: `matched` are those of the distribution that generation samples from (repeat mask, end-token ban,
     temperature) at generation's positions; `published` are those of the published trainer.
-    hint_weight: of the hints (see `hints.HintHead`), in NTP with searched labels.
+    convolution_lr: of the gaze model's spatial convolutions, as a share of lr (1: as published).
+    hint_weight: of the hints (see `hints`) at the start, in NTP with searched labels; it fades to 0.
     discount, group_size, temperature, top_k: GRPO. train_gaze, train_task: what learns.
     """
 
@@ -60,6 +61,7 @@ class TrainingSettings:
     optimizer: Optimizer = "adamw"
     lr: float = 5e-4
     min_lr: float = 0.0
+    convolution_lr: float = 0.02
     schedule: Schedule = "linear_w_warmup"
     weight_decay: float = 0.0
     clip_norm: float | None = 1.0

@@ -56,15 +56,15 @@ class GazeObjective(nn.Module):
         self.gaze, self.task, self.settings, self.over_all = gaze, task, settings, over_all
         self.hints: HintHead | None = None
         if settings.hinted and not labels_given and isinstance(task, MosaicTask):
-            self.hints = HintHead(gaze, 1 + len(task.grid.scales), settings.search.floor)
+            self.hints = HintHead(gaze, task.grid, settings.search.floor)
 
-    def forward(self, batch: Batch, temperature: float = 1.0) -> Outcome:
+    def forward(self, batch: Batch, temperature: float = 1.0, hint_weight: float = 0.0) -> Outcome:
         frames = batch.pixels.float() / 255
         if self.settings.algorithm == "ntp":
-            return self._ntp(frames, batch)
+            return self._ntp(frames, batch, hint_weight)
         return self._grpo(frames, temperature)
 
-    def _ntp(self, frames: torch.Tensor, batch: Batch) -> Outcome:
+    def _ntp(self, frames: torch.Tensor, batch: Batch, hint_weight: float) -> Outcome:
         targets: torch.Tensor | None = None
         found: SearchResult | None = None
         metrics: dict[str, torch.Tensor] = {}
@@ -98,11 +98,11 @@ class GazeObjective(nn.Module):
             over_all=self.over_all,
         )
         outcome = self._outcome(loss, predicted, losses, ~padded, metrics)
-        if self.hints is None or found is None or found.errors is None:
+        if self.hints is None or found is None or targets is None:
             return outcome
-        hint = self.hints.loss(found.errors, self.task.grid.cells[-1], found.counts)
-        total = outcome.loss + self.settings.hint_weight * hint
-        return Outcome(total, outcome.metrics | {"hint_loss": hint.detach()})
+        hints = self.hints.measure(found, targets)
+        shown = {"hint_worth": hints.worth.detach(), "hint_attention": hints.attention.detach()}
+        return Outcome(outcome.loss + hint_weight * hints.total, outcome.metrics | shown)
 
     def _grpo(self, frames: torch.Tensor, temperature: float) -> Outcome:
         """Groups of rollouts of each clip; rows are group-major."""

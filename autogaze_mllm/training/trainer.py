@@ -80,7 +80,7 @@ class GazeTrainer:
         objective = GazeObjective(gaze, task, settings, self._over_all, data.labels is not None)
         self.hints = objective.hints
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(self.parameters, settings)
+        self.optimizer = _optimizer(objective, settings)
         self._identify()
         self.validation: dict[str, float] = {}  # of the trained model
         self.first_step = 0
@@ -132,8 +132,9 @@ class GazeTrainer:
         settings = self.settings
         rate = learning_rate(settings.schedule, step, settings.steps, settings.lr, settings.min_lr)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group["scale"]
         heat = temperature(step, settings.steps, *settings.temperature)
+        hints = settings.hint_weight * (1 - step / settings.steps)  # what helps a young model would bind an older one
         self._seed(step)
         sums: dict[str, torch.Tensor] = {}
         for number in range(self.rounds):
@@ -141,7 +142,7 @@ class GazeTrainer:
             last = number == self.rounds - 1
             with _sync(self.accelerator, self.objective, last):
                 with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    outcome = self.objective(batch, heat)
+                    outcome = self.objective(batch, heat, hints)
                 self.accelerator.backward(outcome.loss / self.rounds)
             for name, value in ({"loss": outcome.loss.detach()} | outcome.metrics).items():
                 sums[name] = sums.get(name, 0.0) + value.float() / self.rounds
@@ -258,7 +259,21 @@ def _sync(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:
     return nullcontext() if last else accelerator.no_sync(module)
 
 
-def _optimizer(parameters: list[nn.Parameter], settings: TrainingSettings) -> torch.optim.Optimizer:
+def _optimizer(objective: GazeObjective, settings: TrainingSettings) -> torch.optim.Optimizer:
+    """Convolutions learn more slowly: they sum over hundreds of pixels or thousands of features with a mean far from 0,
+    so that steps of a size that suits the decoder would undo within a few of them what they knew."""
+    slow = {
+        id(parameter)
+        for module in objective.gaze.gazing_model.vision_model.modules()
+        if isinstance(module, nn.Conv3d) and module.kernel_size != (1, 1, 1)
+        for parameter in module.parameters()
+    }
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if id(p) not in slow], "scale": 1.0},
+        {"params": [p for p in trained if id(p) in slow], "scale": settings.convolution_lr},
+    ]
+    parameters = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, lr=settings.lr, weight_decay=settings.weight_decay)
     kind = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.AdamW
