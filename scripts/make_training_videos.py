@@ -98,7 +98,8 @@ def procedural(rng: np.random.Generator, width: int, height: int) -> Image.Image
     y, x = np.mgrid[0:height, 0:width].astype(np.float32)
     if kind == "noise":
         frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None]) + 1 / width
-        spectrum = rng.normal(size=(*frequency.shape, 2)) @ np.array([1, 1j]) / frequency ** rng.uniform(0.8, 1.8)
+        real, imaginary = np.moveaxis(rng.normal(size=(*frequency.shape, 2)), -1, 0)
+        spectrum = (real + 1j * imaginary) / frequency ** rng.uniform(0.8, 1.8)
         mix = np.fft.irfft2(spectrum, s=(height, width)).astype(np.float32)
         mix = 0.5 + mix / (4 * mix.std() + 1e-6)
     else:

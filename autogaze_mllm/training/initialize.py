@@ -21,6 +21,7 @@ from ..gaze.grid import PatchGrid
 from ..gaze.model import AutoGaze
 
 BANDWIDTH = 1.1  # codes of places this many finest patches apart are still alike (correlation exp(-1/2))
+TOKENS = 0.5  # spread of what vision tokens show, and of their places
 KEYS = 3.0  # queries and keys of the upper layers are this much stronger than elsewhere
 WHITENING = 0.4  # 0.5 makes all components equally strong, 0 leaves them as they are
 
@@ -30,6 +31,7 @@ def initialize(gaze: AutoGaze, frames: torch.Tensor, seed: int = 0) -> None:
     """frames: (n, 3, S, S) preprocessed, S the model's input size; a few dozen from different videos."""
     generator = torch.Generator().manual_seed(seed)
     _initialize_encoder(gaze, frames)
+    _center_tokens(gaze, frames)
     _initialize_places(gaze, generator)
     _initialize_attention(gaze, generator)
 
@@ -68,6 +70,18 @@ def _initialize_encoder(gaze: AutoGaze, frames: torch.Tensor) -> None:
             block.weight[channel, channel, now, middle, middle] -= 1.0
 
 
+def _center_tokens(gaze: AutoGaze, frames: torch.Tensor) -> None:
+    """What all tokens have in common would drown what tells them apart: their mean becomes 0, their spread that of the
+    position table."""
+    encoder = gaze.gazing_model.vision_model
+    steps = encoder.temporal_conv.weight.shape[2]
+    tokens, _ = encoder(frames[:, None].expand(-1, 2 * steps, -1, -1, -1))
+    spread = TOKENS / tokens.std(dim=(0, 1, 2)).mean()
+    assert encoder.out_proj.bias is not None
+    encoder.out_proj.bias.sub_(tokens.mean(dim=(0, 1, 2))).mul_(spread)
+    encoder.out_proj.weight.mul_(spread)
+
+
 def _initialize_places(gaze: AutoGaze, generator: torch.Generator) -> None:
     decoder, grid, config = gaze.gazing_model.gaze_decoder, gaze.grid, gaze.config
     width = config.decoder.hidden_size
@@ -81,7 +95,7 @@ def _initialize_places(gaze: AutoGaze, generator: torch.Generator) -> None:
 
     line = torch.arange(side) + 0.5
     prompt = code(line.repeat_interleave(side), line.repeat(side))
-    gaze.gazing_model.connector.pos_embed.copy_(0.5 * prompt)
+    gaze.gazing_model.connector.pos_embed.copy_(TOKENS * prompt)
     rows, columns, scale = _centres(grid, side)
     places = code(rows, columns)
     kinds = torch.randn(len(grid.scales), width, generator=generator)[scale]
