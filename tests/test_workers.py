@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import threading
 import time
 import weakref
@@ -95,7 +94,6 @@ def test_two_chunks_exist_at_most() -> None:
         for _ in range(8):
             item = Chunk()
             alive.add(item)
-            gc.collect()
             most = max(most, len(alive))
             yield item
             del item
@@ -104,6 +102,6 @@ def test_two_chunks_exist_at_most() -> None:
         count = 0
         for item in items:
             count += 1
-            time.sleep(0.02)  # long enough for the reader to run ahead, if it would
+            time.sleep(0.05)  # long enough for the reader to run ahead, if it would
             del item
     assert count == 8 and most == 2
