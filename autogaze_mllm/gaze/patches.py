@@ -40,7 +40,7 @@ class PatchStore:
     go into one block instead, which grows by reallocation: for large blocks that moves pages, not bytes.
     """
 
-    STEP = 64 << 20  # bytes that the block grows by
+    STEP = 64 << 20  # bytes that the block grows by at most; a small one doubles, since new bytes are zeroed first
 
     def __init__(self) -> None:
         self._block = np.empty(0, dtype=np.uint8)
@@ -57,7 +57,7 @@ class PatchStore:
         raw = rows.detach().contiguous().view(torch.uint8).numpy().ravel()
         end = self._used + raw.size
         if end > self._block.size:
-            self._block.resize(max(end, self._block.size + self.STEP), refcheck=False)
+            self._block.resize(max(end, self._block.size + min(self._block.size, self.STEP)), refcheck=False)
         self._block[self._used : end] = raw
         self._used = end
 
