@@ -62,8 +62,9 @@ def settings(**changes: object) -> TrainingSettings:
     return TrainingSettings(**{"search": SEARCH, **plain, **changes})  # type: ignore[arg-type]
 
 
-def trainer(gaze: AutoGaze, given: TrainingData, chosen: TrainingSettings, run: Path) -> GazeTrainer:
-    return GazeTrainer(gaze, MosaicTask(gaze.grid, gaze.processor), given, chosen, run, cpu=True, progress=False)
+def trainer(gaze: AutoGaze, given: TrainingData, chosen: TrainingSettings, run: Path, **more: int) -> GazeTrainer:
+    task = MosaicTask(gaze.grid, gaze.processor)
+    return GazeTrainer(gaze, task, given, chosen, run, cpu=True, progress=False, **more)
 
 
 def losses(run: Path) -> list[float]:
@@ -113,6 +114,15 @@ def test_resumed_run_has_the_losses_of_an_uninterrupted_one(videos: Path, tmp_pa
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
     assert all(torch.equal(model.state_dict()[name], value) for name, value in whole.state_dict().items())
     assert len(checkpoint_folders(tmp_path / "broken")) == 2  # the newest two
+
+
+def test_a_run_in_two_pieces_is_the_run_in_one(videos: Path, tmp_path: Path) -> None:
+    whole = trainer(small_gaze(), data(videos), settings(), tmp_path / "whole").train()
+    trainer(small_gaze(), data(videos), settings(), tmp_path / "pieces", until=2).train()
+    assert losses(tmp_path / "pieces") == losses(tmp_path / "whole")[:2]
+    model = trainer(small_gaze(seed=5), data(videos), settings(), tmp_path / "pieces").train()
+    assert losses(tmp_path / "pieces") == losses(tmp_path / "whole")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in whole.state_dict().items())
 
 
 def test_a_run_with_other_settings_is_refused(videos: Path, tmp_path: Path) -> None:

@@ -54,6 +54,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
     steps = train.add_argument_group("steps")
     steps.add_argument("--steps", type=int, help="optimizer steps (default: by --epochs)")
+    steps.add_argument("--until", type=int, metavar="STEP", help="stop after this one; later runs can go on from there")
     steps.add_argument("--epochs", type=float, default=1.0, help="passes over the videos (default 1)")
     steps.add_argument("--batch-size", type=int, default=8, help="clips of a step, over all processes (default 8)")
     steps.add_argument("--micro-batch", type=int, default=8, help="clips a process works on at a time (default 8)")
@@ -102,7 +103,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     watch.add_argument("--val-every", type=int, default=500, metavar="STEPS")
     watch.add_argument("--val-clips", type=int, default=16, metavar="N", help="clips of val/ looked at; 0: none")
     watch.add_argument("--val-ratio", type=float, default=0.25, help="budget in validation")
-    watch.add_argument("--val-loss", type=float, default=0.2, help="stop rule in validation; 0: none")
+    watch.add_argument(
+        "--val-loss", type=float, default=0.2, help="stop rule in validation, and the new model's own; 0: none"
+    )
     watch.add_argument("--tracker", default="none", choices=["tensorboard", "wandb", "none"])
     watch.add_argument("--json", action="store_true", help="print the result as json")
     train.set_defaults(run=run)
@@ -117,11 +120,20 @@ def run(arguments: argparse.Namespace) -> int:
     steps = arguments.steps
     if steps is None:
         steps = max(int(len(data.train) * arguments.epochs / arguments.batch_size), 1)
+    if arguments.until is not None and arguments.until < 1:
+        raise InputError(f"--until must be at least 1, got {arguments.until}")
     settings = _settings(arguments, TrainingSettings, steps)
     gaze = _gaze(arguments, data)
     task = _task(arguments, gaze)
     trainer = GazeTrainer(
-        gaze, task, data, settings, arguments.out, cpu=arguments.device == "cpu", progress=not arguments.json
+        gaze,
+        task,
+        data,
+        settings,
+        arguments.out,
+        until=arguments.until,
+        cpu=arguments.device == "cpu",
+        progress=not arguments.json,
     )
     first = trainer.first_step
     trainer.train()
@@ -129,7 +141,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     result: dict[str, Any] = {
         "model": str(trainer.run_folder / "gaze"),
-        "steps": settings.steps,
+        "steps": trainer.last_step,
         "resumed_at": first,
         "videos": len(data.train),
         "unreadable": len(data.train.failed),
@@ -217,7 +229,7 @@ def _gaze(arguments: argparse.Namespace, data: TrainingData) -> AutoGaze:
 
     import torch
 
-    from ..gaze.config import AutoGazeConfig
+    from ..gaze.config import PUBLISHED_TASK, AutoGazeConfig, BudgetConfig
     from ..gaze.model import AutoGaze
     from ..training.initialize import initialize
 
@@ -232,8 +244,13 @@ def _gaze(arguments: argparse.Namespace, data: TrainingData) -> AutoGaze:
     else:
         gaze = AutoGaze.from_pretrained(arguments.init)
     config: AutoGazeConfig = gaze.config
+    task = arguments.task if arguments.task == "mosaic" else PUBLISHED_TASK
+    if task != config.reconstruction_task:  # a stop rule in the unit of the other task would mean nothing
+        changes = {"requirement": arguments.val_loss or BudgetConfig.requirement} | changes
     budget = dataclasses.replace(config.budget, **changes)
-    gaze.config = dataclasses.replace(config, budget=budget, max_num_frames=arguments.frames)
+    gaze.config = dataclasses.replace(
+        config, budget=budget, reconstruction_task=task, max_num_frames=arguments.frames
+    )
     return gaze.float()
 
 

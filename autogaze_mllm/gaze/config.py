@@ -21,6 +21,7 @@ from .grid import PatchGrid, parse_scales
 RatioStrategy = Literal["fixed", "uniform", "exponential"]
 FrameStrategy = Literal["uniform", "dirichlet", "self"]
 RequirementStrategy = Literal["fixed", "uniform"]
+PUBLISHED_TASK = "videomae"
 
 
 def _pick(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -215,8 +216,10 @@ class BudgetConfig:
 class AutoGazeConfig:
     """Everything that `config.json` of a gaze model says.
 
-    `repeat_step_positions` is ours: True (the default, what the released weights were post-trained with) feeds every
-    decoding step of a frame at the positions of the last prompt slots; False counts positions on.
+    Two keys are ours. `repeat_step_positions`: True (the default, what the released weights were post-trained with)
+    feeds every decoding step of a frame at the positions of the last prompt slots; False counts positions on.
+    `reconstruction_task`: whose loss the model predicts, `videomae` (the default, as published) or `mosaic`; the losses
+    of one say nothing about the other.
     """
 
     scales: tuple[int, ...] = (32, 64, 112, 224)
@@ -227,6 +230,7 @@ class AutoGazeConfig:
     decoder: GazeDecoderConfig = field(default_factory=GazeDecoderConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     repeat_step_positions: bool = True
+    reconstruction_task: str = PUBLISHED_TASK
 
     def __post_init__(self) -> None:
         _require(self.encoder.out_dim == self.decoder.hidden_size, "encoder out_dim must equal decoder hidden_size")
@@ -278,6 +282,7 @@ class AutoGazeConfig:
             decoder=GazeDecoderConfig(**_pick(GazeDecoderConfig, inner.get("gaze_decoder_config") or {})),
             budget=BudgetConfig.from_dict(source),
             repeat_step_positions=bool(source.get("repeat_step_positions", True)),
+            reconstruction_task=str(source.get("reconstruction_task", PUBLISHED_TASK)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -292,6 +297,7 @@ class AutoGazeConfig:
             "attn_mode": "sdpa",
             **self.budget.to_dict(),
             "repeat_step_positions": self.repeat_step_positions,
+            "reconstruction_task": self.reconstruction_task,
             "gaze_model_config": {
                 "input_img_size": self.input_img_size,
                 "num_vision_tokens_each_frame": size,

@@ -68,7 +68,7 @@ def tiny_model(
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=1 << 17,
+        max_position_embeddings=1 << 18,
         pad_token_id=0,
         eos_token_id=1,
         bos_token_id=None,

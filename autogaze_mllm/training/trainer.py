@@ -58,10 +58,13 @@ class GazeTrainer:
         settings: TrainingSettings,
         run: str | Path,
         *,
+        until: int | None = None,
         cpu: bool = False,
         progress: bool = True,
     ) -> None:
+        """until: stop after this step, short of the schedule's end."""
         self.settings, self.data = settings, data
+        self.last_step = min(settings.steps, until or settings.steps)
         self.run_folder = output_folder(run)
         # Buffers are never trained here, and their broadcast would cost a message for each step.
         options = DistributedDataParallelKwargs(broadcast_buffers=False)
@@ -96,11 +99,11 @@ class GazeTrainer:
         metrics = MetricsFile(self.run_folder / "metrics.jsonl", self.first_step) if main else None
         tracker = Tracker(settings.tracker if main else "none", self.run_folder, settings.to_dict())
         bar = tqdm(
-            total=settings.steps, initial=self.first_step, unit="step", desc="training", disable=not self.progress
+            total=self.last_step, initial=self.first_step, unit="step", desc="training", disable=not self.progress
         )
         try:
             with Prefetch(self._batches()) as batches:
-                for step in range(self.first_step, settings.steps):
+                for step in range(self.first_step, self.last_step):
                     values = self._validation(step) if step % settings.val_every == 0 else {}
                     values |= self._step(step, batches)
                     bar.update()
@@ -108,14 +111,14 @@ class GazeTrainer:
                     if metrics is not None:
                         metrics.write(step, values)
                     tracker.log(step, values)
-                    if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+                    if (step + 1) % settings.save_every == 0 or step + 1 == self.last_step:
                         self._save(step + 1)
         finally:
             bar.close()
             tracker.close()
             if metrics is not None:
                 metrics.close()
-        self.validation = self._validation(settings.steps)
+        self.validation = self._validation(self.last_step)
         if main and self.validation:
             write_json(self.run_folder / "validation.json", self.validation)
         if main:
