@@ -126,11 +126,13 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
     model = am.AutoGaze(plain.config).eval().to(device)
     model.load_state_dict(plain.state_dict())
     model.to(DTYPES[dtype])
-    need = arguments.loss
+    need, capture = arguments.loss, arguments.capture
     peak = PeakMemory(device)
-    info = model.generate(video, budget, need)
+    info = model.generate(video, budget, need, capture=capture)
     peak_bytes = peak()
-    spent = seconds(lambda: model.generate(video, budget, need), arguments.repeats, arguments.limit, device)
+    spent = seconds(
+        lambda: model.generate(video, budget, need, capture=capture), arguments.repeats, arguments.limit, device
+    )
     counts = [
         round(int((~x).sum()) / batch) for x in info.if_padded_gazing.split(info.num_gazing_each_frame.tolist(), 1)
     ]
@@ -184,6 +186,7 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gaze", help="folder or id of a gaze model (default: random weights)")
     parser.add_argument("--loss", type=float, help="stop rule, for trained weights")
+    parser.add_argument("--capture", choices=["off", "graphs", "compile"], help="how decoding steps are started")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=20, help="seconds for the repeats of one measurement")
     parser.add_argument(
@@ -208,6 +211,7 @@ def main() -> None:
     result = {
         "command": "python " + " ".join(sys.argv),
         "machine": f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "capture": arguments.capture or "the default",
         "frames_per_clip": FRAMES,
         "rows": rows,
     }

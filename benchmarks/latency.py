@@ -4,7 +4,8 @@ For each frame rate x resolution, with the paper's kept ratio there: the dense t
 tower, and the dense model against gaze + gazed model up to the first token. Frames are cut into tiles of 224 pixels.
 Weights are random: latency does not depend on them. Values are medians; what would take longer than --limit seconds is
 measured on part of the tiles and scaled (marked ~), an LLM prefill that would is left out, and what does not fit in
-memory is printed as such. --ask adds one question on videos of 16, 128 and 1024 frames, end to end.
+memory is printed as such. --ask adds one question on videos of 16, 128 and 1024 frames, once each, end to end, with a
+model small enough for it on a CPU (12 layers of 384 channels in its tower, 2 layers in its LLM).
 
     python benchmarks/latency.py --size base --out benchmarks/results/latency_base_cpu.json
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -59,6 +61,9 @@ SIZES = {
     "so400m": Size((1152, 4304, 27, 16), (896, 4864, 24, 14, 2), 1),
     "nvila-8b": Size((1152, 4304, 27, 16), (3584, 18944, 28, 28, 4), 9, vocabulary=151648),
 }
+
+# --ask: arguments of the built-in model that answers.
+ASKED: dict[str, dict[str, int]] = {"tiny": {}, "base": {"hidden": 384, "layers": 12}}
 
 
 class Models:
@@ -196,9 +201,14 @@ def measure_point(models: Models, clock: Clock, fps: int, side: int, ratio: floa
             gaze(number)
     stages["gather"] = clock.batches(lambda n: GazedVideo.from_info(*gazed[calls[n]], grid), len(calls))
     parts = {shape: GazedVideo.from_info(*found, grid) for shape, found in gazed.items()}
-    video = GazedVideo.concatenate([parts[shape] for shape in calls])
-    stages["gazed tower"] = clock.batches(lambda n: models.gazed_tower.encode(video), 1)
-    patches = len(video)
+    patches = sum(len(parts[shape]) for shape in calls)
+    packs: list[list[GazedVideo]] = [[]]  # what the tower encodes at a time
+    for shape in calls:
+        if sum(map(len, packs[-1])) > (1 << 15 if device.type == "cuda" else 1 << 11):
+            packs.append([])
+        packs[-1].append(parts[shape])
+    videos = [GazedVideo.concatenate(pack) for pack in packs]
+    stages["gazed tower"] = clock.batches(lambda n: models.gazed_tower.encode(videos[n]), len(videos))
     dense_patches = images * (TILE // models.tower.config.patch_size) ** 2
     for name, count in (("dense", dense_patches), ("gazed", patches)):
         tokens = max(count // models.merge, 1)
@@ -249,30 +259,39 @@ def _prefill(models: Models, clock: Clock, tokens: int) -> Timing:
     return clock.batches(run(tokens), 1)
 
 
-def ask(device: torch.device, counts: list[int]) -> list[dict[str, Any]]:
-    """One question on a made video, dense against gazed, with the tiny built-in model, from the file to the answer."""
+def ask(device: torch.device, counts: list[int], size: str) -> list[dict[str, Any]]:
+    """One question on a made video, dense against gazed, with a built-in model, from the file to the first token."""
     from autogaze_mllm.mllm.tiny import tiny_model
     from autogaze_mllm.video.synthetic import moving_scene
     from autogaze_mllm.video.writer import write_video
 
-    rows = []
-    base, processor = tiny_model()
+    rows: list[dict[str, Any]] = []
+    base, processor = tiny_model(**ASKED.get(size, ASKED["base"]))
+    gazes = {"pixel-diff": "pixel-diff", "gaze model": am.AutoGaze().eval().to(device)}
+    settings: dict[str, Any] = {"processor": processor, "cache": False, "ratio": 0.07}
     with tempfile.TemporaryDirectory() as folder:
+
+        def answer(model: Any, path: Path) -> tuple[float, int]:
+            start = time.perf_counter()
+            model.ask(path, "What moves?", max_new_tokens=1)
+            return time.perf_counter() - start, model.stats["visual_tokens"]
+
         for frames in counts:
             path = Path(folder) / f"{frames}.mp4"
             write_video(path, moving_scene(448, 448, frames), fps=30)
-            for name, gaze in (("pixel-diff", "pixel-diff"), ("gaze model", am.AutoGaze().eval())):
-                model = am.wrap(base.to(device), gaze, processor=processor, cache=False, frames=frames, ratio=0.07)
-                start = time.perf_counter()
-                model.ask(path, "What moves?", max_new_tokens=1)
-                gazed, tokens = time.perf_counter() - start, model.stats["visual_tokens"]
-                with model.disabled():
-                    start = time.perf_counter()
-                    model.ask(path, "What moves?", max_new_tokens=1)
-                    dense = time.perf_counter() - start
-                row = {"frames": frames, "gaze": name, "seconds": gazed, "dense_seconds": dense, "tokens": tokens}
-                rows.append({**row, "dense_tokens": model.stats["visual_tokens"]})
+            row: dict[str, Any] = {"frames": frames}
+            for name, gaze in gazes.items():
+                model = am.wrap(base.to(device), gaze, frames=frames, **settings)
+                if not rows:
+                    answer(model, path)  # warm-up
+                row[name] = dict(zip(("seconds", "tokens"), answer(model, path), strict=True))
+                if "dense" not in row:
+                    with model.disabled():
+                        row["dense"] = dict(zip(("seconds", "tokens"), answer(model, path), strict=True))
                 model.unwrap()
+            rows.append(row)
+            parts = (f"{name} {row[name]['seconds']:.1f} s, {row[name]['tokens']} tokens" for name in ("dense", *gazes))
+            print(f"{frames:>5} frames: " + "; ".join(parts), flush=True)
     return rows
 
 
@@ -323,35 +342,38 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=10, help="seconds for one measurement")
     parser.add_argument("--batch", type=int, default=64, help="images of a dense batch, frames of a gazed one")
-    parser.add_argument("--ask", action="store_true", help="end to end on 16, 128 and 1024 frames, tiny model")
+    parser.add_argument("--ask", nargs="?", const="16,128,1024", help="also one question on videos of so many frames")
     parser.add_argument("--out", type=Path, help="json file; a plot is written beside it")
     arguments = parser.parse_args()
     device = torch.device(arguments.device)
     kind = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
     models = Models(SIZES[arguments.size], device, torch.bfloat16 if kind == "bf16" else torch.float32)
     clock = Clock(device, arguments.repeats, arguments.limit)
-    rows = []
-    for point in POINTS[: arguments.points]:
-        rows.append(measure_point(models, clock, *point, arguments.batch))
-        print("\n".join(table(rows).splitlines()[0 if len(rows) == 1 else len(rows) :]), flush=True)
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
+    rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {
-        "command": f"python benchmarks/latency.py --size {arguments.size}" + (" --ask" if arguments.ask else ""),
+        "command": "python " + " ".join(sys.argv),
         "machine": f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {kind}",
         "size": arguments.size,
         "rows": rows,
     }
+    for point in POINTS[: arguments.points]:
+        rows.append(measure_point(models, clock, *point, arguments.batch))
+        print("\n".join(table(rows).splitlines()[0 if len(rows) == 1 else len(rows) :]), flush=True)
+        write(result, arguments.out)
     if arguments.ask:
-        result["ask"] = ask(device, [16, 128, 1024])
-        for row in result["ask"]:
-            print(
-                f"{row['frames']:>5} frames, {row['gaze']:<10}: {row['seconds']:.1f} s, {row['tokens']} tokens; "
-                f"dense {row['dense_seconds']:.1f} s, {row['dense_tokens']} tokens"
-            )
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
-        plot(rows, arguments.out.with_suffix(".png"), f"One second of video, {arguments.size}: {result['machine']}")
+        result["ask"] = ask(device, [int(count) for count in arguments.ask.split(",")], arguments.size)
+        write(result, arguments.out)
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """After every row, so that nothing is lost when a long run is ended."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    if result["rows"]:
+        plot(result["rows"], path.with_suffix(".png"), f"One second of video, {result['size']}: {result['machine']}")
 
 
 if __name__ == "__main__":

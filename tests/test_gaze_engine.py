@@ -12,7 +12,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import autogaze_mllm as am
 from autogaze_mllm.gaze import generation
 from autogaze_mllm.gaze.batching import HOST_BYTES, bytes_per_row, cut_rows
-from autogaze_mllm.gaze.decoder import GazeDecoder
 from autogaze_mllm.gaze.generation import GazeState
 from autogaze_mllm.gaze.info import GazingInfo
 from benchmarks.gaze_speed import operations
@@ -48,7 +47,7 @@ def test_lengths_that_only_the_device_knows(seed: int, monkeypatch: pytest.Monke
     video, steps = clip(config, rng.randint(2, 4), 3), 3
     need = stopping_requirement(reference, video, rng, (len(video), steps))
     on_host = model.generate(video, 0.8, need, return_state=True)
-    monkeypatch.setattr(generation, "_host_knows", lambda device, stops: False)
+    monkeypatch.setattr(generation, "_on_host", lambda device, capture: False)
     on_device = model.generate(video, 0.8, need, return_state=True)
     alone = rows_alone(reference, video, 0.8, need, steps)
     if min(result.margin for result in alone) < 1e-4:
@@ -98,20 +97,15 @@ def test_nothing_is_computed_twice() -> None:
     assert 0.7 * needed < counter.get_total_flops() <= needed
 
 
-def test_finished_rows_leave_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_finished_rows_leave_the_batch() -> None:
     rng = random.Random(11)
     config = config_dict(rng)
     model, reference = make(config, 11)
     video = clip(config, 6, 2)
     need = stopping_requirement(reference, video, rng, (6, 2))
     sizes: list[int] = []
-    embed = GazeDecoder.embed
-
-    def counted(self: GazeDecoder, ids: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(ids))
-        return embed(self, ids)
-
-    monkeypatch.setattr(GazeDecoder, "embed", counted)
+    embedding = model.gazing_model.gaze_decoder.model.embed_tokens
+    embedding.register_forward_pre_hook(lambda module, ids: sizes.append(len(ids[0])))
     info = model.generate(video, 1.0, need)
     steps = -(-info.num_gazing_each_row // model.config.heads_per_step)  # that each row took part in, of each frame
     assert sum(sizes) == int(steps.sum()), "each frame feeds all rows once and those that go on once a step"

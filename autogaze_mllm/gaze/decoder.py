@@ -122,10 +122,6 @@ class GazeDecoder(nn.Module):
             x = layer(x, cos, sin, number, attend)
         return self.model.norm(x)
 
-    def next_ids(self, readout: torch.Tensor) -> torch.Tensor:
-        """State at a readout (B, C) -> scores of the next K ids (B, K, V), float32."""
-        return self.lm_head(readout).float().unflatten(-1, (self.heads_per_step, -1))
-
     def head_logits(self, states: torch.Tensor, head: int) -> torch.Tensor:
         """Logits of one head only, (..., C) -> (..., V): scoring never holds the logits of all K heads at once."""
         weight = self.lm_head.weight.view(self.heads_per_step, -1, self.lm_head.in_features)[head]

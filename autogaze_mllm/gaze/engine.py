@@ -18,17 +18,27 @@ from torch import nn
 from .decoder import Attend, DecoderLayer, GazeDecoder
 
 
-def _joined(*linears: nn.Linear) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Weight and bias of one linear layer that gives all outputs side by side."""
-    weight = torch.cat(tuple(linear.weight for linear in linears))
-    return weight, None if linears[0].bias is None else torch.cat(tuple(linear.bias for linear in linears))
+class _Joined:
+    """Weight and bias of one linear layer that gives the outputs of all side by side."""
+
+    def __init__(self, *linears: nn.Linear) -> None:
+        self.linears = linears
+        self.weight = torch.cat(tuple(linear.weight for linear in linears)).detach()
+        biased = linears[0].bias is not None
+        self.bias = torch.cat(tuple(linear.bias for linear in linears)).detach() if biased else None
+
+    def refresh(self) -> None:
+        """Takes over what the weights are now, in place."""
+        self.weight.copy_(torch.cat(tuple(linear.weight for linear in self.linears)))
+        if self.bias is not None:
+            self.bias.copy_(torch.cat(tuple(linear.bias for linear in self.linears)))
 
 
 @dataclass(frozen=True)
 class _Layer:
-    qkv: tuple[torch.Tensor, torch.Tensor | None]
+    qkv: _Joined
     output: nn.Linear
-    gate_up: tuple[torch.Tensor, torch.Tensor | None]
+    gate_up: _Joined
     down: nn.Linear
     first_norm: nn.Module
     second_norm: nn.Module
@@ -37,9 +47,9 @@ class _Layer:
     def of(cls, layer: DecoderLayer) -> _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         return cls(
-            _joined(attention.q_proj, attention.k_proj, attention.v_proj),
+            _Joined(attention.q_proj, attention.k_proj, attention.v_proj),
             attention.o_proj,
-            _joined(mlp.gate_proj, mlp.up_proj),
+            _Joined(mlp.gate_proj, mlp.up_proj),
             mlp.down_proj,
             layer.input_layernorm,
             layer.post_attention_layernorm,
@@ -56,7 +66,12 @@ class FusedDecoder:
     """Inference over a GazeDecoder's weights as they are now; positions below `capacity`."""
 
     def __init__(self, decoder: GazeDecoder, capacity: int) -> None:
-        self.norm = decoder.model.norm
+        self.embed, self.norm = decoder.model.embed_tokens, decoder.model.norm
+        self.heads, self.lm_head, self.losses = (
+            decoder.heads_per_step,
+            decoder.lm_head,
+            decoder.task_loss_prediction_head,
+        )
         modules: list[DecoderLayer] = list(decoder.model.layers)  # type: ignore[arg-type]
         self.layers = [_Layer.of(layer) for layer in modules]
         self.head_size = modules[0].self_attn.head_size
@@ -66,13 +81,23 @@ class FusedDecoder:
         cos, sin = angles.cos().to(like.dtype), angles.sin().to(like.dtype)
         self.cos, self.sin = torch.cat([cos, cos], dim=1), torch.cat([-sin, sin], dim=1)  # (capacity, d)
 
+    def refresh(self) -> None:
+        """Takes over what the weights are now, without moving anything."""
+        for layer in self.layers:
+            layer.qkv.refresh()
+            layer.gate_up.refresh()
+
+    def next_ids(self, readout: torch.Tensor) -> torch.Tensor:
+        """State at a readout (B, C) -> scores of the next K ids (B, K, V), float32."""
+        return self.lm_head(readout).float().unflatten(-1, (self.heads, -1))
+
     def __call__(self, x: torch.Tensor, positions: torch.Tensor, attend: Attend, readout: torch.Tensor) -> torch.Tensor:
         """Embeddings (B, q, C) at positions (B, q) -> final-normed states (B, C) of the tokens `readout` (B,)."""
         rotation = self.cos[positions][:, :, None], self.sin[positions][:, :, None]  # (B, q, 1, d)
         rows = torch.arange(len(x), device=x.device)
         for number, layer in enumerate(self.layers):
             y, heads, last = layer.first_norm(x), self.queries // self.head_size, number == len(self.layers) - 1
-            weight, bias = layer.qkv
+            weight, bias = layer.qkv.weight, layer.qkv.bias
             if last:
                 split = self.queries
                 keys_values = F.linear(y, weight[split:], None if bias is None else bias[split:])
@@ -89,7 +114,7 @@ class FusedDecoder:
                 queries, keys, values = turned[:, :, :heads], turned[:, :, heads:], both[:, :, heads + groups :]
             mixed = attend(number, queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
             x = _add(x, layer.output, mixed.transpose(1, 2).flatten(2))
-            gate, up = F.linear(layer.second_norm(x), *layer.gate_up).chunk(2, dim=2)
+            gate, up = F.linear(layer.second_norm(x), layer.gate_up.weight, layer.gate_up.bias).chunk(2, dim=2)
             x = _add(x, layer.down, F.silu(gate) * up)
         return self.norm(x[:, 0])
 

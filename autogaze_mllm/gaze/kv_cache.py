@@ -16,6 +16,8 @@ import torch.nn.functional as F
 
 from .decoder import Attend
 
+MASK_ENTRIES = 1 << 24  # of a mask of the whole cache, where one has to be made
+
 
 @dataclass(frozen=True)
 class _Group:
@@ -34,7 +36,6 @@ class KeyValueCache:
     """keys, values: per layer (B, G, capacity, d). lengths: (B,) slots in use of each row.
 
     Writing beyond a row's length is harmless: those slots lie after every query of the row until they are written anew.
-    `lengths` may live on another device than the keys: on the host where they do not depend on what the model says.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class KeyValueCache:
         self.capacity = capacity
         self.keys = [like.new_zeros(shape) for _ in range(layers)]
         self.values = [like.new_zeros(shape) for _ in range(layers)]
-        self.lengths = torch.zeros(batch, dtype=torch.long)
+        self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
         self._masks: dict[int, torch.Tensor] = {}
 
     def restore(self, keys: tuple[torch.Tensor, ...], values: tuple[torch.Tensor, ...], lengths: torch.Tensor) -> None:
         """Starts from saved keys and values (B, G, L, d) by copying them in; the saved tensors stay as they are."""
         for target, source in zip(self.keys + self.values, keys + values, strict=True):
-            target[:, :, : source.shape[2]] = source
-        self.lengths = lengths.clone()
+            target[: len(source), :, : source.shape[2]] = source
+        self.lengths[: len(lengths)] = lengths
 
     def attend_by_groups(self, rows: list[int], lengths: list[int], real: list[int], new: int) -> Attend:
         """Attention for `new` tokens of each of `rows`, whose lengths the host knows.
@@ -106,24 +107,30 @@ class KeyValueCache:
             self._masks[new] = mask
         return self._masks[new]
 
-    def attend_by_slots(self, slots: torch.Tensor, readout: torch.Tensor, end: int) -> Attend:
+    def attend_by_slots(self, slots: torch.Tensor, readout: torch.Tensor, held: torch.Tensor) -> Attend:
         """Attention for new tokens of all rows that go to `slots` (B, q), without asking the device how long rows are.
 
-        readout: (B,) which of them is read out; end: an upper bound of the slots in use.
+        readout: (B,) which of them is read out; held: (L,) the numbers 0, 1, ... of the slots that may be in use.
         """
         rows = torch.arange(len(slots), device=slots.device)
-        steps = torch.arange(end, device=slots.device)
+        together = max(MASK_ENTRIES // (slots.shape[1] * self.capacity), 1)  # rows whose mask is made at a time
 
         def attend(layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
             self.keys[layer][rows[:, None], :, slots] = keys.transpose(1, 2)
             self.values[layer][rows[:, None], :, slots] = values.transpose(1, 2)
             asking = slots if queries.shape[2] == slots.shape[1] else slots[rows, readout][:, None]
-            return F.scaled_dot_product_attention(
-                queries,
-                self.keys[layer][:, :, :end],
-                self.values[layer][:, :, :end],
-                attn_mask=(steps <= asking[:, :, None])[:, None],
-                enable_gqa=queries.shape[1] != keys.shape[1],
-            )
+            outputs = []
+            for first in range(0, len(slots), together):
+                part = slice(first, first + together)
+                outputs.append(
+                    F.scaled_dot_product_attention(
+                        queries[part],
+                        self.keys[layer][part, :, : len(held)],
+                        self.values[layer][part, :, : len(held)],
+                        attn_mask=(held <= asking[part, :, None])[:, None],
+                        enable_gqa=queries.shape[1] != keys.shape[1],
+                    )
+                )
+            return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
         return attend

@@ -16,6 +16,7 @@ from .batching import bytes_per_row, cut_rows, join_choices
 from .checkpoint import GazeCheckpoint
 from .config import AutoGazeConfig
 from .decoder import GazeDecoder
+from .device_frames import Capture
 from .encoder import Connector, ConvState, GazeVisionEncoder, resize_bicubic
 from .generation import Choices, GazeState, Sampling, choose_patches
 from .grid import PatchGrid, Side, mask_to_positions
@@ -41,7 +42,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
     In training mode `generate` samples, in evaluation mode it is greedy (`do_sample` overrides).
     """
 
-    default_loss: float | None = 0.7  # the published setting; VideoSettings.predicted_loss overrides it
+    capture: Capture | None = None  # how decoding steps are started where a call does not say
 
     def __init__(self, config: AutoGazeConfig | None = None, processor: AutoGazeImageProcessor | None = None) -> None:
         super().__init__()
@@ -55,6 +56,11 @@ class AutoGaze(GazeCheckpoint, nn.Module):
     @property
     def grid(self) -> PatchGrid:
         return self.config.grid
+
+    @property
+    def default_loss(self) -> float | None:
+        """The stop rule where none is given: the configuration's own requirement (0.7 as published)."""
+        return self.config.budget.requirement
 
     @property
     def device(self) -> torch.device:
@@ -95,6 +101,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         state: GazeState | None = None,
         return_state: bool = False,
         micro_batch: int | None = None,
+        capture: Capture | None = None,
     ) -> GazingInfo:
         """Selects patches of every frame.
 
@@ -104,7 +111,8 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         (B, T'). Only one given: the other does not limit. Neither: both come from the configuration.
         target_scales, target_patch_size: select on this grid instead (see `tiling`); H and W must be its largest scale.
         state: go on after an earlier call (`return_state=True` there); it is never changed. micro_batch: rows decoded
-        together (default: what fits in memory); changes no result, except where it samples.
+        together (default: what fits in memory); changes no result, except where it samples. capture: how decoding steps
+        are started, "off", "graphs" (CUDA graphs) or "compile" (torch.compile); default: the attribute `capture`, off.
 
         Every row's result is the one it gives alone. Raises InputError for arguments that do not fit.
         """
@@ -127,6 +135,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         limits, need, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
         width = torch.finfo(self.dtype).bits // 8
         row_bytes = bytes_per_row(self.config, steps, int(limits.max()), width)
+        start = capture or self.capture
 
         def decode(rows: slice) -> Choices:
             past = None if state is None else state.rows(rows)
@@ -134,7 +143,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
 
             def choose(limits: torch.Tensor, need: torch.Tensor | None, keep: bool) -> Choices:
                 decoder, kept = self.gazing_model.gaze_decoder, conv if keep else None
-                return choose_patches(decoder, self.config, tokens, limits, need, sampling, past, kept)
+                return choose_patches(decoder, self.config, tokens, limits, need, sampling, past, kept, start)
 
             budget = limits[rows]
             if probe is not None:

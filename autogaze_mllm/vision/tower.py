@@ -11,7 +11,7 @@ Shapes: N packed tokens of all clips, C channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..compiling import Compiled
 from ..errors import InputError
 from ..gaze.encoder import resize_bicubic
 from ..gaze.gazed_video import GazedVideo
@@ -45,6 +46,7 @@ class GazedSiglipVisionModel(nn.Module):
     scales: sides in pixels joined by "+" (default: the tower's own image size, one scale).
     attn_type: block_causal (a patch sees its frame and earlier ones), causal (what precedes it) or bidirectional (its
     clip). frame_independent: a patch sees only its own frame. backend: sdpa, eager, flex_attention, flash_attention_2.
+    compile: what lies between one attention and the next goes through torch.compile, once for packs of all sizes.
     """
 
     def __init__(
@@ -54,9 +56,13 @@ class GazedSiglipVisionModel(nn.Module):
         attn_type: AttentionType = "block_causal",
         frame_independent: bool = False,
         backend: Backend = "sdpa",
+        compile: bool = False,
     ) -> None:
         super().__init__()
         self.siglip = siglip
+        self.compiled = compile
+        self._before: Callable[..., Any] = Compiled(_before_attention) if compile else _before_attention
+        self._after: Callable[..., Any] = Compiled(_after_attention) if compile else _after_attention
         config = self.core.config
         self.grid = PatchGrid.of(config.image_size if scales is None else scales, config.patch_size)
         self.attn_type, self.frame_independent, self.backend = attn_type, frame_independent, backend
@@ -155,19 +161,27 @@ class GazedSiglipVisionModel(nn.Module):
         attention = PackedAttention(clips, self.attn_type, self.frame_independent, self.backend, self.device, dropout)
         x = self.embed(gazed)
         states = [x]
+        if self.compiled:
+            torch._dynamo.maybe_mark_dynamic(x, 0)
         for layer in self.core.encoder.layers[:stop]:
             if self.core.training and getattr(layer, "gradient_checkpointing", False):
-                x = checkpoint(_layer, layer, x, attention, use_reentrant=False)
+                x = checkpoint(self._layer, layer, x, attention, use_reentrant=False)
             else:
-                x = _layer(layer, x, attention)
+                x = self._layer(layer, x, attention)
             states = [*states, x] if keep_all else [x]
         return states
 
+    def _layer(self, layer: Any, x: torch.Tensor, attention: PackedAttention) -> torch.Tensor:
+        """One pre-norm encoder layer on packed tokens (N, C)."""
+        return self._after(layer, x, attention(*self._before(layer, x)))
 
-def _layer(layer: Any, x: torch.Tensor, attention: PackedAttention) -> torch.Tensor:
-    """One pre-norm encoder layer on packed tokens (N, C)."""
-    block = layer.self_attn
-    y = layer.layer_norm1(x)
-    q, k, v = (proj(y).unflatten(-1, (block.num_heads, -1)) for proj in (block.q_proj, block.k_proj, block.v_proj))
-    x = x + block.out_proj(attention(q, k, v).flatten(1))
+
+def _before_attention(layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Packed tokens (N, C) -> queries, keys and values (N, H, d)."""
+    block, y = layer.self_attn, layer.layer_norm1(x)
+    return tuple(proj(y).unflatten(-1, (block.num_heads, -1)) for proj in (block.q_proj, block.k_proj, block.v_proj))
+
+
+def _after_attention(layer: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+    x = x + layer.self_attn.out_proj(mixed.flatten(1))
     return x + layer.mlp(layer.layer_norm2(x))
