@@ -7,7 +7,8 @@
 # json file, or none (default: zero2; none for one process). NODES, NODE, MASTER, PORT: machines, this one's number,
 # where the first one is reached. Run the same command on every machine; DATA and OUTPUT must be the same files there.
 # All other options are those of `autogaze-mllm finetune --help`. Other launchers do as well: `accelerate launch --module
-# autogaze_mllm.cli finetune ...` and `deepspeed --no_local_rank --module autogaze_mllm.cli finetune ...`.
+# autogaze_mllm.cli finetune ...` and `deepspeed --no_local_rank --module autogaze_mllm.cli finetune ...`; the first one
+# with FSDP: `accelerate launch --config_file scripts/fsdp.yaml ...`.
 set -euo pipefail
 
 : "${MODEL:?name the base model: a hub id or a folder}"

@@ -28,11 +28,17 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
     what = finetune.add_argument_group("what is trained")
     what.add_argument(
-        "--train", default="sft", choices=["align", "sft", "lora"], help="preset (default sft), see below"
+        "--train", default="sft", choices=["align", "sft", "lora", "gaze"], help="preset (default sft), see below"
     )
     for part in PARTS:
         what.add_argument(f"--{part}", choices=["off", "full", "lora"], help=f"the {part}, instead of the preset's")
         what.add_argument(f"--{part}-lr", type=float, metavar="RATE", help=f"learning rate of the {part}")
+    what.add_argument("--train-gaze", choices=["off", "full"], help="the gaze model, instead of the preset's")
+    what.add_argument("--gaze-lr", type=float, metavar="RATE", help="learning rate of the gaze model (default 1e-5)")
+    what.add_argument(
+        "--rollouts", type=int, default=4, metavar="N", help="ways to gaze a video, to learn gaze from (default 4)"
+    )
+    what.add_argument("--temperature", type=float, default=1.0, metavar="T", help="that rollouts are drawn at")
     what.add_argument("--lora-rank", type=int, default=64, metavar="N")
     what.add_argument("--lora-alpha", type=float, default=16.0, metavar="A")
     what.add_argument("--lora-dropout", type=float, default=0.05, metavar="P")
@@ -64,13 +70,17 @@ def add(verbs: argparse._SubParsersAction) -> None:
     files.add_argument("--save-steps", type=int, default=500, metavar="N", help="updates between checkpoints; 0: none")
     files.add_argument("--save-total-limit", type=int, default=2, metavar="N", help="checkpoints kept (default 2)")
     files.add_argument("--eval-steps", type=int, default=0, metavar="N", help="updates between evaluations")
+    files.add_argument(
+        "--eval-benchmark", metavar="NAME=FOLDER", help="a benchmark's data, asked at every evaluation (see eval)"
+    )
+    files.add_argument("--eval-limit", type=int, default=0, metavar="N", help="only its first N questions")
     files.add_argument("--log-steps", type=int, default=10, metavar="N")
     files.add_argument("--report", default="none", choices=["none", "tensorboard", "wandb"])
-    gaze_options(finetune, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
+    gaze_options(finetune, "default: nvidia/AutoGaze with --model, otherwise the bundled one")
     finetune.epilog = (
         "presets: align trains the projector alone (1e-3); sft tower, projector and LLM (2e-5); lora LoRA in the LLM "
-        "(1e-4) and the projector (2e-5). Several processes: torchrun, accelerate launch or deepspeed, see "
-        "scripts/finetune.sh."
+        "(1e-4) and the projector (2e-5); gaze the gaze model (1e-5), by what the LLM makes of several ways to gaze. "
+        "Several processes: torchrun, accelerate launch or deepspeed, see scripts/finetune.sh."
     )
     finetune.set_defaults(run=run)
 
@@ -85,13 +95,14 @@ def run(arguments: argparse.Namespace) -> int:
     quiet()
     from ..finetuning import processes
     from ..finetuning.data import load_samples
-    from ..finetuning.engine import deepspeed_config
+    from ..finetuning.engine import chosen_engine
+    from ..finetuning.examination import chosen_benchmark
     from ..finetuning.run import describe, finetune, latest_checkpoint, prepare, training_device
 
     config = _config(arguments)
     # What can be refused is refused before a large model is read.
-    if config.deepspeed is not None:
-        deepspeed_config(config.deepspeed)
+    chosen_engine(config)
+    chosen_benchmark(config)
     load_samples([*config.data, *config.eval_data], config.media_root)
     if not arguments.dry_run:
         latest_checkpoint(config)
@@ -105,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     result = finetune(model, config, source)
     if processes.is_first():
-        kept = ("steps", "loss", "eval_loss", "output")
+        kept = ("steps", "loss", "eval_loss", "eval_accuracy", "output")
         rows = [(name, str(result[name])) for name in kept if name in result]
         print(json.dumps(result)) if arguments.json else print_rows(rows)
     return 0
@@ -131,7 +142,7 @@ def _base_source(model: str | None) -> str | None:
 
 def _config(arguments: argparse.Namespace) -> FinetuneConfig:
     from ..finetuning.config import FinetuneConfig
-    from ..finetuning.parts import PRESETS, LoraPlan, PartPlan
+    from ..finetuning.parts import PRESETS, LoraPlan, PartPlan, RolloutPlan
 
     parts = {}
     for part in PARTS:
@@ -140,6 +151,9 @@ def _config(arguments: argparse.Namespace) -> FinetuneConfig:
         # A part that the preset does not train takes the rate that some preset has for this way of training.
         usual = plan.lr if mode == plan.mode else PRESETS["lora" if mode == "lora" else "sft"]["llm"].lr
         parts[part] = PartPlan(mode, usual if rate is None else rate)
+    gaze = PRESETS[arguments.train].get("gaze", PartPlan())
+    rate = PRESETS["gaze"]["gaze"].lr if arguments.gaze_lr is None else arguments.gaze_lr
+    parts["gaze"] = PartPlan(arguments.train_gaze or gaze.mode, rate)
     return FinetuneConfig(
         data=tuple(arguments.data),
         output=arguments.output or "",
@@ -147,6 +161,7 @@ def _config(arguments: argparse.Namespace) -> FinetuneConfig:
         eval_data=tuple(arguments.eval_data),
         parts=parts,
         lora=LoraPlan(arguments.lora_rank, arguments.lora_alpha, arguments.lora_dropout),
+        rollouts=RolloutPlan(arguments.rollouts, arguments.temperature),
         epochs=arguments.epochs,
         max_steps=arguments.max_steps,
         batch_size=arguments.batch_size,
@@ -164,6 +179,8 @@ def _config(arguments: argparse.Namespace) -> FinetuneConfig:
         save_steps=arguments.save_steps,
         save_total_limit=arguments.save_total_limit,
         eval_steps=arguments.eval_steps,
+        eval_benchmark=arguments.eval_benchmark,
+        eval_limit=arguments.eval_limit,
         log_steps=arguments.log_steps,
         report=arguments.report,
         workers=arguments.workers,

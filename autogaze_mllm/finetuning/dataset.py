@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -17,6 +17,7 @@ from . import processes
 from .conversation import IGNORED, Encoded, encode_conversation
 from .data import SHOWN_FAULTS, Sample
 from .gazing import MediaStore
+from .rollouts import Film
 
 TooLong = Literal["error", "truncate"]
 GROUPS = 50  # global batches that are sorted by length together; fewer would pad more, more would mix less
@@ -28,7 +29,8 @@ class Item:
 
     ids: list[int]
     labels: list[int]
-    media: list[Media]
+    media: Sequence[Media | Film]
+    spans: list[tuple[int, int]] = field(default_factory=list)  # where the placeholders of each medium are
 
 
 class ConversationDataset(Dataset[list[Item]]):
@@ -89,7 +91,8 @@ class ConversationDataset(Dataset[list[Item]]):
         items = []
         for member in self.groups[number]:
             encoded = self._encoded(member)
-            items.append(Item(encoded.ids, encoded.labels, self.store.media(self.samples[member])))
+            media = self.store.media(self.samples[member])
+            items.append(Item(encoded.ids, encoded.labels, media, encoded.spans))
         return items
 
 
@@ -107,6 +110,19 @@ def fitted(encoded: Encoded, max_length: int, too_long: TooLong, place: str) -> 
     if all(label == IGNORED for label in encoded.labels[:max_length]):
         raise InputError(f"{length}, and nothing of the answers would be left")
     return Encoded(encoded.ids[:max_length], encoded.labels[:max_length], encoded.spans)
+
+
+def with_counts(
+    ids: torch.Tensor, labels: torch.Tensor, spans: Sequence[tuple[int, int]], counts: Sequence[int]
+) -> tuple[list[int], list[int]]:
+    """A conversation (L,) in which the media have so many visual tokens instead. -> its ids and labels."""
+    parts, start = [], 0
+    both = torch.stack([ids, labels])
+    for (begin, end), count in zip(spans, counts, strict=True):
+        parts += [both[:, start:begin], both[:, begin : begin + 1].expand(-1, count)]
+        start = end
+    told = torch.cat([*parts, both[:, start:]], dim=1)
+    return told[0].tolist(), told[1].tolist()
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -157,8 +173,15 @@ class LengthSampler(Sampler[int]):
         yield from last
 
 
-def collator(pad_id: int, packing: bool) -> Callable[[list[list[Item]]], dict[str, Any]]:
-    """Entries -> input_ids, labels (B, L), media per row, and an attention mask, or where packed position ids."""
+def padding_id(model: GazedModel) -> int:
+    """What fills short rows."""
+    own = model.tokenizer.pad_token_id
+    return model.tokenizer.eos_token_id if own is None else own
+
+
+def collator(pad_id: int, packing: bool, spans: bool = False) -> Callable[[list[list[Item]]], dict[str, Any]]:
+    """Entries -> input_ids, labels (B, L), media per row, and an attention mask, or where packed position ids.
+    spans: tell also where each row's media are (not with packing)."""
 
     def padded(entries: list[list[Item]]) -> dict[str, Any]:
         items = [item for entry in entries for item in entry]
@@ -169,7 +192,8 @@ def collator(pad_id: int, packing: bool) -> Callable[[list[list[Item]]], dict[st
             ids[row, : len(item.ids)] = torch.tensor(item.ids)
             labels[row, : len(item.ids)] = torch.tensor(item.labels)
             mask[row, : len(item.ids)] = 1
-        return {"input_ids": ids, "labels": labels, "attention_mask": mask, "media": [item.media for item in items]}
+        batch = {"input_ids": ids, "labels": labels, "attention_mask": mask, "media": [item.media for item in items]}
+        return {**batch, "spans": [item.spans for item in items]} if spans else batch
 
     def packed(entries: list[list[Item]]) -> dict[str, Any]:
         """All in one row. The positions begin anew with every sample, which tells the LLM's attention to keep them

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import read_json
+from .config import FinetuneConfig
 
 NAMES = ("zero2", "zero3", "zero2_offload", "zero3_offload")
 
@@ -57,6 +59,24 @@ def deepspeed_config(chosen: str | Path) -> dict[str, Any]:
     if importlib.util.find_spec("deepspeed") is None:
         raise InputError("--deepspeed needs the package deepspeed: pip install 'autogaze_mllm[deepspeed]'")
     return config
+
+
+def chosen_engine(config: FinetuneConfig) -> dict[str, Any] | None:
+    """The configuration that a training wants, if any. Raises InputError where the training cannot run with it."""
+    engine = None if config.deepspeed is None else deepspeed_config(config.deepspeed)
+    divided = "ZeRO-3" if zero_stage(engine) == 3 else "FSDP" if uses_fsdp() else None
+    if divided is not None:
+        advice = f"does not go with {divided}, whose processes hold only shares of the weights: take zero2"
+        if config.trains_gaze:
+            raise InputError(f"training gaze {advice}")
+        if config.eval_benchmark is not None:
+            raise InputError(f"eval_benchmark {advice}")
+    return engine
+
+
+def uses_fsdp() -> bool:
+    """Whether `accelerate launch` asked for FSDP (see scripts/fsdp.yaml)."""
+    return os.environ.get("ACCELERATE_USE_FSDP", "").lower() in ("1", "true")
 
 
 def zero_stage(config: dict[str, Any] | None) -> int:

@@ -4,7 +4,8 @@ Notable design decisions:
 - the videos are shared out among the processes, and each entry is made under a lock of its own, so no video is decoded
   twice, not even by trainings that run side by side;
 - on machines that do not share the folder, each makes what it cannot see;
-- visual tokens are counted from what is stored, so the length of every sample is known before the first step.
+- visual tokens are counted from what is stored, so the length of every sample is known before the first step;
+- where the gaze model is trained, these lengths are what samples are ordered by, and the cache serves nothing else.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -28,6 +30,7 @@ from ..mllm.model import GazedModel
 from ..mllm.prompt import open_image
 from . import processes
 from .data import SHOWN_FAULTS, Medium, Sample
+from .rollouts import Film
 
 logger = logging.getLogger(__name__)
 
@@ -40,11 +43,24 @@ class _Wanted:
     alone: bool = False
 
 
-class MediaStore:
-    """Media of samples as `GazedModel.forward` takes them, and how many visual tokens each has."""
+class GazedCache(VideoCache):
+    """Keeps gazed videos only: visual tokens would be those of weights that are about to change."""
 
-    def __init__(self, model: GazedModel, cache: VideoCache) -> None:
-        self.model, self.cache = model, cache
+    def get_tokens(self, key: str) -> None:
+        return None
+
+    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any]) -> None:
+        return None
+
+
+class MediaStore:
+    """Media of samples as `GazedModel.forward` takes them, and how many visual tokens each has.
+
+    films: give videos as such, because the gaze model is trained and sees them anew each time.
+    """
+
+    def __init__(self, model: GazedModel, cache: VideoCache, films: bool = False) -> None:
+        self.model, self.cache, self.films = model, cache, films
         self._keys: dict[Path, str] = {}
         self._tokens: dict[_Wanted, int] = {}
         self._patches: dict[Path, int] = {}
@@ -100,11 +116,13 @@ class MediaStore:
             for need in _needs(sample)
         )
 
-    def media(self, sample: Sample) -> list[Media]:
-        """The media themselves, read from the cache."""
-        found = []
+    def media(self, sample: Sample) -> Sequence[Media | Film]:
+        """The media themselves, gazed videos read from the cache."""
+        found: list[Media | Film] = []
         for need in _needs(sample):
-            if need.medium.kind == "video":
+            if need.medium.kind == "video" and self.films:
+                found.append(Film(need.medium.path, self._tokens[need]))
+            elif need.medium.kind == "video":
                 found.append(Media(self._tokens[need], self._gazed(need.medium.path)))
             else:
                 found.append(self._image(need))

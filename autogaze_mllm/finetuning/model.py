@@ -1,16 +1,14 @@
 """The wrapped model as it is trained: everything before the LLM's layers is one module, so that samples may differ.
 
 Samples with several videos, one, an image or none run the tower a different number of times, and not the same parts of
-it. Engines that shard parameters or sum gradients in buckets (DeepSpeed ZeRO, DDP) need every process to do the same
-things in the same order, or they hang or add up wrong numbers. So that part is run inside one autograd node: seen from
-outside every step is one call, after which every trainable parameter of it has a gradient (zeros where it was unused),
-always in the same order. For ZeRO-3 the module is a leaf: its parameters are gathered and released together.
+it. So that part is run inside one autograd node (`one_node.py` says why), and so is a gaze model that is trained along.
+For ZeRO-3 these modules are leaves: their parameters are gathered and released together.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -20,31 +18,10 @@ from torch import nn
 from ..mllm.families import Family, Media
 from ..mllm.model import GazedModel
 from .conversation import IGNORED
-
-
-class _OneNode(torch.autograd.Function):
-    """Runs a function and keeps its graph to itself; gradients go to `anchor` and `parameters`, zeros if unused."""
-
-    @staticmethod
-    def forward(ctx: Any, run: Callable[[], torch.Tensor], anchor: torch.Tensor, *parameters: torch.Tensor) -> Any:
-        with torch.enable_grad():
-            output = run()
-        ctx.output, ctx.parameters, ctx.anchor_shape = output, parameters, anchor.shape
-        return output.detach()
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        (gradient,) = gradients
-        output, parameters = ctx.output, ctx.parameters
-        ctx.output = ctx.parameters = None  # lets go of the inner graph
-        found: Sequence[torch.Tensor | None] = [None] * len(parameters)
-        if output.requires_grad and parameters:
-            found = torch.autograd.grad(output, parameters, gradient, allow_unused=True)
-        filled = [
-            torch.zeros_like(parameter) if grad is None else grad
-            for parameter, grad in zip(parameters, found, strict=True)
-        ]
-        return None, gradient.new_zeros(ctx.anchor_shape), *filled
+from .dataset import Item, collator, padding_id, with_counts
+from .one_node import OneNode
+from .parts import RolloutPlan
+from .rollouts import Film, GazePolicy, policy_term
 
 
 class Embedder(nn.Module):
@@ -68,27 +45,31 @@ class Embedder(nn.Module):
         if not torch.is_grad_enabled():
             return run()
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return _OneNode.apply(run, anchor.clone(), *trainable)
+        return OneNode.apply(run, anchor.clone(), *trainable)
 
 
 class TrainedModel(nn.Module):
     """forward gives {"loss"}. The tree holds the base's own modules, in another arrangement; nothing is copied.
 
-    The gaze model is not part of it: it is frozen, and its results are what `media` holds.
+    rollouts: how the gaze model is trained along. Without them it is not part of the tree: it is frozen, and its
+    results are what `media` holds.
     """
 
     gazed: GazedModel  # outside the module tree
     accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch, which counts all processes and accumulation
 
-    def __init__(self, gazed: GazedModel) -> None:
+    def __init__(self, gazed: GazedModel, rollouts: RolloutPlan | None = None) -> None:
         super().__init__()
         object.__setattr__(self, "gazed", gazed)
         base, family = gazed.family.base, gazed.family
         modules, loose, rest = _divided(base, "", family, base.get_input_embeddings())
         self.embedder = Embedder(gazed, modules, loose)
         self.llm = nn.ModuleList(rest)
+        self.policy = None if rollouts is None else GazePolicy(gazed, rollouts)
         self.config = copy.deepcopy(gazed.config)  # read for DeepSpeed's "auto" sizes, and changed by the trainer
-        self.names = {id(parameter): name for name, parameter in base.named_parameters()}
+        named = {id(parameter): name.removeprefix("base.") for name, parameter in gazed.named_parameters()}
+        # By their names here: an engine may put other parameters in their places.
+        self.names = {name: named[id(parameter)] for name, parameter in self.named_parameters()}
 
     def train(self, mode: bool = True) -> TrainedModel:
         super().train(mode)
@@ -99,11 +80,51 @@ class TrainedModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         labels: torch.Tensor,
-        media: Sequence[Sequence[Media]],
+        media: Sequence[Sequence[Media | Film]],
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        spans: Sequence[Sequence[tuple[int, int]]] | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> dict[str, torch.Tensor]:
+        """spans: of each row, where the placeholders of its media are; needed where the gaze model is trained, because
+        a video has as many visual tokens as it then turns out to have."""
+        learnt = (F.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED).sum()
+        count = learnt.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
+        if self.policy is None:
+            losses = self._losses(input_ids, labels, media, attention_mask, position_ids)  # type: ignore[arg-type]
+            return {"loss": losses.sum() / count}
+        assert spans is not None and attention_mask is not None
+        anchor = torch.zeros(1, device=input_ids.device, requires_grad=True)
+        shown = self.policy(anchor, media)
+        items = []
+        for row, ways in enumerate(shown.media):
+            real = attention_mask[row].bool().cpu()
+            ids, answers = input_ids[row].cpu()[real], labels[row].cpu()[real]
+            for way in ways:
+                items.append(Item(*with_counts(ids, answers, spans[row], [item.tokens for item in way]), way))
+        batch = collator(padding_id(self.gazed), packing=False)([items])
+        told = [batch[name].to(input_ids.device) for name in ("input_ids", "labels", "attention_mask")]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self._learns_itself()):
+            losses = self._losses(told[0], told[1], batch["media"], told[2], None)
+        by_sample = losses.split([len(ways) for ways in shown.media])
+        loss = torch.stack([ways.mean() for ways in by_sample]).sum()
+        if shown.scores is not None:
+            loss = loss + policy_term(shown.scores, by_sample)
+        return {"loss": loss / count}
+
+    def _learns_itself(self) -> bool:
+        """Whether anything but the gaze model is trained."""
+        return any(parameter.requires_grad for part in (self.embedder, self.llm) for parameter in part.parameters())
+
+    def _losses(
+        self,
+        input_ids: torch.Tensor,
+        labels: torch.Tensor,
+        media: Sequence[Sequence[Media]],
+        attention_mask: torch.Tensor | None,
+        position_ids: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """Of each row, the loss summed over what is learnt (B,)."""
         anchor = torch.zeros(1, device=input_ids.device, requires_grad=True)
         embedded = self.embedder(anchor, input_ids, media)
         # Only where something is learnt are logits made: over a large vocabulary they would be the largest tensor.
@@ -116,9 +137,9 @@ class TrainedModel(nn.Module):
             logits_to_keep=wanted,
             use_cache=False,
         )
-        logits, chosen = output.logits.float().flatten(0, 1), targets[:, wanted].flatten()
-        count = (chosen != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        return {"loss": F.cross_entropy(logits, chosen, ignore_index=IGNORED, reduction="sum") / count}
+        logits, chosen = output.logits.float().flatten(0, 1), targets[:, wanted]
+        losses = F.cross_entropy(logits, chosen.flatten(), ignore_index=IGNORED, reduction="none")
+        return losses.view(chosen.shape).sum(dim=1)
 
     def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
         """Checkpoints leave frozen parameters out; all others must be there."""
@@ -129,9 +150,9 @@ class TrainedModel(nn.Module):
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """All parameters by their names in the base."""
-        for parameter in self.parameters():
-            yield self.names[id(parameter)], parameter
+        """All parameters by their names in the base; those of a trained gaze model begin with "gaze."."""
+        for name, parameter in self.named_parameters():
+            yield self.names[name], parameter
 
 
 def _divided(

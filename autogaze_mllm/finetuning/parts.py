@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,10 +12,13 @@ import torch
 from torch import nn
 
 from ..errors import InputError
+from ..gaze.model import AutoGaze
+from ..gaze.selectors import selector_name
 from ..mllm.model import GazedModel
 
 Mode = Literal["off", "full", "lora"]
 PARTS = ("tower", "projector", "llm")
+LOSS_HEAD = "task_loss_prediction_head"  # of the gaze model: predicts losses for the stop rule
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,36 @@ class LoraPlan:
             )
 
 
-# `sft`: the last video stage that NVILA-HD was trained with. `align`: a new projector. `lora`: VILA's values.
+@dataclass(frozen=True)
+class RolloutPlan:
+    """How the gaze model is trained: each video is gazed `rollouts` times, drawn at this temperature."""
+
+    rollouts: int = 4
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.rollouts < 2:
+            raise InputError(f"gaze is trained by comparing at least 2 rollouts, got {self.rollouts}")
+        if not 0 < self.temperature < math.inf:
+            raise InputError(f"temperature must be above 0 and finite, got {self.temperature}")
+
+
+# `sft`: the last video stage that NVILA-HD was trained with. `align`: a new projector. `lora`: VILA's values. `gaze`:
+# the gaze model alone; where a preset does not name it, it is frozen.
 PRESETS: dict[str, dict[str, PartPlan]] = {
     "align": {"tower": PartPlan(), "projector": PartPlan("full", 1e-3), "llm": PartPlan()},
     "sft": {part: PartPlan("full", 2e-5) for part in PARTS},
     "lora": {"tower": PartPlan(), "projector": PartPlan("full", 2e-5), "llm": PartPlan("lora", 1e-4)},
+    "gaze": {**{part: PartPlan() for part in PARTS}, "gaze": PartPlan("full", 1e-5)},
 }
 
 
 def switch_on(model: GazedModel, plans: Mapping[str, PartPlan], lora: LoraPlan) -> Any | None:
     """Freezes the model, then puts LoRA in and lets train what the plans say. -> the LoraConfig, if there is one."""
     family = model.family
+    plans = {"gaze": PartPlan(), **plans}
+    if plans["gaze"].mode != "off" and not isinstance(model.gaze, AutoGaze):
+        raise InputError(f"{selector_name(model.gaze)} has no weights to train: take a gaze model (--gaze)")
     targets = [_lora_targets(model, part) for part, plan in plans.items() if plan.mode == "lora"]
     config = None
     if targets:
@@ -73,14 +96,16 @@ def switch_on(model: GazedModel, plans: Mapping[str, PartPlan], lora: LoraPlan) 
     for name, parameter in model.named_parameters():
         name = name.removeprefix("base.")
         if ".lora_" not in name:
-            whole = not name.startswith("gaze.") and plans[family.part_of(name)].mode == "full"
-            parameter.requires_grad_(whole)
+            taught = LOSS_HEAD not in name  # by nothing here, so it must not decay either
+            parameter.requires_grad_(plans[part_of(model, name)].mode == "full" and taught)
     return config
 
 
 def _lora_targets(model: GazedModel, part: str) -> str:
     """A pattern that matches the names of the linear layers inside a part's transformer layers."""
     family = model.family
+    if part not in family.PARTS or part == "projector":
+        raise InputError(f"LoRA is for the tower and the LLM; train the {part} 'full'")
     found = sorted(
         {
             name.rsplit(".", 1)[1]
@@ -88,10 +113,15 @@ def _lora_targets(model: GazedModel, part: str) -> str:
             if isinstance(module, nn.Linear) and name.startswith(family.PARTS[part]) and ".layers." in name
         }
     )
-    if not found or part == "projector":
-        raise InputError(f"LoRA is for the tower and the LLM; train the {part} 'full'")
+    if not found:
+        raise InputError(f"the {part} has no linear layers for LoRA: train it 'full'")
     starts = "|".join(re.escape(start) for start in family.PARTS[part])
     return rf"(?:{starts}).*layers\.\d+\..*\.(?:{'|'.join(found)})"
+
+
+def part_of(model: GazedModel, name: str) -> str:
+    """The part of a parameter, by its name in the base, or in the wrapped model if it is the gaze model's."""
+    return "gaze" if name.startswith("gaze.") else model.family.part_of(name)
 
 
 def trained_groups(
@@ -108,7 +138,7 @@ def trained_groups(
     for name, parameter in parameters:
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)  # ZeRO-3 leaves an empty tensor in its place
-            groups.setdefault((model.family.part_of(name), len(shape) > 1), []).append(parameter)
+            groups.setdefault((part_of(model, name), len(shape) > 1), []).append(parameter)
     return [
         {"params": members, "lr": plans[part].lr, "weight_decay": weight_decay if decays else 0.0, "name": part}
         for part in plans
@@ -123,14 +153,15 @@ def set_precision(model: GazedModel, precision: Literal["bf16", "fp32"], mixed: 
     low = torch.bfloat16 if precision == "bf16" else torch.float32
     for parameter in model.family.base.parameters():
         parameter.data = parameter.data.to(torch.float32 if mixed and parameter.requires_grad else low)
+    if isinstance(model.gaze, AutoGaze) and any(parameter.requires_grad for parameter in model.gaze.parameters()):
+        model.gaze.to(torch.float32 if mixed else low)
 
 
 def part_sizes(model: GazedModel) -> dict[str, dict[str, int]]:
     """Parameters of each part, and how many of them are trained."""
     sizes = {part: {"parameters": 0, "trained": 0} for part in (*PARTS, "gaze")}
     for name, parameter in model.named_parameters():
-        name = name.removeprefix("base.")
-        part = "gaze" if name.startswith("gaze.") else model.family.part_of(name)
+        part = part_of(model, name.removeprefix("base."))
         sizes[part]["parameters"] += parameter.numel()
         sizes[part]["trained"] += parameter.numel() * parameter.requires_grad
     return sizes

@@ -14,14 +14,15 @@ from transformers import TrainingArguments, set_seed
 
 from ..errors import InputError
 from ..files import output_folder
-from ..gaze.cache import VideoCache, default_folder
+from ..gaze.cache import default_folder
 from ..mllm.model import GazedModel
 from . import processes
 from .config import FinetuneConfig
 from .data import Sample, load_samples
 from .dataset import ConversationDataset
-from .engine import deepspeed_config, offloads, zero_stage
-from .gazing import MediaStore
+from .engine import chosen_engine, offloads, zero_stage
+from .examination import Examination, chosen_benchmark
+from .gazing import GazedCache, MediaStore
 from .memory import Load, Shape, estimate_memory
 from .model import TrainedModel
 from .parts import part_sizes, set_precision, switch_on
@@ -63,7 +64,7 @@ def chosen_precision(config: FinetuneConfig, device: torch.device) -> Literal["b
 
 def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
     """Switches parts on, gazes the videos, counts tokens. Changes what of the model is trainable, and its precision."""
-    engine = None if config.deepspeed is None else deepspeed_config(config.deepspeed)
+    engine = chosen_engine(config)
     if any(".lora_" in name for name, _ in model.named_parameters()):
         raise InputError("this model holds LoRA of an earlier training: merge it first (`autogaze-mllm merge`)")
     samples = load_samples(config.data, config.media_root)
@@ -74,8 +75,8 @@ def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
     lora = switch_on(model, config.parts, config.lora)
     set_precision(model, precision, mixed=engine is None)
     # Entries of this training must not push each other out, so the folder has no limit.
-    model.cache = VideoCache(config.cache or default_folder() / "finetune", limit=1 << 62)
-    store = MediaStore(model, model.cache)
+    model.cache = GazedCache(config.cache or default_folder() / "finetune", limit=1 << 62)
+    store = MediaStore(model, model.cache, films=config.trains_gaze)
     videos = store.prepare([*samples, *held_out], progress)
 
     def dataset(chosen: Sequence[Sample]) -> ConversationDataset:
@@ -139,24 +140,28 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
     base_source: where the base model was loaded from; None: it is saved with the result. In a launch of several
     processes everyone calls it; `model` may be used as before afterwards, except under DeepSpeed.
     """
-    from .trainer import GazedTrainer
+    from .trainer import GazedTrainer, load_weights
 
-    resume = latest_checkpoint(config)
+    resume, asked = latest_checkpoint(config), chosen_benchmark(config)
     device = training_device(config.cpu)
     precision = chosen_precision(config, device)
-    engine = None if config.deepspeed is None else deepspeed_config(config.deepspeed)
+    engine = chosen_engine(config)
     arguments = training_arguments(config, precision, engine, device.type == "cpu")
     _ = arguments.device  # processes know each other from here on
     source = _base_source(model, Path(config.output), base_source)
     prepared = prepare(model, config)
+    if resume is not None:
+        load_weights(resume, model, config.trains_gaze)
     if config.gradient_checkpointing:
         _checkpoint_layers(model, reentrant=zero_stage(engine) == 3)
-    trained = TrainedModel(model)
+    trained = TrainedModel(model, config.rollouts if config.trains_gaze else None)
     if zero_stage(engine) == 3:
         from deepspeed.utils import set_z3_leaf_modules
 
         set_z3_leaf_modules(trained, [type(trained.embedder)])
     trainer = GazedTrainer(trained, arguments, config, prepared.train, prepared.evaluation, source, prepared.lora)
+    if asked is not None:
+        trainer.examination = Examination(model, config, *asked)
     output = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     history = list(trainer.state.log_history)
@@ -169,8 +174,10 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
         "gazed": prepared.videos["gazed"],
     }
     if prepared.evaluation is not None:
-        result["eval_loss"] = trainer.evaluate()["eval_loss"]
-        result["eval_losses"] = [entry["eval_loss"] for entry in history if "eval_loss" in entry]
+        last = trainer.evaluate()
+        for one, all_ in (("eval_loss", "eval_losses"), ("eval_accuracy", "eval_accuracies")):
+            if one in last:
+                result |= {one: last[one], all_: [entry[one] for entry in history if one in entry]}
     model.eval()
     processes.finish()
     return result
@@ -232,10 +239,11 @@ def describe(prepared: Prepared, count: int = 1) -> dict[str, Any]:
     members = [member for number in ranked for member in train.groups[number]]
     # A batch is padded to its longest sample; packs are put into one row.
     tokens = sum(train.lengths[n] for n in ranked) if config.packing else config.batch_size * train.lengths[ranked[0]]
+    ways = config.rollouts.rollouts if config.trains_gaze else 1
     load = Load(
-        tokens,
-        sum(train.store.patches(train.samples[member]) for member in members),
-        sum(train.learnt[member] for member in members),
+        ways * tokens,
+        ways * sum(train.store.patches(train.samples[member]) for member in members),
+        ways * sum(train.learnt[member] for member in members),
     )
     sizes = part_sizes(prepared.model)
     memory = estimate_memory(

@@ -8,7 +8,8 @@ back with weights_only. It is read from the training's own output folder only, a
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,14 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from ..files import output_folder, read_json, write_json
+from ..gaze.model import AutoGaze
+from ..mllm.model import GazedModel
 from ..mllm.tuned import load_parts, save_parts
 from ..mllm.wrap import SETTINGS_FILE, save_settings
 from . import processes
 from .config import FinetuneConfig
-from .dataset import ConversationDataset, LengthSampler, collator
+from .dataset import ConversationDataset, LengthSampler, collator, padding_id
+from .examination import Examination
 from .model import TrainedModel
 from .parts import trained_groups
 
@@ -29,7 +33,9 @@ TOLD_FILE = "finetune.json"
 
 
 class GazedTrainer(Trainer):
-    """base_source: where the base model is found: a hub id or an absolute path. lora: the LoraConfig in use."""
+    """examination: the benchmark that is asked at every evaluation, if any.
+
+    base_source: where the base model is found: a hub id or an absolute path. lora: the LoraConfig in use."""
 
     def __init__(
         self,
@@ -43,14 +49,13 @@ class GazedTrainer(Trainer):
     ) -> None:
         self.config, self.base_source, self.lora = config, base_source, lora
         self.trained, self.gazed = model, model.gazed
+        self.examination: Examination | None = None
         batch = config.batch_size * config.accumulate * processes.count()
         self.order = LengthSampler(train.lengths, batch, config.seed, config.group_by_length)
-        pad_id = model.gazed.tokenizer.pad_token_id
-        pad_id = model.gazed.tokenizer.eos_token_id if pad_id is None else pad_id
         super().__init__(
             model,
             arguments,
-            collator(pad_id, config.packing),
+            collator(padding_id(model.gazed), config.packing, spans=config.trains_gaze),
             train,
             evaluation,
             callbacks=[_Epochs(self.order)],
@@ -71,16 +76,32 @@ class GazedTrainer(Trainer):
             self.optimizer = kind(groups, **options)
         return self.optimizer
 
+    # -- evaluation ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, *given: Any, **named: Any) -> dict[str, float]:
+        """Draws no random numbers that the training would have drawn."""
+        device = self.args.device
+        with torch.random.fork_rng([] if device.type == "cpu" else [device.index or 0], device_type=device.type):
+            return super().evaluate(*given, **named)
+
+    def evaluation_loop(self, *given: Any, **named: Any) -> Any:
+        output = super().evaluation_loop(*given, **named)  # leaves the model in evaluation mode
+        if self.examination is None:
+            return output
+        with self.accelerator.autocast():  # as what the trainer calls computes by itself
+            accuracy = self.examination.accuracy(self.state.global_step)
+        return output._replace(metrics={**(output.metrics or {}), "eval_accuracy": accuracy})
+
     # -- saving --------------------------------------------------------------------------------------------------
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The trained parts, gaze model and settings; `autogaze_mllm.load` reads them. Everyone must call it."""
         tensors = {}
         for name, parameter in self.trained.base_parameters():
-            if parameter.requires_grad:
-                with _whole(parameter):  # one at a time: that much room there is
+            if parameter.requires_grad and not name.startswith("gaze."):  # which is saved with the settings
+                with _whole(parameter) as values:  # one at a time: that much room there is
                     if self.args.should_save:
-                        tensors[name] = parameter.detach().to("cpu", copy=True)
+                        tensors[name] = values.detach().to("cpu", copy=True)
         if not self.args.should_save:
             return
         result = Path(self.config.output)
@@ -93,8 +114,7 @@ class GazedTrainer(Trainer):
         save_settings(self.gazed, folder, os.path.relpath(own, folder) if inside else self.base_source, tuned)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        folder = Path(resume_from_checkpoint)
-        load_parts(folder, self.gazed.family, read_json(folder / SETTINGS_FILE)["tuned"])
+        """Nothing: the weights are there already, see `load_weights`."""
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         if not self.is_deepspeed_enabled:
@@ -120,10 +140,24 @@ class _Epochs(TrainerCallback):
         self.order.epoch = int((state.epoch or 0.0) + 1e-6)
 
 
-def _whole(parameter: nn.Parameter) -> Any:
-    """Context in which a parameter that DeepSpeed divided has all its values."""
-    if not hasattr(parameter, "ds_id"):
-        return nullcontext()
-    import deepspeed
+@contextmanager
+def _whole(parameter: nn.Parameter) -> Iterator[torch.Tensor]:
+    """All values of a parameter, which DeepSpeed or FSDP may have divided. Everyone must ask for them."""
+    if hasattr(parameter, "ds_id"):
+        import deepspeed
 
-    return deepspeed.zero.GatheredParameters([parameter])
+        with deepspeed.zero.GatheredParameters([parameter]):
+            yield parameter
+    else:
+        yield parameter.full_tensor() if hasattr(parameter, "full_tensor") else parameter
+
+
+def load_weights(checkpoint: str, gazed: GazedModel, gaze: bool) -> None:
+    """The trained weights of a checkpoint, into a model whose parts are switched on but that no engine has divided yet.
+    gaze: also those of the gaze model."""
+    folder = Path(checkpoint)
+    stored = read_json(folder / SETTINGS_FILE)
+    load_parts(folder, gazed.family, stored["tuned"])
+    if gaze:
+        assert isinstance(gazed.gaze, AutoGaze)
+        gazed.gaze.load_state_dict(AutoGaze.from_pretrained(folder / stored["gaze"]["folder"]).state_dict())
