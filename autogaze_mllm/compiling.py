@@ -4,29 +4,34 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 logger = logging.getLogger(__name__)
 
 
-class Compiled:
-    """A function that is compiled at its first call; without a compiler it says so once and runs uncompiled."""
+@cache
+def _warn(reason: str) -> None:
+    """Once for each reason."""
+    logger.warning("torch.compile does not work here, going on without: %s", reason)
 
-    broken = False  # of all of them: a machine without a compiler has none later on
+
+class Compiled:
+    """A function that is compiled at its first call; where that fails it says why and runs uncompiled."""
 
     def __init__(self, function: Callable[..., Any], backend: str | Callable[..., Any] = "inductor") -> None:
         self.plain = function
-        self.fast = torch.compile(function, fullgraph=True, backend=backend)
+        self.fast: Callable[..., Any] | None = torch.compile(function, fullgraph=True, backend=backend)
 
     def __call__(self, *args: Any) -> Any:
-        if not Compiled.broken:
+        if self.fast is not None:
             try:
                 return self.fast(*args)
-            except TorchDynamoException as error:
-                Compiled.broken = True
+            except (TorchDynamoException, FailOnRecompileLimitHit) as error:
+                self.fast = None
                 reason = " ".join(str(error).split("\n")[:2])  # the second line is the compiler's own
-                logger.warning("torch.compile does not work here, going on without: %s", reason)
+                _warn(reason)
         return self.plain(*args)

@@ -219,12 +219,10 @@ def test_gaze_learns_to_look_where_the_answer_is(tmp_path):
     parts = {part: PartPlan("full", 3e-3) for part in PARTS}
     quick = {"gradient_checkpointing": False, "warmup": 0.1, "log_steps": 5}
     first = finetune(model, config(everywhere, tmp_path / "first", parts=parts, max_steps=60, **quick))
-    print(first["losses"])
     assert first["losses"][-1] < 0.2
 
     model = am.load(tmp_path / "first", gaze=tiny_gaze(), cache=False, loss=0)
     parts = {**OFF, "gaze": PartPlan("full", 5e-3)}
     learning = config(somewhere, tmp_path / "second", parts=parts, max_steps=50, rollouts=RolloutPlan(4), **quick)
     result = finetune(model, learning)
-    print(result["losses"])
     assert result["losses"][-1] < result["losses"][0] - 0.5

@@ -176,7 +176,7 @@ class GazePolicy(nn.Module):
         return torch.stack(totals) * (self.plan.rollouts / max(entries, 1))
 
     def _full_precision(self) -> torch.autocast:
-        """What was drawn is scored with the very same numbers."""
+        """What was drawn is scored as nearly as the weights' own precision allows."""
         return torch.autocast(self.gaze.device.type, enabled=False)
 
 

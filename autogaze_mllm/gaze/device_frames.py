@@ -14,7 +14,7 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -236,6 +236,8 @@ class Recorder:
         if self.works and key in self.seen and key not in self.replays:
             try:
                 self.replays[key] = self.record(function)
+            except torch.OutOfMemoryError:
+                raise
             except RuntimeError as error:
                 self.works = False
                 logger.warning("CUDA graphs do not work here, going on without: %s", str(error).splitlines()[0])
@@ -273,8 +275,6 @@ def borrowed(
     capture: Capture | None,
 ) -> Iterator[DeviceFrames]:
     """An engine with room for `batch` rows, for one call: one of the model's, where it captures, else a new one."""
-    if capture not in (None, *get_args(Capture)):
-        raise InputError(f"unknown capture {capture!r}; known: {', '.join(get_args(Capture))}")
     if capture == "graphs" and like.device.type != "cuda":
         raise InputError(f"capture='graphs' means CUDA graphs, the gaze model is on {like.device}")
     capture = capture or "off"

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 
+from ..errors import InputError
 from .config import AutoGazeConfig
 from .decoder import GazeDecoder
 from .device_frames import Capture, DeviceFrames, borrowed
@@ -170,6 +172,8 @@ def choose_patches(
     held = 0 if state is None else state.keys[0].shape[2]
     most = int(budgets.max())
     capacity = held + frames * slots_per_frame(config, most) + 2 * config.heads_per_step
+    if capture not in (None, *get_args(Capture)):
+        raise InputError(f"unknown capture {capture!r}; known: {', '.join(get_args(Capture))}")
     if sampling is not None:
         capture = "off"
     engine: HostFrames | DeviceFrames

@@ -78,6 +78,11 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         tokens, state = self.gazing_model.vision_model(video, past)
         return self.gazing_model.connector(tokens), state
 
+    def _check_top_k(self, top_k: int | None) -> None:
+        """All heads of a step look at the same free patches, and none may choose what an earlier one has."""
+        if top_k is not None and 1 <= top_k < self.config.heads_per_step:
+            raise InputError(f"top_k must be at least the {self.config.heads_per_step} ids of a step, got {top_k}")
+
     def _check_video(self, video: torch.Tensor) -> None:
         if video.ndim != 5 or video.shape[2] != 3 or not len(video):
             raise InputError(f"video must have the shape (batch, frames, 3, height, width), got {tuple(video.shape)}")
@@ -130,6 +135,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             raise InputError(f"streaming calls need a multiple of {patch} frames, got {video.shape[1]}")
         self._check_video(video)
         sample = self.training if do_sample is None else do_sample
+        self._check_top_k(top_k)
         sampling = Sampling(temperature, top_k, generator) if sample else None
         steps = video.shape[1] // patch
         limits, need, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
@@ -211,6 +217,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         drawn = info.get("drawn")
         drawn = ids if drawn is None else drawn.to(self.device)
         given = GivenIds(ids, drawn, selection.counts, row_counts.to(self.device))
+        self._check_top_k(top_k)
         sampling = Sampling(temperature, top_k) if match_generation else None
         return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling, targets)
 

@@ -50,6 +50,7 @@ def wrap(
     attn_type: AttentionType | None = None,
     frame_independent: bool | None = None,
     backend: Backend = "sdpa",
+    compile: bool = False,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     hub: dict[str, Any] | None = None,
@@ -65,6 +66,7 @@ def wrap(
     scales: sides of the tower's multi-scale input; default: what the model's configuration says, or the gaze model's
     own cells, as many whole times as come closest to the tower's image size. attn_type, frame_independent: default:
     what the configuration says, or block_causal and False.
+    compile: torch.compile the gazed tower, which takes a minute at its first call.
     hub: revision, token, cache_dir, ... for downloads of the base model.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
     with a size limit, or False).
@@ -105,7 +107,7 @@ def wrap(
     if "scales" not in shape:
         vision = family.config.vision_config
         shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
-    tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend)
+    tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend, compile=compile)
     if isinstance(selector, AutoGaze):
         Tiling.plan(selector.grid, tower.grid)  # a gaze model that cannot select on this grid is refused here
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
