@@ -16,7 +16,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     ask.add_argument("--model", help="hub id or folder of the base model (default: a built-in untrained one)")
     ask.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
-    gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
+    gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise the bundled one")
     ask.set_defaults(run=run)
 
 

@@ -15,13 +15,14 @@ def add(verbs: argparse._SubParsersAction) -> None:
     gaze = verbs.add_parser("gaze", help="show which patches of a video are kept")
     gaze.add_argument("video", metavar="VIDEO")
     gaze.add_argument("--out", metavar="OVERLAY.mp4", help="write a video of the kept patches and the rebuilt picture")
-    gaze_options(gaze, "default: pixel-diff, which needs no weights")
+    gaze_options(gaze, "default: the bundled gaze model")
     gaze.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
     settings = chosen_settings(arguments)
+    from ..gaze.checkpoint import BUNDLED
     from ..gaze.model import AutoGaze
     from ..gaze.overlay import Overlay
     from ..gaze.pipeline import DEFAULT_GRID, gaze_video
@@ -33,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out and os.path.realpath(arguments.out) == os.path.realpath(arguments.video):
         raise InputError(f"{arguments.out}: is the video itself; give the overlay another name")
     device = usable_device(arguments.device)
-    selector = load_selector(arguments.gaze or "pixel-diff", device=device)
+    selector = load_selector(arguments.gaze or BUNDLED, device=device)
     grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
     fps = max(min(settings.frames, len(reader)) / reader.duration, 1.0)
     output = video_writer(arguments.out, fps) if arguments.out else nullcontext(None)

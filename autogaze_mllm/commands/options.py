@@ -18,7 +18,7 @@ SETTINGS = ("ratio", "loss", "frames", "max_tiles", "thumbnails")
 
 
 def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
-    parser.add_argument("--gaze", help=f"gaze model id or folder, pixel-diff, random or all ({default_gaze})")
+    parser.add_argument("--gaze", help=f"gaze model id or folder, bundled, pixel-diff, random or all ({default_gaze})")
     parser.add_argument("--preset", help="nvila-hd, nvila-hd-1k, fast or quality; the options below override it")
     parser.add_argument(
         "--ratio", type=float, help="share of a frame's patches that may be kept, in (0, 1] (default 0.75)"
@@ -62,6 +62,7 @@ def usable_device(name: str | None) -> str:
 def load_model(arguments: argparse.Namespace) -> GazedModel:
     from pathlib import Path
 
+    from ..gaze.checkpoint import BUNDLED
     from ..gaze.settings import preset
     from ..mllm.tiny import tiny_model
     from ..mllm.wrap import DEFAULT_GAZE, SETTINGS_FILE, load, wrap
@@ -71,7 +72,7 @@ def load_model(arguments: argparse.Namespace) -> GazedModel:
     settings = None if arguments.preset is None else preset(arguments.preset)
     if arguments.model is None:
         base, processor = tiny_model()
-        selector = arguments.gaze or "pixel-diff"
+        selector = arguments.gaze or BUNDLED
         return wrap(base.to(device), selector, processor=processor, settings=settings, cache=cache, **options)
     if (Path(arguments.model) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
         changed = {**(settings.to_dict() if settings else {}), **options}

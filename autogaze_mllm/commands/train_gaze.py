@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from ..training.tasks import ReconstructionTask
     from ..training.trainer import TrainingData
 
+MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
+
 
 def add(verbs: argparse._SubParsersAction) -> None:
     train = verbs.add_parser(
@@ -31,7 +33,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         "--out", required=True, metavar="RUN", help="folder of the run; the model is RUN/gaze at the end"
     )
     train.add_argument("--algorithm", default="ntp", choices=["ntp", "grpo"])
-    train.add_argument("--init", metavar="MODEL", help="gaze model to start from (default: a new one)")
+    train.add_argument("--init", metavar="MODEL", help="gaze model to start from, or bundled (default: a new one)")
     train.add_argument(
         "--labels", metavar="FILES", help="gazing_labels.json, with commas or wildcards (default: search)"
     )
@@ -104,7 +106,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     watch.add_argument("--val-clips", type=int, default=16, metavar="N", help="clips of val/ looked at; 0: none")
     watch.add_argument("--val-ratio", type=float, default=0.25, help="budget in validation")
     watch.add_argument(
-        "--val-loss", type=float, default=0.2, help="stop rule in validation, and the new model's own; 0: none"
+        "--val-loss", type=float, default=MOSAIC_LOSS, help="stop rule in validation, and the new model's own; 0: none"
     )
     watch.add_argument("--tracker", default="none", choices=["tensorboard", "wandb", "none"])
     watch.add_argument("--json", action="store_true", help="print the result as json")
@@ -136,6 +138,8 @@ def run(arguments: argparse.Namespace) -> int:
         progress=not arguments.json,
     )
     first = trainer.first_step
+    if arguments.until is not None and arguments.until < first:
+        raise InputError(f"--until {arguments.until}: this run has already come to step {first}")
     trainer.train()
     if not trainer.accelerator.is_main_process:
         return 0
@@ -246,11 +250,11 @@ def _gaze(arguments: argparse.Namespace, data: TrainingData) -> AutoGaze:
     config: AutoGazeConfig = gaze.config
     task = arguments.task if arguments.task == "mosaic" else PUBLISHED_TASK
     if task != config.reconstruction_task:  # a stop rule in the unit of the other task would mean nothing
-        changes = {"requirement": arguments.val_loss or BudgetConfig.requirement} | changes
+        usual = MOSAIC_LOSS if task == "mosaic" else BudgetConfig.requirement
+        changes = {"requirement": arguments.val_loss or usual} | changes
     budget = dataclasses.replace(config.budget, **changes)
-    gaze.config = dataclasses.replace(
-        config, budget=budget, reconstruction_task=task, max_num_frames=arguments.frames
-    )
+    frames = max(arguments.frames, config.max_num_frames or 0)
+    gaze.config = dataclasses.replace(config, budget=budget, reconstruction_task=task, max_num_frames=frames)
     return gaze.float()
 
 

@@ -13,6 +13,9 @@ from ..files import atomic_write, find_file, output_folder, read_json, write_jso
 from .config import AutoGazeConfig
 from .processor import AutoGazeImageProcessor
 
+BUNDLED = "bundled"
+BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled" / "gaze"
+
 
 class GazeCheckpoint:
     """`from_pretrained` and `save_pretrained` of AutoGaze."""
@@ -23,17 +26,18 @@ class GazeCheckpoint:
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: str | Path = BUNDLED,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
         **hub: Any,
     ) -> Self:
-        """From a folder or a hub repository, in evaluation mode.
+        """From a folder or a hub repository, or "bundled": the model that comes with this package. In evaluation mode.
 
         hub: revision, cache_dir, token, local_files_only as huggingface_hub takes them. Raises InputError when files
         are missing, or keys or shapes do not fit the configuration (listing them).
         """
+        source = BUNDLED_FOLDER if str(source) == BUNDLED else source
         config_path = find_file(source, "config.json", **hub)
         assert config_path is not None
         stored = read_json(config_path)

@@ -22,6 +22,7 @@ from ..video.pictures import PictureChunk, PictureSource, Prefetch
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from ..workers import CoreWorkers
+from .checkpoint import BUNDLED
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
 from .model import AutoGaze
@@ -98,7 +99,7 @@ def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: i
 
 def gaze_video(
     source: str | Path,
-    gaze: Selector | str | Path = "pixel-diff",
+    gaze: Selector | str | Path = BUNDLED,
     settings: VideoSettings | None = None,
     *,
     grid: PatchGrid | None = None,
@@ -111,8 +112,9 @@ def gaze_video(
 ) -> GazedVideo:
     """Reads a video file and keeps its gazed patches, as `settings` says.
 
-    gaze: a selector, its name, or an AutoGaze folder or hub id. grid: what to select on (default: the gaze model's
-    own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time; bounds memory, never changes a result.
+    gaze: a selector, its name, or an AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to
+    select on (default: the gaze model's own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time;
+    bounds memory, never changes a result.
     stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds of work per
     stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
     """

@@ -11,6 +11,8 @@ import torch
 
 from ..errors import InputError
 from .budget import Ratio, patches_per_frame
+from .checkpoint import BUNDLED
+from .config import PUBLISHED_TASK
 from .grid import PatchGrid, mask_to_positions
 from .info import GazingInfo, build_info
 from .model import AutoGaze
@@ -20,9 +22,10 @@ from .settings import VideoSettings
 
 @runtime_checkable
 class Selector(Protocol):
-    """`default_loss`: the stop rule used when none is given, in the selector's own unit (None: no stop rule)."""
-
-    default_loss: float | None
+    @property
+    def default_loss(self) -> float | None:
+        """The stop rule used when none is given, in the selector's own unit (None: no stop rule)."""
+        ...
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale -> positions on `grid`.
@@ -81,26 +84,29 @@ def load_selector(
     dtype: torch.dtype | None = None,
     **hub: Any,
 ) -> Selector:
-    """A selector object, one of the names in NAMED, or an AutoGaze folder or hub id (moved to device and dtype)."""
+    """A selector object, one of the names in NAMED, or an AutoGaze folder, hub id or "bundled" (moved to device and
+    dtype)."""
     if isinstance(gaze, (str, Path)):
         if str(gaze) in NAMED:
             return NAMED[str(gaze)]()
         try:
             return AutoGaze.from_pretrained(gaze, device=device, dtype=dtype, **hub)
         except InputError as error:
-            raise InputError(f"{error}. Selectors that need no weights: {', '.join(NAMED)}") from error
+            raise InputError(f"{error}. Selectors that need no download: {', '.join((BUNDLED, *NAMED))}") from error
     if isinstance(gaze, AutoGaze):
         same = torch.device(device or gaze.device) == gaze.device and (dtype or gaze.dtype) == gaze.dtype
         # The caller's own model stays as it is: another wrapper may be using it.
         return gaze if same else copy.deepcopy(gaze).to(device=device, dtype=dtype)
     if isinstance(gaze, Selector) and not isinstance(gaze, type):
         return gaze
-    raise InputError(f"gaze={gaze!r}: expected a model id or folder, one of {', '.join(NAMED)}, or a selector object")
+    names = ", ".join((BUNDLED, *NAMED))
+    raise InputError(f"gaze={gaze!r}: expected a model id or folder, one of {names}, or a selector object")
 
 
 def stop_rule(loss: float | None, selector: Selector, settings: VideoSettings) -> float | None:
     """The loss in force: `loss`, or the selector's default where it is None. Returns None for no stop rule (0)."""
-    default = settings.predicted_loss if isinstance(selector, AutoGaze) else selector.default_loss
+    published = isinstance(selector, AutoGaze) and selector.config.reconstruction_task == PUBLISHED_TASK
+    default = settings.predicted_loss if published else selector.default_loss
     chosen = default if loss is None else loss
     return None if chosen == 0 else chosen
 

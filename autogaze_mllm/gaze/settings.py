@@ -20,8 +20,9 @@ class VideoSettings:
     max_tiles: a frame is cut into at most this many square tiles (1: the whole frame is one). ratio: share of a
     tile's patches that may be kept in a frame, in (0, 1]; one number, or one per frame of a chunk. loss: a frame stops
     once the selector's loss is not above it, in the selector's own unit; None: its default; 0: no stop rule.
-    predicted_loss: the default for gaze models, whose loss is a prediction. thumbnails: whole frames that are looked at
-    besides the tiles, each a clip of one frame, with a ratio and loss of their own (1 and 0: keep all).
+    predicted_loss: the default for gaze models that predict the published reconstruction loss. thumbnails: whole
+    frames that are looked at besides the tiles, each a clip of one frame, with a ratio and loss of their own (1 and 0:
+    keep all).
     """
 
     frames: int = 32
