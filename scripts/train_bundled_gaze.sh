@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
-# Trains the bundled gaze model from nothing: generated videos, next-token prediction on longer and longer clips, GRPO,
-# evaluation on held-out generated videos. Every stage goes on where it was interrupted.
+# Trains the bundled gaze model from nothing: generated videos, next-token prediction on longer and longer clips,
+# evaluation on held-out generated videos. GRPO goes on from there: at the same number of patches it shows held-out
+# generated clips better, but stops less near the loss that was asked for, so the bundled model is the one before it.
+# Every stage goes on where it was interrupted.
 #
 #   scripts/train_bundled_gaze.sh [--quick] [FOLDER]
 #
@@ -57,10 +59,10 @@ import torch
 
 from autogaze_mllm import AutoGaze
 
-model = AutoGaze.from_pretrained(f"{sys.argv[1]}/grpo-b/gaze")
+model = AutoGaze.from_pretrained(f"{sys.argv[1]}/ntp-16b/gaze")
 model.to(torch.bfloat16).save_pretrained(f"{sys.argv[1]}/model")
 PYTHON_END
 
 $PYTHON "$HERE/evaluate_reconstruction.py" "$FOLDER/videos" --split val --frames $EVALUATE --match \
-    --gaze "$FOLDER/model,pixel-diff,greedy,random" --settings "$SETTINGS" \
+    --gaze "$FOLDER/model,$FOLDER/grpo-b/gaze,pixel-diff,greedy,random" --settings "$SETTINGS" \
     --out "$FOLDER/evaluation"

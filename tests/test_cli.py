@@ -63,7 +63,7 @@ def test_ask_with_a_model_folder_and_settings(clip, tmp_path, capsys):
 
 def test_gaze_writes_an_overlay_that_shows_both_panels(clip, tmp_path):
     out = tmp_path / "new folder" / "overlay.mp4"
-    done = run("gaze", clip, "--out", out, "--frames", "12")
+    done = run("gaze", clip, "--out", out, "--frames", "12", "--gaze", "pixel-diff")
     assert done.returncode == 0, done.stderr
     for word in ("patches kept", "reduction", "PSNR", "seconds", "overlay"):
         assert word in done.stdout

@@ -74,11 +74,15 @@ def test_a_sweep_decodes_once_and_plots_accuracy_against_patches(two_videos, tmp
         ("ratio=0.1,0.1", "has an empty value, or one twice"),
         ("ratio=0.1; ratio=0.2", "ratio stands there twice"),
         ("ratio=2", "ratio must lie in (0, 1]"),
-        ("gaze=autogaze", "name the gaze model with --gaze"),
     ],
 )
 def test_a_bad_grid(grid, says, two_videos, tmp_path, capsys):
     assert says in refused(capsys, command("hlvid", two_videos, tmp_path, "--sweep", grid, model=None))
+
+
+def test_a_sweep_over_a_gaze_model_that_was_not_named(two_videos, tmp_path, capsys):
+    given = command("hlvid", two_videos, tmp_path, "--sweep", "gaze=autogaze", "--gaze", "random", model=None)
+    assert "name the gaze model with --gaze" in refused(capsys, given)
 
 
 def test_two_runs_are_compared_in_pairs(benchmark_data, tmp_path, capsys):

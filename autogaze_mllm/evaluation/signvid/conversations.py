@@ -1,0 +1,68 @@
+"""SignVid's train split as fine-tuning samples: one conversation about each video, in LLaVA's convention.
+
+First the signs are listed, which teaches reading many of them at once; then come questions as in the benchmark,
+answered in words and with a letter, in a form of which both of the harness's rules read the letter.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...errors import InputError
+from ...files import atomic_write
+from .dataset import DEVELOPMENT_SEED, Recipe, video_name, write_videos
+from .plan import VideoPlan
+from .questions import Asked
+from .signs import COLOURS
+
+BY_COLOUR = "What do the signs say, by colour?"
+BY_TIME = "What do the signs say, in order?"
+PROMPT = "Question: {}"  # as the HLVid harness asks
+
+
+def reply(asked: Asked) -> str:
+    """What the model is taught to answer: what it saw, then the letter."""
+    return f"{asked.seen}. Answer: {asked.answer}"
+
+
+def listing(plan: VideoPlan) -> tuple[tuple[str, str], ...]:
+    """Questions that ask for all signs, with their answers."""
+    known = {shown.sign.colour: shown.sign.code for shown in plan.signs}
+    by_colour = ", ".join(f"{colour} {known[colour]}" for colour in COLOURS if colour in known)
+    if not plan.shape.order:
+        return ((BY_COLOUR, by_colour),)
+    return (BY_TIME, ", ".join(plan.codes)), (BY_COLOUR, by_colour)
+
+
+def conversation(video: str, plan: VideoPlan, questions: Sequence[Asked]) -> dict[str, Any]:
+    """A sample about one video. video: its path, from the data file's folder."""
+    turns = [*listing(plan), *((PROMPT.format(asked.text), reply(asked)) for asked in questions)]
+    told = []
+    for number, (question, answer) in enumerate(turns):
+        told.append({"from": "human", "value": f"<video>\n{question}" if number == 0 else question})
+        told.append({"from": "gpt", "value": answer})
+    return {"id": video, "video": video, "conversations": told}
+
+
+def write_conversations(
+    folder: str | Path, name: str, recipe: Recipe, *, workers: int = 1, progress: bool = False
+) -> Path:
+    """FOLDER/name/*.mp4 and FOLDER/name.jsonl. Raises InputError for what nothing is trained on: the test split and the
+    seed that is kept for development."""
+    if recipe.split != "train":
+        raise InputError("SignVid: training samples come from the train split")
+    if recipe.seed == DEVELOPMENT_SEED:
+        raise InputError(f"SignVid: seed {DEVELOPMENT_SEED} is for development; train on another")
+    target = Path(folder)
+    write_videos(target / name, recipe, workers=workers, progress=progress)
+    lines = [
+        json.dumps(conversation(f"{name}/{video_name(number)}", plan, questions))
+        for number, plan, questions in recipe.asked()
+    ]
+    path = target / f"{name}.jsonl"
+    with atomic_write(path) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path

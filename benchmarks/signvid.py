@@ -1,0 +1,322 @@
+"""SignVid: what gaze brings in small, with nothing to download.
+
+Generates the test split where it is missing, asks a model the same questions while it looks at the videos in five ways
+(gaze, pixel-diff, random at the tokens of gaze, every patch of every tile, and the whole frame shrunk until its shorter
+side is 448 pixels), each in a process of its own, and writes table, plot and json. An interrupted run goes on with the
+same command; what was measured with other settings or weights is refused. Settings are chosen with --dev.
+
+    python benchmarks/signvid.py --model MODEL --gaze GAZE                  # 51 videos of 16 frames at 1344x1344
+    python benchmarks/signvid.py --model MODEL --gaze GAZE --shuffled       # also every question about another video
+    python benchmarks/signvid.py --model MODEL --gaze GAZE --dev            # the train split, for choosing
+    python benchmarks/signvid.py --model MODEL --gaze GAZE --large          # 3840x2160, 256 frames, without `all`
+    python benchmarks/signvid.py --quick --out runs/signvid                 # in tiny, with an untrained model
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import math
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autogaze_mllm.errors import InputError
+from autogaze_mllm.evaluation.answerers import ModelAnswerer, Variant, Watched
+from autogaze_mllm.evaluation.benchmarks import Question
+from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
+from autogaze_mllm.evaluation.report import make_report
+from autogaze_mllm.evaluation.run import Run, check_same
+from autogaze_mllm.evaluation.runner import Job, Runner
+from autogaze_mllm.evaluation.shard import Shard
+from autogaze_mllm.evaluation.signvid import Recipe, Shape, ensure_signvid
+from autogaze_mllm.evaluation.signvid.curve import Look, look_of, table, write_curve
+from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED
+from autogaze_mllm.evaluation.signvid.legible import check_legible
+from autogaze_mllm.files import read_json, write_json
+from autogaze_mllm.gaze.cache import fingerprint
+from autogaze_mllm.gaze.selectors import load_selector
+from autogaze_mllm.gaze.settings import VideoSettings
+from autogaze_mllm.mllm.model import GazedModel
+from autogaze_mllm.video.tiles import choose_tiles
+
+TILE = 224
+SHRUNK = 448  # pixels of the shorter side of `whole-448`, or a little more where the tiles do not fit the frame
+LOOKS = ("gaze", "pixel-diff", "all", "whole-448", "random")  # in this order: random gets the share that gaze kept
+SHUFFLED = "shuffled"
+COST, PEAK = "cost.json", "peak.json"
+MAX_NEW_TOKENS = 24
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """recipe: of the data. tiles: a frame is cut into. ratio: share that gaze and pixel-diff may keep of a frame.
+    looks: what is measured."""
+
+    recipe: Recipe
+    tiles: int
+    ratio: float
+    looks: tuple[str, ...] = LOOKS
+
+    def settings(self, look: str) -> VideoSettings:
+        shape = self.recipe.shape
+        tiles = fewest_tiles(shape.width, shape.height, SHRUNK) if look == "whole-448" else self.tiles
+        return VideoSettings(frames=shape.frames, max_tiles=tiles, ratio=self.ratio)
+
+    def seen(self, look: str) -> tuple[int, int]:
+        """(width, height) in pixels that a frame is resized to."""
+        shape = self.recipe.shape
+        columns, rows = choose_tiles(shape.width, shape.height, self.settings(look).max_tiles, TILE)
+        return columns * TILE, rows * TILE
+
+
+def fewest_tiles(width: int, height: int, side: int) -> int:
+    """The lowest `max_tiles` at which a frame's shorter side keeps `side` pixels."""
+    tiles = 1
+    while min(choose_tiles(width, height, tiles, TILE)) * TILE < side:
+        tiles += 1
+    return tiles
+
+
+def large_shape() -> Shape:
+    """4K frames, which are shrunk a little when they are cut into 16 x 9 tiles: their signs are that much larger."""
+    width, height, tiles = 3840, 2160, 16 * 9
+    shrinks = width / (choose_tiles(width, height, tiles, TILE)[0] * TILE)
+    return Shape(width, height, 256, signs=6, size=round(14 * shrinks), raster=16 * shrinks)
+
+
+def chosen_setup(arguments: argparse.Namespace) -> Setup:
+    if arguments.quick:
+        setup = Setup(Recipe(Shape(448, 448, 6, signs=3), videos=2, questions=3), tiles=4, ratio=0.15)
+    elif arguments.large:
+        recipe = Recipe(large_shape(), videos=6, questions=10, seed=1)
+        setup = Setup(recipe, tiles=144, ratio=0.06, looks=("gaze", "pixel-diff", "whole-448"))
+    else:
+        setup = Setup(Recipe(), tiles=36, ratio=0.15)
+    changes: dict[str, Any] = {}
+    if arguments.ratio is not None:
+        changes["ratio"] = arguments.ratio
+    if arguments.looks is not None:
+        changes["looks"] = chosen_looks(arguments.looks)
+    if arguments.shuffled and "gaze" not in changes.get("looks", setup.looks):
+        raise InputError("--shuffled asks gaze: add gaze to --looks")
+    recipe = setup.recipe
+    if arguments.videos is not None:
+        recipe = dataclasses.replace(recipe, videos=arguments.videos)
+    if arguments.dev:
+        recipe = dataclasses.replace(recipe, split="train", seed=DEVELOPMENT_SEED)
+    return dataclasses.replace(setup, recipe=recipe, **changes)
+
+
+def chosen_looks(asked: str) -> tuple[str, ...]:
+    names = asked.split(",")
+    unknown = set(names) - set(LOOKS)
+    if unknown:
+        raise InputError(f"--looks: no {min(unknown)!r}; known: {', '.join(LOOKS)}")
+    if "random" in names and "gaze" not in names:
+        raise InputError("--looks: random takes as many patches as gaze keeps: add gaze")
+    return tuple(name for name in LOOKS if name in names)
+
+
+def shuffled(questions: Sequence[Question]) -> list[Question]:
+    """Every question about the next video; the last ones about the first."""
+    videos = list(dict.fromkeys(question.video for question in questions))
+    if len(videos) < 2:
+        raise InputError("--shuffled needs two videos at least")
+    following = dict(zip(videos, videos[1:] + videos[:1], strict=True))
+    return [dataclasses.replace(question, video=following[question.video]) for question in questions]
+
+
+def load_base(model: str | None, device: str | None, settings: VideoSettings) -> GazedModel:
+    """The model with a selector that nothing is decided by: each look brings its own."""
+    import autogaze_mllm as am
+    from autogaze_mllm.mllm.tiny import tiny_model
+    from autogaze_mllm.mllm.wrap import SETTINGS_FILE
+
+    if model is None:
+        base, processor = tiny_model()
+        return am.wrap(base, "all", processor=processor, settings=settings, cache=False)
+    if Path(model, SETTINGS_FILE).is_file():
+        return am.load(model, gaze="all", device=device, cache=False, **settings.to_dict())
+    return am.wrap(model, "all", settings=settings, device=device, cache=False)
+
+
+def equal_ratio(kept: float, size: int, settings: VideoSettings) -> tuple[float, ...]:
+    """A ratio for each frame of a chunk, under which a selector that fills its budget keeps `kept` of the patches or
+    hardly more. size: patches of a picture. Budgets are truncated, so whole patches are dealt out to the frames."""
+    frames = min(settings.frames, settings.chunk_frames)
+    patches = math.ceil(round(kept * size * frames, 6))  # the share is a quotient of whole numbers
+    ends = [patches * number // frames for number in range(settings.chunk_frames + 1)]
+    return tuple(min((max(end - start, 1) + 0.5) / size, 1.0) for start, end in itertools.pairwise(ends))
+
+
+class RecordingAnswerer(ModelAnswerer):
+    """Notes the highest memory use after each video: an interrupted run has several processes, and so several peaks."""
+
+    def __init__(self, model: GazedModel, name: str | None, path: Path) -> None:
+        super().__init__(model, name)
+        self._path = path
+
+    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[Watched]:
+        yield from super().watch(path, variants)
+        self.note()
+
+    def note(self) -> float:
+        """GiB of all processes of this run so far."""
+        before = read_json(self._path)["peak"] if self._path.is_file() else 0.0
+        peak = max(peak_memory(), before)
+        write_json(self._path, {"peak": peak})
+        return peak
+
+
+def measure(look: str, setup: Setup, arguments: argparse.Namespace, shuffle: bool) -> None:
+    """Asks all questions in one way. In a process of its own, so that its peak memory is its own. What is measured
+    already stays; InputError where it was measured with something else."""
+    settings = setup.settings(look)
+    model = load_base(arguments.model, arguments.device, settings)
+    place: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
+    name = {"gaze": arguments.gaze, "whole-448": "all"}.get(look, look)
+    if look == "random":
+        kept = read_json(arguments.out / "gaze" / COST)["look"]["kept"]
+        settings = settings.changed(ratio=equal_ratio(kept, model.tower.grid.size, settings))
+    selector = load_selector(name, **place)
+    model.gaze, model.settings = selector, settings
+    benchmark = HLVid(arguments.data)
+    questions = benchmark.questions()
+    if shuffle:
+        questions = shuffled(questions)
+    folder = arguments.out / (f"{look}-{SHUFFLED}" if shuffle else look)
+    answerer = RecordingAnswerer(model, arguments.model, folder / PEAK)
+    variant = Variant(selector, settings, name, look)
+    facts = {
+        "benchmark": benchmark.name,
+        "split": benchmark.split,
+        "subtitles": False,
+        "made_up": True,
+        "data": benchmark.data_version(),
+        "limit": None,
+        "max_new_tokens": MAX_NEW_TOKENS,
+        "model": {**answerer.facts(), "weights": fingerprint(model.base.state_dict())},
+        "seen": answerer.variant_facts(variant),
+        "shuffled": shuffle,
+        "machine": machine(model.device),
+    }
+    ids = [question.id for question in questions]
+    run = Run.open(folder, facts, ids, {}, resume=True, shard=Shard())
+    if (folder / COST).is_file():
+        check_same(folder / COST, read_json(folder / COST)["facts"], facts)
+        return
+    reset_peak()
+    job = Job(run, variant)
+    Runner(benchmark, questions, answerer, [job], max_new_tokens=MAX_NEW_TOKENS, progress=True).run()
+    answers = [run.answers()[name] for name in ids]
+    found = look_of(look, make_report(run), answers, answerer.note())
+    write_json(folder / COST, {"facts": facts, "look": dataclasses.asdict(found)})
+
+
+def machine(device: torch.device | str) -> str:
+    """What decides the seconds."""
+    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.machine()
+    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
+def reset_peak() -> None:
+    with suppress(OSError):  # elsewhere than on Linux, and where it is not allowed, loading the model counts as well
+        Path("/proc/self/clear_refs").write_text("5")
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory() -> float:
+    """GiB: of the accelerator where there is one, else of the process (Linux; 0 elsewhere)."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return 0.0
+    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(line.split()[1]) / 2**20
+
+
+def gather(setup: Setup, out: Path, shuffle: bool) -> dict[str, Look]:
+    looks = {name: Look(**read_json(out / name / COST)["look"]) for name in setup.looks}
+    if shuffle:
+        other = read_json(out / f"gaze-{SHUFFLED}" / COST)["look"]
+        looks["gaze"] = dataclasses.replace(looks["gaze"], shuffled=other["accuracy"])
+    return looks
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", help="folder of the model (default: an untrained one)")
+    parser.add_argument("--gaze", default="pixel-diff", help="gaze model's folder, or a selector (default pixel-diff)")
+    parser.add_argument("--data", type=Path, help="folder of the videos (default: below benchmarks/data)")
+    parser.add_argument("--out", type=Path, help="folder of answers and reports (default: below runs)")
+    parser.add_argument("--ratio", type=float, help="share of a frame's patches that gaze may keep (default 0.15)")
+    parser.add_argument("--videos", type=int, help="of the test split (default 51, of 10 questions each)")
+    parser.add_argument("--looks", help=f"some of {','.join(LOOKS)}")
+    parser.add_argument("--device", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--shuffled", action="store_true", help="also ask every question about another video, gazed")
+    parser.add_argument("--dev", action="store_true", help="the train split, to choose settings on")
+    parser.add_argument("--large", action="store_true", help="3840x2160 and 256 frames, which `all` cannot run")
+    parser.add_argument("--quick", action="store_true", help="two small videos")
+    parser.add_argument("--workers", type=int, default=2, help="processes that generate videos")
+    parser.add_argument("--measure", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    try:
+        return run(arguments)
+    except InputError as error:
+        print(f"signvid: {error}", file=sys.stderr)
+        return 2
+
+
+def run(arguments: argparse.Namespace) -> int:
+    setup = chosen_setup(arguments)
+    size = "quick" if arguments.quick else "large" if arguments.large else "proof"
+    size += "-dev" if arguments.dev else ""
+    arguments.data = arguments.data or Path("benchmarks/data", f"signvid-{size}")
+    arguments.out = arguments.out or Path("runs", f"signvid-{size}")
+    if arguments.measure:
+        look, _, shuffle = arguments.measure.partition(":")
+        measure(look, setup, arguments, bool(shuffle))
+        return 0
+    ensure_signvid(arguments.data, setup.recipe, workers=arguments.workers, progress=True)
+    for task in [*setup.looks, *([f"gaze:{SHUFFLED}"] if arguments.shuffled else [])]:
+        own = [__file__, *sys.argv[1:], "--data", str(arguments.data), "--out", str(arguments.out)]
+        done = subprocess.run([sys.executable, *own, "--measure", task], check=False)
+        if done.returncode:
+            return done.returncode
+    looks = gather(setup, arguments.out, arguments.shuffled)
+    shape = setup.recipe.shape
+    legible = check_legible(arguments.data, setup.recipe, factor=3, signs=60)
+    facts = {
+        "command": " ".join(["python benchmarks/signvid.py", *sys.argv[1:]]),
+        "videos": f"{setup.recipe.videos} of {shape.frames} frames at {shape.width}x{shape.height}",
+        "split": f"{setup.recipe.split}, seed {setup.recipe.seed}",
+        "signs that a template reader reads": f"{100 * legible.full:.0f} % at full size, "
+        f"{100 * legible.shrunk:.0f} % at a third of it (n = {legible.n})",
+        "frames are resized to": "{}x{}".format(*setup.seen("gaze")),
+        **({"whole-448 to": "{}x{}".format(*setup.seen("whole-448"))} if "whole-448" in setup.looks else {}),
+        "ratio": setup.ratio,
+        "gaze": Path(arguments.gaze).name,
+        "model": Path(arguments.model).name if arguments.model else "untrained",
+        "machine": read_json(arguments.out / setup.looks[0] / COST)["facts"]["machine"],
+    }
+    result = write_curve(arguments.out, looks, facts)
+    print(json.dumps(result["targets"], indent=1))
+    for row in (table(looks).header, *table(looks).rows):
+        print("  ".join(row))
+    print(f"reports: {arguments.out / 'report.html'}, .md, .json, curve.png")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""Writes SignVid: the benchmark in HLVid's layout, or training samples for `autogaze-mllm finetune`.
+
+Whatever is chosen by its accuracy (a learning rate, a stage of training, a share of patches) is chosen on the train
+split in the same layout (--dev), whose videos no training sample shows; the test split is asked once, at the end.
+
+python scripts/make_signvid.py benchmarks/data/signvid                        # the test split: 51 videos, 510 questions
+python scripts/make_signvid.py benchmarks/data/signvid-dev --dev              # as many of the train split
+python scripts/make_signvid.py data --train stills --size 224x224 --frames 1 --signs 6 --videos 8000 --questions 1
+python scripts/make_signvid.py --check benchmarks/data/signvid                # can its signs be read, full and shrunk?
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from autogaze_mllm.errors import InputError
+from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
+from autogaze_mllm.evaluation.signvid.conversations import write_conversations
+from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED, stored_recipe
+from autogaze_mllm.evaluation.signvid.legible import check_legible
+from autogaze_mllm.evaluation.signvid.plan import Split
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--dev", action="store_true", help="write the train split, for development")
+    what.add_argument("--train", metavar="NAME", help="write training samples FOLDER/NAME.jsonl instead")
+    what.add_argument("--check", action="store_true", help="only read the signs of the data set in FOLDER")
+    parser.add_argument("--size", default="1344x1344", help="WIDTHxHEIGHT, up to 3840x2160")
+    parser.add_argument("--frames", type=int, default=16, help="up to 1024")
+    parser.add_argument("--signs", type=int, default=5, help="in a video, up to 6")
+    parser.add_argument("--font", type=int, default=14, help="size of the signs' font in pixels")
+    parser.add_argument("--jitter", type=int, default=2, help="pixels that a sign may be off the raster of 16 by")
+    parser.add_argument("--at-once", action="store_true", help="all signs are there all the time")
+    parser.add_argument("--videos", type=int, default=51)
+    parser.add_argument("--questions", type=int, default=10, help="about each video")
+    parser.add_argument("--seed", type=int, help=f"default 0, and {DEVELOPMENT_SEED} with --dev")
+    parser.add_argument("--workers", type=int, default=2)
+    arguments = parser.parse_args()
+    try:
+        if arguments.check:
+            found = check_legible(arguments.folder, stored_recipe(arguments.folder))
+            print(f"{found.n} signs: {100 * found.full:.0f} % read at full size, {100 * found.shrunk:.0f} % at a third")
+            return 0
+        width, height = (int(side) for side in arguments.size.split("x"))
+        shape = Shape(
+            width,
+            height,
+            arguments.frames,
+            arguments.signs,
+            arguments.font,
+            order=not arguments.at_once,
+            jitter=arguments.jitter,
+        )
+        seed = (DEVELOPMENT_SEED if arguments.dev else 0) if arguments.seed is None else arguments.seed
+        split: Split = "train" if arguments.train or arguments.dev else "test"
+        recipe = Recipe(shape, split, arguments.videos, arguments.questions, seed)
+        options = {"workers": arguments.workers, "progress": True}
+        if arguments.train:
+            print(write_conversations(arguments.folder, arguments.train, recipe, **options))
+        else:
+            print(write_signvid(arguments.folder, recipe, **options))
+    except (InputError, ValueError) as error:
+        print(f"make_signvid: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

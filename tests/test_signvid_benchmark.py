@@ -1,0 +1,201 @@
+"""benchmarks/signvid.py: one command from nothing to a table."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from autogaze_mllm.errors import InputError
+from autogaze_mllm.evaluation.signvid import Recipe, Shape
+from autogaze_mllm.evaluation.signvid.curve import Look, targets
+from autogaze_mllm.evaluation.signvid.plan import plan_video
+from autogaze_mllm.evaluation.signvid.signs import BORDER, cell_of
+from autogaze_mllm.gaze.pipeline import DEFAULT_GRID
+from autogaze_mllm.gaze.selectors import RandomSelector
+from autogaze_mllm.gaze.settings import VideoSettings
+from autogaze_mllm.mllm.tiny import tiny_model
+from benchmarks import signvid
+
+SCRIPT = Path(signvid.__file__)
+
+
+def bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), "--quick", "--data", str(folder / "data"), "--out", str(folder / "out")]
+    return subprocess.run([*command, "--workers", "1", *more], capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory) -> Path:
+    """Gaze and random, asked for in the wrong order."""
+    folder = tmp_path_factory.mktemp("signvid-benchmark")
+    done = bench(folder, "--looks", "random,gaze")
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_random_is_measured_after_gaze_and_at_its_tokens(measured):
+    result = json.loads((measured / "out/report.json").read_text())
+    looks = result["looks"]
+    assert set(looks) == {"gaze", "random"}
+    assert all(look["accuracy"]["n"] == 6 and look["first"] > look["further"] > 0 for look in looks.values())
+    assert looks["gaze"]["kept"] <= looks["random"]["kept"] <= 1.03 * looks["gaze"]["kept"]
+    assert result["targets"][0]["says"].startswith("random spends the visual tokens of gaze")
+    assert result["targets"][0]["met"]
+    assert looks["gaze"]["peak"] > 0.1
+    assert result["facts"]["split"] == "test, seed 0"
+    text = (measured / "out/report.md").read_text()
+    assert "chance 25 %" in text and "n = 6" in text and "random" in text
+    assert (measured / "out/curve.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.slow
+def test_quick_measures_every_look_and_goes_on_where_it_was(measured):
+    before = (measured / "out/gaze/cost.json").stat().st_mtime_ns
+    done = bench(measured, "--shuffled")
+    assert done.returncode == 0, done.stderr
+    looks = json.loads((measured / "out/report.json").read_text())["looks"]
+    assert set(looks) == {"gaze", "pixel-diff", "all", "whole-448", "random"}
+    assert looks["gaze"]["tokens"] < 0.3 * looks["all"]["tokens"] and looks["all"]["kept"] == 1
+    assert looks["gaze"]["shuffled"]["n"] == 6 and looks["all"]["shuffled"] is None
+    assert (measured / "out/gaze/cost.json").stat().st_mtime_ns == before
+
+
+@pytest.fixture
+def here(measured, monkeypatch):
+    """-> a function that measures gaze once more, in this process, with other arguments or another model."""
+
+    def measure(seed: int = 0, **changes) -> None:
+        told = argparse.Namespace(gaze="pixel-diff", ratio=None, looks=None, shuffled=False, videos=None, dev=False)
+        vars(told).update(quick=True, large=False, model=None, device=None)
+        vars(told).update(data=measured / "data", out=measured / "out", **changes)
+        base, processor = tiny_model()
+        if seed:
+            torch.manual_seed(seed)
+            for parameter in base.parameters():
+                torch.nn.init.normal_(parameter, std=0.02)
+        monkeypatch.setattr("autogaze_mllm.mllm.tiny.tiny_model", lambda: (base, processor))
+        signvid.measure("gaze", signvid.chosen_setup(told), told, False)
+
+    threads = torch.get_num_threads()
+    yield measure
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        ({"gaze": "random"}, "seen.gaze: pixel-diff -> random"),
+        ({"ratio": 0.3}, "seen.video.ratio: 0.15 -> 0.3"),
+        ({"seed": 5}, "model.weights: "),
+    ],
+)
+def test_what_was_measured_with_something_else_is_refused(measured, here, other, named):
+    before = (measured / "out/gaze/cost.json").read_text()
+    with pytest.raises(InputError, match="other settings") as caught:
+        here(**other)
+    assert named in str(caught.value)
+    assert (measured / "out/gaze/cost.json").read_text() == before
+
+
+def test_the_peak_of_an_interrupted_run_counts(measured, here, monkeypatch):
+    cost, peak = measured / "out/gaze/cost.json", measured / "out/gaze/peak.json"
+    stored = json.loads(cost.read_text())
+    assert json.loads(peak.read_text())["peak"] == pytest.approx(stored["look"]["peak"], rel=0.2)
+    monkeypatch.setattr(signvid, "machine", lambda device: stored["facts"]["machine"])
+    cost.unlink()
+    peak.write_text('{"peak": 77.5}')  # of the process that was interrupted
+    try:
+        here()
+        assert json.loads(cost.read_text())["look"]["peak"] == 77.5
+    finally:
+        cost.write_text(json.dumps(stored))
+
+
+def test_the_peak_is_noted_after_every_video(measured, tmp_path):
+    told = VideoSettings(frames=2, ratio=0.1)
+    model = signvid.load_base(None, "cpu", told)
+    answerer = signvid.RecordingAnswerer(model, None, tmp_path / "peak.json")
+    variant = signvid.Variant(model.gaze, told, "all")
+    list(answerer.watch(measured / "data/videos/00000.mp4", [variant]))
+    assert json.loads((tmp_path / "peak.json").read_text())["peak"] > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--looks", "gaze,glance"), "--looks: no 'glance'; known: gaze, pixel-diff, all, whole-448, random"),
+        (("--looks", "random,all"), "--looks: random takes as many patches as gaze keeps: add gaze"),
+        (("--looks", "all", "--shuffled"), "--shuffled asks gaze: add gaze to --looks"),
+        (("--workers", "0"), "SignVid: needs one worker at least, got 0"),
+        (("--videos", "0"), "SignVid: needs videos and questions, got 0 and 3"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_a_line(tmp_path, monkeypatch, capsys, arguments, line):
+    places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "argv", ["signvid.py", "--quick", *places, *arguments])
+    assert signvid.main() == 2
+    assert capsys.readouterr().err == f"signvid: {line}\n"
+
+
+@pytest.mark.parametrize("kept", [0.0041, 0.0713, 0.15, 0.1489, 19 / 265, 1.0])
+@pytest.mark.parametrize("frames", [6, 16, 32])
+def test_random_keeps_at_least_as_much_as_gaze_and_hardly_more(kept, frames):
+    settings = VideoSettings(frames=frames)
+    settings = settings.changed(ratio=signvid.equal_ratio(kept, DEFAULT_GRID.size, settings))
+    count = min(frames, settings.chunk_frames)
+    side = DEFAULT_GRID.scales[-1][0]
+    info = RandomSelector().select(torch.rand(1, count, 3, side, side), DEFAULT_GRID, settings.ratio_for(count), None)
+    found = int((~info.if_padded_gazing).sum()) / count
+    wanted = kept * DEFAULT_GRID.size
+    assert wanted - 1e-6 <= found <= wanted + 1 / count + 1e-6
+
+
+def test_large_frames_are_seen_as_they_are_described():
+    setup = signvid.Setup(Recipe(signvid.large_shape()), tiles=144, ratio=0.06)
+    assert setup.seen("gaze") == (3584, 2016)
+    assert setup.seen("whole-448") == (896, 448)
+    assert signvid.Setup(Recipe(), tiles=36, ratio=0.15).seen("whole-448") == (448, 448)
+    # After the frame is shrunk, the glyphs' cells are 16 pixels wide and stand on the tower's patches.
+    shape = dataclasses.replace(setup.recipe.shape, jitter=0)
+    shrinks = setup.seen("gaze")[0] / shape.width
+    assert cell_of(shape.size) * shrinks == pytest.approx(16, abs=0.2)
+    places = [(shown.x + BORDER, shown.y + BORDER) for shown in plan_video(shape, "test", 0, 0).signs]
+    off = (np.array(places) * shrinks + 8) % 16 - 8
+    assert np.abs(off).max() < 0.6
+
+
+def look(name: str, value: float, tokens: float, first: float) -> Look:
+    accuracy = {"value": value, "low": value - 0.04, "high": value + 0.04, "n": 510}
+    return Look(name, accuracy, {}, tokens, tokens / 10000, first, 0.1, 1.0)
+
+
+def test_targets_say_what_is_met_and_what_is_missed():
+    looks = {
+        "gaze": look("gaze", 0.8, 1200, 2.0),
+        "all": look("all", 0.82, 10000, 5.0),
+        "random": look("random", 0.6, 1210, 2.0),
+        "whole-448": look("whole-448", 0.65, 1000, 2.0),
+    }
+    met = {target["says"]: target["met"] for target in targets(looks)}
+    assert met["gaze keeps at least 95 % of the accuracy of all"]
+    assert met["gaze spends at most 15 % of the visual tokens of all"]
+    assert met["gaze beats random at equal tokens by at least 10 points"]
+    assert not met["gaze beats the whole frame at 448 pixels by at least 20 points"]  # 15 points
+    assert not met["a question is at least 3 x faster gazed than with all"]  # 2.5 x
+    for tokens in (1100, 1300):  # not a comparison at equal tokens
+        met = {one["says"]: one["met"] for one in targets({**looks, "random": look("random", 0.6, tokens, 2.0)})}
+        assert not met["gaze beats random at equal tokens by at least 10 points"]
+
+
+def test_shape_of_the_development_data_is_that_of_the_test_data():
+    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=True, quick=False, large=False)
+    recipe = signvid.chosen_setup(told).recipe
+    assert (recipe.split, recipe.shape) == ("train", Shape()) and recipe.seed != Recipe().seed
