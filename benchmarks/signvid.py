@@ -257,7 +257,7 @@ def gather(setup: Setup, out: Path, shuffle: bool) -> dict[str, Look]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="folder of the model (default: an untrained one)")
-    parser.add_argument("--gaze", default="pixel-diff", help="gaze model's folder, or a selector (default pixel-diff)")
+    parser.add_argument("--gaze", default="bundled", help="gaze model, or a selector (default: the bundled gaze model)")
     parser.add_argument("--data", type=Path, help="folder of the videos (default: below benchmarks/data)")
     parser.add_argument("--out", type=Path, help="folder of answers and reports (default: below runs)")
     parser.add_argument("--ratio", type=float, help="share of a frame's patches that gaze may keep (default 0.15)")
