@@ -29,7 +29,8 @@ SCRIPT = Path(signvid.__file__)
 
 def bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, str(SCRIPT), "--quick", "--data", str(folder / "data"), "--out", str(folder / "out")]
-    return subprocess.run([*command, "--workers", "1", "--gaze", "pixel-diff", *more], capture_output=True, text=True, check=False)
+    command += ["--workers", "1", "--gaze", "pixel-diff", *more]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
