@@ -27,6 +27,12 @@ def _compiles() -> bool:
     return on_cuda or any(shutil.which(name) for name in ("c++", "g++", "clang++"))
 
 
+def machine(device: torch.device | str = "cpu") -> str:
+    """What decides how long something takes, in one line."""
+    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.machine()
+    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
 def describe() -> dict[str, Any]:
     """Versions (None where a package is missing), devices, attention back ends (usable or why not) and extras."""
     devices = [

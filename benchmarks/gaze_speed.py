@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
@@ -25,7 +24,9 @@ from typing import Any
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.environment import machine
 from autogaze_mllm.gaze.config import AutoGazeConfig
+from autogaze_mllm.memory import PeakMemory
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.reference_decoder import Reference
@@ -85,29 +86,6 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / seconds(lambda: left @ right, 10, 10, device)
 
 
-class PeakMemory:
-    """Bytes above what was held when it was made: of the device, or of the process (Linux)."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
-            self.before = torch.cuda.memory_allocated(device)
-        else:
-            Path("/proc/self/clear_refs").write_text("5")
-            self.before = self._host("VmRSS")
-
-    def __call__(self) -> int:
-        if self.device.type == "cuda":
-            return torch.cuda.max_memory_allocated(self.device) - self.before
-        return self._host("VmHWM") - self.before
-
-    @staticmethod
-    def _host(which: str) -> int:
-        status = Path("/proc/self/status").read_text().splitlines()
-        return int(next(line for line in status if line.startswith(which)).split()[1]) * 1024
-
-
 def kept(info: am.GazingInfo) -> list[set[int]]:
     """Of each row, the ids that it keeps."""
     rows = zip(info.gazing_pos.cpu(), info.if_padded_gazing.cpu(), strict=True)
@@ -129,7 +107,7 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
     need, capture = arguments.loss, arguments.capture
     peak = PeakMemory(device)
     info = model.generate(video, budget, need, capture=capture)
-    peak_bytes = peak()
+    peak_bytes = peak.above
     spent = seconds(
         lambda: model.generate(video, budget, need, capture=capture), arguments.repeats, arguments.limit, device
     )
@@ -159,7 +137,7 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
         start = time.perf_counter()
         expected = reference.generate(clips, counts)
         result["reference_seconds_per_clip"] = (time.perf_counter() - start) / len(clips)
-        result["reference_peak_mib"] = peak() / 2**20
+        result["reference_peak_mib"] = peak.above / 2**20
         result["reference_clips"] = len(clips)
         result["speedup"] = result["reference_seconds_per_clip"] / result["seconds_per_clip"]
         frame = torch.repeat_interleave(torch.arange(FRAMES), torch.tensor(counts)) * reference.size
@@ -207,10 +185,9 @@ def main() -> None:
                 done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
                 rows.append(json.loads(done.stdout))
                 print(table(rows) if len(rows) == 1 else table(rows[-1:]).splitlines()[1], flush=True)
-    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.machine()
     result = {
         "command": "python " + " ".join(sys.argv),
-        "machine": f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine(arguments.device),
         "capture": arguments.capture or "the default",
         "frames_per_clip": FRAMES,
         "rows": rows,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -28,6 +27,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 import autogaze_mllm as am
+from autogaze_mllm.environment import machine
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 
 # (frames per second, side in pixels, kept share of the patches): the paper's points
@@ -349,11 +349,10 @@ def main() -> None:
     kind = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
     models = Models(SIZES[arguments.size], device, torch.bfloat16 if kind == "bf16" else torch.float32)
     clock = Clock(device, arguments.repeats, arguments.limit)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.machine()
     rows: list[dict[str, Any]] = []
     result: dict[str, Any] = {
         "command": "python " + " ".join(sys.argv),
-        "machine": f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, {kind}",
+        "machine": f"{machine(device)}, {kind}",
         "size": arguments.size,
         "rows": rows,
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import subprocess
 import sys
 import time
@@ -22,9 +21,11 @@ import numpy as np
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.environment import machine
 from autogaze_mllm.gaze.pipeline import cut_tiles
 from autogaze_mllm.gaze.selectors import Selector, stop_rule
 from autogaze_mllm.gaze.settings import VideoSettings, preset
+from autogaze_mllm.memory import PeakMemory
 from autogaze_mllm.video.pictures import resize_frames
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.sampling import sample_frames
@@ -69,16 +70,6 @@ def selector_named(name: str) -> Selector:
     return am.PixelDiffSelector()
 
 
-def memory(which: str) -> int:
-    """Resident size in bytes (Linux): "VmRSS" now, "VmHWM" the largest since it was reset."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith(which)).split()[1]) * 1024
-
-
-def reset_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
-
-
 def pure_times(path: Path, settings: VideoSettings, selector: Selector, chunks: int) -> dict[str, float]:
     """Seconds of each part alone, one after the other. Resizing and selecting are measured on `chunks` chunks from all
     over the video and scaled to the whole."""
@@ -115,12 +106,11 @@ def measure(path: Path, frames: int, gaze: str, chunks: int) -> dict[str, float]
     selector = selector_named(gaze)
     # The first 64 frames of the video, or all of it, at the video's own rate.
     settings = preset("nvila-hd-1k").changed(frames=frames, thumbnails=min(64, frames))
-    held = memory("VmRSS")
-    reset_peak()
+    memory = PeakMemory()
     start = time.perf_counter()
     gazed = am.gaze_video(path, selector, settings, grid=GRID, progress=True)
     wall = time.perf_counter() - start
-    peak = memory("VmHWM") - held
+    peak = memory.above
     patches = gazed.patches.numel() * gazed.patches.element_size()
     pure = pure_times(path, settings, selector, chunks)
     return {
@@ -163,7 +153,7 @@ def main() -> None:
     growth = last["peak_without_patches_gib"] / first["peak_without_patches_gib"] - 1
     result = {
         "command": "python " + " ".join(sys.argv),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "machine": machine(),
         "gaze": arguments.gaze,
         "size": arguments.size,
         "runs": list(runs.values()),

@@ -19,16 +19,13 @@ import dataclasses
 import itertools
 import json
 import math
-import platform
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from autogaze_mllm.environment import machine
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.answerers import ModelAnswerer, Variant, Watched
 from autogaze_mllm.evaluation.benchmarks import Question
@@ -45,6 +42,7 @@ from autogaze_mllm.files import read_json, write_json
 from autogaze_mllm.gaze.cache import fingerprint
 from autogaze_mllm.gaze.selectors import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
+from autogaze_mllm.memory import PeakMemory
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.video.tiles import choose_tiles
 
@@ -163,7 +161,7 @@ class RecordingAnswerer(ModelAnswerer):
 
     def __init__(self, model: GazedModel, name: str | None, path: Path) -> None:
         super().__init__(model, name)
-        self._path = path
+        self._path, self._memory = path, PeakMemory(model.device)
 
     def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[Watched]:
         yield from super().watch(path, variants)
@@ -172,7 +170,7 @@ class RecordingAnswerer(ModelAnswerer):
     def note(self) -> float:
         """GiB of all processes of this run so far."""
         before = read_json(self._path)["peak"] if self._path.is_file() else 0.0
-        peak = max(peak_memory(), before)
+        peak = max(self._memory.total / 2**30, before)
         write_json(self._path, {"peak": peak})
         return peak
 
@@ -214,36 +212,11 @@ def measure(look: str, setup: Setup, arguments: argparse.Namespace, shuffle: boo
     if (folder / COST).is_file():
         check_same(folder / COST, read_json(folder / COST)["facts"], facts)
         return
-    reset_peak()
     job = Job(run, variant)
     Runner(benchmark, questions, answerer, [job], max_new_tokens=MAX_NEW_TOKENS, progress=True).run()
     answers = [run.answers()[name] for name in ids]
     found = look_of(look, make_report(run), answers, answerer.note())
     write_json(folder / COST, {"facts": facts, "look": dataclasses.asdict(found)})
-
-
-def machine(device: torch.device | str) -> str:
-    """What decides the seconds."""
-    kind = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else platform.machine()
-    return f"{kind}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-
-
-def reset_peak() -> None:
-    with suppress(OSError):  # elsewhere than on Linux, and where it is not allowed, loading the model counts as well
-        Path("/proc/self/clear_refs").write_text("5")
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-
-
-def peak_memory() -> float:
-    """GiB: of the accelerator where there is one, else of the process (Linux; 0 elsewhere)."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    status = Path("/proc/self/status")
-    if not status.exists():
-        return 0.0
-    line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) / 2**20
 
 
 def gather(setup: Setup, out: Path, shuffle: bool) -> dict[str, Look]:

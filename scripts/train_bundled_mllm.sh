@@ -3,10 +3,8 @@
 # fine-tuning with this project's own code.
 #
 # This recipe has not yet produced a model that is bundled: nothing that it makes comes with the package. Its order
-# follows trials on stills, with patches picked where the signs are: while the tower rested, single signs on the raster
-# (jitter 0) came to be read within 14,400 stills (held out: marks 55 %, digits 80 %), then three signs on the raster
-# within 11,200 more (72 and 72 %, still rising). Three signs at jitter 1 straight after single ones were not learnt (10
-# and 20 %), so jitter grows by a pixel at a time here; that, clips and whole videos are untried.
+# follows short trials: single signs on the raster (jitter 0) came to be read while the tower rested, three signs after
+# them; jitter at once was not learnt, so it grows by a pixel at a time here. That, clips and whole videos are untried.
 #
 #   one     one sign in a still, jitter 0; the tower rests, or its starting values are lost while the LLM learns to speak
 #   few-0   three signs, jitter 0; from here on the tower learns slowly

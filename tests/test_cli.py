@@ -85,6 +85,7 @@ def test_gaze_json(clip, capsys):
     found = json.loads(capsys.readouterr().out)
     assert found["reduction"] == found["patches_total"] / found["patches"] >= 10
     assert found["psnr_db"] > 15 and found["overlay"] is None
+    assert found["selector"] == "AutoGaze"  # the bundled one, since none was named
 
 
 def test_loss_zero_spends_the_whole_budget_and_a_looser_one_less(clip, capsys):

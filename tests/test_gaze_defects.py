@@ -181,6 +181,20 @@ def test_e05_sampling_leaves_nothing_out_unless_told() -> None:
     assert len(model.generate(video, 0.0, temperature=1000.0, top_k=50, generator=generator).gazing_pos.unique()) == 50
 
 
+def test_top_k_leaves_every_head_of_a_step_a_choice() -> None:
+    """With fewer, later heads found nothing that was free: patches came twice, and log-probabilities were not numbers."""
+    model, video = make().train(), clips()
+    least = model.config.heads_per_step
+    info = model.generate(video, 0.5, top_k=least)
+    assert model.score(video, info, match_generation=True, top_k=least)[0].isfinite().all()
+    for call in (
+        lambda: model.generate(video, 0.5, top_k=least - 1),
+        lambda: model.score(video, info, match_generation=True, top_k=least - 1),
+    ):
+        with pytest.raises(InputError, match=f"top_k must be at least the {least} ids of a step"):
+            call()
+
+
 def test_e06_temperature_may_be_an_integer() -> None:
     model, video = make().train(), clips()
     one, two = (torch.Generator().manual_seed(5) for _ in range(2))

@@ -269,6 +269,9 @@ def test_labels_are_searched_written_and_trained_on(
     given = ["--labels", str(tmp_path / "gazing_labels-*.json"), "--frames", "2", "--steps", "1", "--batch-size", "2"]
     assert main(["train-gaze", str(videos), "--out", str(run), "--device", "cpu", "--val-clips", "0", *given]) == 0
     assert len(losses(run)) == 1
+    again = ["train-gaze", str(videos), "--out", str(run), "--device", "cpu", "--val-clips", "0", *given]
+    assert main([*again, "--until", "0"]) == 2
+    assert "--until must be at least 1, got 0" in capsys.readouterr().err
     wrong = [*given[:3], "3", *given[4:]]
     assert main(["train-gaze", str(videos), "--out", str(tmp_path / "no"), "--device", "cpu", *wrong]) == 2
     assert "its label has 2 frames, the clips 3" in capsys.readouterr().err

@@ -141,6 +141,11 @@ def test_a_clip_tower_is_refused_by_name():
         am.wrap(base, "all", processor=processor)
 
 
+def test_the_tower_is_compiled_when_asked_for():
+    assert make("llava_onevision", "all", compile=True)[1].tower.compiled
+    assert not make("llava_onevision", "all")[1].tower.compiled
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_patches_at_one_scale_give_the_base_towers_features(family, clip):
     """With every patch kept and frames apart, the gazed tower is the dense one."""

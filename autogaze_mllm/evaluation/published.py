@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..gaze.checkpoint import BUNDLED
+from ..gaze.config import PUBLISHED_TASK
 from ..gaze.settings import preset
 from .benchmarks import BENCHMARKS, Benchmark
 
@@ -51,8 +51,9 @@ def differences_in_words(settings: dict[str, Any], n: int) -> list[str]:
         if list_of(ours.get(name)) != list_of(theirs[name]):
             said.append(f"{words[0].upper()}{words[1:]}: {shown(ours.get(name))}; published: {shown(theirs[name])}.")
     loss = seen["loss_in_force"]
-    same_unit = "weights" in (seen["selector"] or {}) and seen["gaze"] != BUNDLED
-    if same_unit and loss != theirs["predicted_loss"]:
+    selector = seen["selector"] or {}
+    task = selector.get("config", {}).get("reconstruction_task", PUBLISHED_TASK)
+    if "weights" in selector and task == PUBLISHED_TASK and loss != theirs["predicted_loss"]:
         said.append(f"A frame stops at the predicted loss {loss}; published: {theirs['predicted_loss']}.")
     if settings["max_new_tokens"] != benchmark.max_new_tokens:
         said.append(f"Replies have up to {settings['max_new_tokens']} tokens; usual: {benchmark.max_new_tokens}.")

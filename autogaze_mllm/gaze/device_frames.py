@@ -138,16 +138,8 @@ class DeviceFrames:
         return self.chosen[:batch, :width].clone(), self.drawn[:batch, :width].clone(), self.entries[:batch].clone()
 
     def state(self, conv: ConvState) -> GazeState:
-        batch = self.batch
-        longest = int(self.cache.lengths[:batch].max())
-        return GazeState(
-            tuple(k[:batch, :, :longest].clone() for k in self.cache.keys),
-            tuple(v[:batch, :, :longest].clone() for v in self.cache.values),
-            self.cache.lengths[:batch].clone(),
-            self.unfed[:batch].clone(),
-            self.unfed_counts[:batch].clone(),
-            conv,
-        )
+        rows = self.batch
+        return GazeState(*self.cache.saved(rows), self.unfed[:rows].clone(), self.unfed_counts[:rows].clone(), conv)
 
     def _held(self, new: int) -> torch.Tensor:
         """The slots that may be in use after `new` more tokens; their number is rounded up, so that few differ."""
@@ -277,29 +269,31 @@ def borrowed(
     """An engine with room for `batch` rows, for one call: one of the model's, where it captures, else a new one."""
     if capture == "graphs" and like.device.type != "cuda":
         raise InputError(f"capture='graphs' means CUDA graphs, the gaze model is on {like.device}")
-    capture = capture or "off"
+    chosen: Capture = capture or "off"
+
+    def build(rows: int) -> DeviceFrames:
+        return DeviceFrames(decoder, config, rows, capacity, most, like, chosen)
+
     # Buffers outlive the call, so they must not be what inference mode makes of tensors.
     with torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as stack:
-        if capture == "off":
-            engine = DeviceFrames(decoder, config, batch, capacity, most, like, capture)
+        if chosen == "off":
+            engine = build(batch)
         else:
-            engine = _kept(decoder, config, _bucket(batch), capacity, most, like, capture, stack)
+            kind = (_bucket(batch), chosen, like.device, like.dtype, *(w.data_ptr() for w in decoder.parameters()))
+            engine = _kept(decoder, kind, capacity, most, lambda: build(_bucket(batch)), stack)
         engine.begin(batch)
         yield engine
 
 
 def _kept(
     decoder: GazeDecoder,
-    config: AutoGazeConfig,
-    rows: int,
+    kind: tuple[object, ...],
     capacity: int,
     most: int,
-    like: torch.Tensor,
-    capture: Capture,
+    build: Callable[[], DeviceFrames],
     stack: contextlib.ExitStack,
 ) -> DeviceFrames:
-    """The model's engine of these rows, locked until `stack` closes; a new one where none is free or large enough."""
-    kind = (rows, capture, like.device, like.dtype, *(weight.data_ptr() for weight in decoder.parameters()))
+    """The model's engine of this kind, locked until `stack` closes; a new one where none is free or large enough."""
     with _ENGINES_LOCK:
         kept = _ENGINES.setdefault(decoder, [])
         for number, (known, engine) in enumerate(kept):
@@ -309,7 +303,7 @@ def _kept(
                 kept.insert(0, kept.pop(number))
                 return engine
         kept[:] = [(known, engine) for known, engine in kept if known != kind][: KEPT - 1]
-    engine = DeviceFrames(decoder, config, rows, capacity, most, like, capture)
+    engine = build()
     engine.lock.acquire()
     stack.callback(engine.lock.release)
     with _ENGINES_LOCK:

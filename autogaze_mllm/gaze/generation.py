@@ -134,15 +134,7 @@ class HostFrames:
         return chosen[:, :width], drawn[:, :width], entries
 
     def state(self, conv: ConvState) -> GazeState:
-        longest = int(self.cache.lengths.max())
-        return GazeState(
-            tuple(k[:, :, :longest].clone() for k in self.cache.keys),
-            tuple(v[:, :, :longest].clone() for v in self.cache.values),
-            self.cache.lengths,
-            self.unfed,
-            self.unfed_counts,
-            conv,
-        )
+        return GazeState(*self.cache.saved(len(self.unfed)), self.unfed, self.unfed_counts, conv)
 
 
 def slots_per_frame(config: AutoGazeConfig, budget: int) -> int:

@@ -54,6 +54,12 @@ class KeyValueCache:
             target[: len(source), :, : source.shape[2]] = source
         self.lengths[: len(lengths)] = lengths
 
+    def saved(self, rows: int) -> tuple[tuple[torch.Tensor, ...], tuple[torch.Tensor, ...], torch.Tensor]:
+        """Copies of keys, values and lengths of the first `rows` rows, as `restore` takes them."""
+        longest = int(self.lengths[:rows].max())
+        keys, values = (tuple(x[:rows, :, :longest].clone() for x in parts) for parts in (self.keys, self.values))
+        return keys, values, self.lengths[:rows].clone()
+
     def attend_by_groups(self, rows: list[int], lengths: list[int], real: list[int], new: int) -> Attend:
         """Attention for `new` tokens of each of `rows`, whose lengths the host knows.
 
