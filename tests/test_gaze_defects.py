@@ -182,7 +182,7 @@ def test_e05_sampling_leaves_nothing_out_unless_told() -> None:
 
 
 def test_top_k_leaves_every_head_of_a_step_a_choice() -> None:
-    """With fewer, later heads found nothing that was free: patches came twice, and log-probabilities were not numbers."""
+    """With fewer, later heads found nothing free: patches came twice, and log-probabilities were not numbers."""
     model, video = make().train(), clips()
     least = model.config.heads_per_step
     info = model.generate(video, 0.5, top_k=least)
