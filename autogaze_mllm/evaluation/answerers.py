@@ -117,7 +117,7 @@ class _Encoded:
 
     def __init__(self, model: GazedModel, source: Path | GazedVideo) -> None:
         self._model = model
-        self._tokens = model.encode_video(source)
+        self._tokens = model.encode_video(source, share_prompt=True)
         self.stats = model.stats
         if isinstance(source, GazedVideo):  # gazed outside of the model, which then does not count it
             self.stats["seconds"] = {**source.stats["seconds"], **self.stats["seconds"]}

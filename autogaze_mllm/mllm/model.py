@@ -26,6 +26,7 @@ from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, Media
+from .prefix import OWN_CACHE, PromptPrefix
 from .preprocessing import Preprocessing
 from .prompt import (
     ImageSource,
@@ -236,14 +237,18 @@ class GazedModel(nn.Module):
         return {**pad_rows(rows, pad_id, padding_side, self.device), "media": media}
 
     @torch.no_grad()
-    def encode_video(self, source: VideoSource, progress: bool = False) -> Media:
-        """Visual tokens of a video, for any number of questions: the result can stand wherever a path can."""
+    def encode_video(self, source: VideoSource, progress: bool = False, share_prompt: bool = False) -> Media:
+        """Visual tokens of a video, for any number of questions: the result can stand wherever a path can.
+
+        share_prompt: the LLM reads them at the first question only; its keys and values are kept with the result, and
+        questions that begin alike go on from there. For models whose weights stay as they are.
+        """
         self.stats = {"seconds": {}}
         item = self._video(source, True, progress)
         clock = Stopwatch(self.device)
-        tokens = self._features(item, clock)
+        (tokens,) = self._features([item], clock)
         self._count({"visual_tokens": len(tokens), "seconds": clock.seconds})
-        return Media(len(tokens), tokens)
+        return Media(len(tokens), tokens, prefix=PromptPrefix() if share_prompt else None)
 
     def _video(self, source: VideoSource, reuse: bool, progress: bool) -> Media:
         if isinstance(source, Media):
@@ -314,13 +319,12 @@ class GazedModel(nn.Module):
         if len(media) != len(input_ids):
             raise InputError(f"{len(input_ids)} prompts, but media for {len(media)}")
         clock = Stopwatch(self.device)
-        features = []
+        features = self._features([item for items in media for item in items], clock)
+        rest = iter(features)
         for row, items in enumerate(media):
-            made = [self._features(item, clock) for item in items]
-            count, places = sum(map(len, made)), int(visual[row].sum())
+            count, places = sum(len(next(rest)) for _ in items), int(visual[row].sum())
             if count != places:
                 raise InputError(f"prompt {row}: {places} visual placeholders, but its media give {count} features")
-            features += made
         earlier = {stage: spent for stage, spent in self.stats.get("seconds", {}).items() if stage not in RUN_STAGES}
         self.stats["seconds"] = {**earlier, **clock.seconds}
         if not features:
@@ -328,18 +332,27 @@ class GazedModel(nn.Module):
         joined = torch.cat(features).to(embedded.device, embedded.dtype)
         return embedded.masked_scatter(visual[..., None], joined)
 
-    def _features(self, item: Media, clock: Stopwatch) -> torch.Tensor:
+    def _features(self, items: Sequence[Media], clock: Stopwatch) -> list[torch.Tensor]:
+        """Visual tokens of each; the tower runs once for all that are gazed."""
+        gazed = [item.content for item in items if isinstance(item.content, GazedVideo)]
+        if gazed and not self._gazing:
+            raise InputError("these inputs were gazed; inside disabled() prepare them anew")
+        seen: list[torch.Tensor] = []
+        if gazed:
+            with clock.stage("tower"):
+                seen = self.family.gazed_features(self.tower, gazed)
+        rest = iter(seen)
+        return [self._tokens(item, rest, clock) for item in items]
+
+    def _tokens(self, item: Media, seen: Iterator[torch.Tensor], clock: Stopwatch) -> torch.Tensor:
+        """seen: gives what the tower made of the next item that is gazed."""
         if isinstance(item.content, torch.Tensor):
             return item.content.to(self.device)
         if not isinstance(item.content, GazedVideo):
             with clock.stage("dense vision"):
                 return self.family.dense_features(item.content)
-        if not self._gazing:
-            raise InputError("these inputs were gazed; inside disabled() prepare them anew")
-        with clock.stage("tower"):
-            features = self.family.gazed_features(self.tower, item.content)
         with clock.stage("projector"):
-            tokens = self.family.project(features, item.content.picture_counts())
+            tokens = self.family.project(next(seen), item.content.picture_counts())
         if self.cache is not None and item.cache_key is not None and not torch.is_grad_enabled():
             key, item.cache_key = item.cache_key, None
             # Weights may have changed since the inputs were prepared.
@@ -383,6 +396,10 @@ class GazedModel(nn.Module):
         if media is None:
             self.stats = {"seconds": {}}
         inputs = self._base_inputs(input_ids, media, kwargs)
+        alone = media[0][0] if media is not None and [len(items) for items in media] == [1] else None
+        wants_own = any(kwargs.get(name) is not None for name in OWN_CACHE)
+        if input_ids is not None and alone is not None and alone.prefix is not None and not wants_own:
+            inputs["past_key_values"] = alone.prefix.shared(input_ids, getattr(self.config, "text_config", self.config))
         clock = Stopwatch(self.device)
         with clock.stage("llm"):
             output = self.family.base.generate(**inputs)

@@ -1,7 +1,9 @@
-"""SignVid's train split as fine-tuning samples: one conversation about each video, in LLaVA's convention.
+"""SignVid's train split as fine-tuning samples: short conversations about each video, in LLaVA's convention.
 
-First the signs are listed, which teaches reading many of them at once; then come questions as in the benchmark,
-answered in words and with a letter, in a form of which both of the harness's rules read the letter.
+Some turns list all signs, which teaches reading many of them at once; the others are questions as in the benchmark,
+answered in words and with a letter, in a form of which both of the harness's rules read the letter. The turns of a
+video are dealt out to several conversations in any order, so that most of them have to be answered from the video, as
+in the benchmark, and not from what was said before.
 """
 
 from __future__ import annotations
@@ -10,6 +12,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from ...errors import InputError
 from ...files import atomic_write
@@ -21,6 +25,9 @@ from .signs import COLOURS
 BY_COLOUR = "What do the signs say, by colour?"
 BY_TIME = "What do the signs say, in order?"
 PROMPT = "Question: {}"  # as the HLVid harness asks
+TURNS = 2  # of a conversation at most
+
+Sample = dict[str, Any]
 
 
 def reply(asked: Asked) -> str:
@@ -37,14 +44,18 @@ def listing(plan: VideoPlan) -> tuple[tuple[str, str], ...]:
     return (BY_TIME, ", ".join(plan.codes)), (BY_COLOUR, by_colour)
 
 
-def conversation(video: str, plan: VideoPlan, questions: Sequence[Asked]) -> dict[str, Any]:
-    """A sample about one video. video: its path, from the data file's folder."""
+def conversations(video: str, plan: VideoPlan, questions: Sequence[Asked], order: np.random.Generator) -> list[Sample]:
+    """Samples about one video. video: its path, from the data file's folder."""
     turns = [*listing(plan), *((PROMPT.format(asked.text), reply(asked)) for asked in questions)]
-    told = []
-    for number, (question, answer) in enumerate(turns):
-        told.append({"from": "human", "value": f"<video>\n{question}" if number == 0 else question})
-        told.append({"from": "gpt", "value": answer})
-    return {"id": video, "video": video, "conversations": told}
+    turns = [turns[int(place)] for place in order.permutation(len(turns))]
+    samples = []
+    for first in range(0, len(turns), TURNS):
+        told = []
+        for number, (question, answer) in enumerate(turns[first : first + TURNS]):
+            told.append({"from": "human", "value": f"<video>\n{question}" if number == 0 else question})
+            told.append({"from": "gpt", "value": answer})
+        samples.append({"id": f"{video}-{first // TURNS}", "video": video, "conversations": told})
+    return samples
 
 
 def write_conversations(
@@ -58,10 +69,11 @@ def write_conversations(
         raise InputError(f"SignVid: seed {DEVELOPMENT_SEED} is for development; train on another")
     target = Path(folder)
     write_videos(target / name, recipe, workers=workers, progress=progress)
-    lines = [
-        json.dumps(conversation(f"{name}/{video_name(number)}", plan, questions))
-        for number, plan, questions in recipe.asked()
-    ]
+    lines = []
+    for number, plan, questions in recipe.asked():
+        order = np.random.default_rng([recipe.seed, number, 6])
+        samples = conversations(f"{name}/{video_name(number)}", plan, questions, order)
+        lines += [json.dumps(sample) for sample in samples]
     path = target / f"{name}.jsonl"
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,6 +20,7 @@ from ...gaze.pipeline import PixelFormat
 from ...gaze.settings import VideoSettings
 from ...video.pictures import resize_frames
 from ...vision.tower import GazedSiglipVisionModel
+from ..prefix import PromptPrefix
 from ..preprocessing import Preprocessing
 
 
@@ -28,13 +30,14 @@ class Media:
 
     content: a GazedVideo, the tensors that the base model's own vision path takes, or visual tokens (n, D) from the
     cache. cache_key: where the tokens of a gazed video are to be kept, if anywhere, as long as the model's vision state
-    is still `cache_state`.
+    is still `cache_state`. prefix: what the LLM made of a prompt that began with it, where that is kept.
     """
 
     tokens: int
     content: GazedVideo | dict[str, Any] | torch.Tensor
     cache_key: str | None = None
     cache_state: str | None = None
+    prefix: PromptPrefix | None = None
 
 
 class Family(ABC):
@@ -146,10 +149,15 @@ class Family(ABC):
         """Visual tokens of a gazed video whose pictures (frames, then thumbnails) keep this many patches each."""
         return sum(counts)
 
-    def gazed_features(self, tower: GazedSiglipVisionModel, gazed: GazedVideo) -> torch.Tensor:
-        """Tower features of the kept patches (N, C of all feature layers), picture after picture."""
-        packed = torch.cat([tower.encode(gazed, layer) for layer in self.feature_layers], dim=-1)
-        return packed[gazed.token_order().to(packed.device)]
+    def gazed_features(self, tower: GazedSiglipVisionModel, videos: Sequence[GazedVideo]) -> list[torch.Tensor]:
+        """Tower features of the kept patches (N, C of all feature layers) of each video, picture after picture.
+
+        The tower runs once for all of them: clips never see each other, and many short videos cost as one long one.
+        """
+        joined = videos[0] if len(videos) == 1 else GazedVideo.concatenate(videos)
+        packed = torch.cat([tower.encode(joined, layer) for layer in self.feature_layers], dim=-1)
+        parts = packed.split([len(video) for video in videos])
+        return [part[video.token_order().to(part.device)] for part, video in zip(parts, videos, strict=True)]
 
     @abstractmethod
     def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
