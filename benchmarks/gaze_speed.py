@@ -4,9 +4,11 @@ For every batch size, budget and number format: seconds for each 16-frame clip, 
 input, floating-point operations and their share of the machine's measured matmul rate, and the same for the reference
 decoder of the tests (dense masks, concatenated caches, every token through every layer), which runs on fewer clips.
 Without --gaze the weights are random: neither time nor memory depend on them without a stop rule. With trained weights,
---loss switches the stop rule on, and the agreement of bf16 with fp32 means something.
+--loss switches the stop rule on, and the agreement of bf16 with fp32 means something: the share of ids that both keep,
+and the error of the mosaic painted from what bf16 keeps over that of what fp32 keeps, on the same clips.
 
     python benchmarks/gaze_speed.py --out benchmarks/results/gaze_speed_cpu.json
+    python benchmarks/gaze_speed.py --gaze bundled --videos FOLDER --dtypes bf16 --batches 16 --ratios 0.1,0.75
 """
 
 from __future__ import annotations
@@ -21,12 +23,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.environment import machine
+from autogaze_mllm.errors import InputError
 from autogaze_mllm.gaze.config import AutoGazeConfig
 from autogaze_mllm.memory import PeakMemory
+from autogaze_mllm.training.mosaic import MosaicTask
+from autogaze_mllm.training.reconstruction import read_clips
+from autogaze_mllm.training.videos import find_videos
+from autogaze_mllm.video.synthetic import moving_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.reference_decoder import Reference
@@ -86,6 +94,26 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / seconds(lambda: left @ right, 10, 10, device)
 
 
+def read(model: am.AutoGaze, count: int, videos: str | None) -> torch.Tensor:
+    """Clips (count, 16, 3, H, W) at the model's largest scale, preprocessed: of generated scenes, or one of each video
+    (of val/, where there is one), from the first again where there are too few."""
+    height, width = model.grid.scales[-1]
+    if videos is None:
+        scenes = (np.stack(list(moving_scene(width, height, FRAMES, seed=seed))) for seed in range(count))
+        found = [torch.from_numpy(scene).permute(0, 3, 1, 2) for scene in scenes]
+    else:
+        paths = (find_videos(videos, "val") or find_videos(videos))[:count]
+        found = [clip for path in paths for clip in read_clips(path, model.grid, FRAMES) if len(clip) == FRAMES]
+    if not found:
+        raise InputError(f"{videos}: no videos of {FRAMES} frames there")
+    return model.processor.normalize(torch.stack([found[n % len(found)] for n in range(count)]).float() / 255)
+
+
+def mosaic_error(model: am.AutoGaze, video: torch.Tensor, info: am.GazingInfo) -> float:
+    """Mean over clips and frames, in the unit of the model's own loss."""
+    return float(MosaicTask(model.grid, model.processor)(video, info).loss.mean())
+
+
 def kept(info: am.GazingInfo) -> list[set[int]]:
     """Of each row, the ids that it keeps."""
     rows = zip(info.gazing_pos.cpu(), info.if_padded_gazing.cpu(), strict=True)
@@ -98,8 +126,7 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
     torch.manual_seed(0)
     plain = am.AutoGaze.from_pretrained(arguments.gaze) if arguments.gaze else am.AutoGaze()
     plain = plain.eval().to(device)
-    video = torch.rand(batch, FRAMES, 3, plain.config.input_img_size, plain.config.input_img_size)
-    video = (video * 2 - 1).to(device)
+    video = read(plain, batch, arguments.videos).to(device)
     budget: float | tuple[float, ...] = PRESET if ratio == "preset" else float(ratio)
     model = am.AutoGaze(plain.config).eval().to(device)
     model.load_state_dict(plain.state_dict())
@@ -127,9 +154,11 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
         "share_of_matmul_rate": work * batch / spent / rate,
     }
     if dtype != "fp32":
-        exact, rounded = kept(plain.generate(video, budget, need)), kept(info)
-        same = sum(len(a & b) for a, b in zip(exact, rounded, strict=True))
-        result["ids_as_in_fp32"] = same / sum(map(len, exact))
+        exact = plain.generate(video, budget, need)
+        same = sum(len(a & b) for a, b in zip(kept(exact), kept(info), strict=True))
+        result["ids_as_in_fp32"] = same / sum(map(len, kept(exact)))
+        errors = [mosaic_error(plain, video, selection) for selection in (info, exact)]
+        result["mosaic_error_over_fp32"] = errors[0] / errors[1]
     if dtype == "fp32" and arguments.reference_clips and device.type == "cpu" and need is None:
         clips = video[: arguments.reference_clips]
         reference = Reference(plain.config.to_dict(), plain.state_dict())
@@ -146,12 +175,16 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["batch  ratio   dtype  s/clip  share of matmul  peak MiB  speed-up over the reference"]
+    lines = ["batch  ratio   dtype  s/clip  share of matmul  peak MiB  speed-up over the reference or nearness to fp32"]
     for row in rows:
-        speedup = f"{row['speedup']:.1f}x ({row['reference_clips']} clips)" if "speedup" in row else "-"
+        last = "-"
+        if "speedup" in row:
+            last = f"{row['speedup']:.1f}x ({row['reference_clips']} clips)"
+        elif "ids_as_in_fp32" in row:
+            last = f"{row['ids_as_in_fp32']:.1%} of the ids, mosaic error x {row['mosaic_error_over_fp32']:.4f}"
         lines.append(
             f"{row['batch']:>5}  {row['ratio']:<6}  {row['dtype']:<5}  {row['seconds_per_clip']:>6.3f}  "
-            f"{row['share_of_matmul_rate']:>15.0%}  {row['peak_mib']:>8.0f}  {speedup}"
+            f"{row['share_of_matmul_rate']:>15.0%}  {row['peak_mib']:>8.0f}  {last}"
         )
     return "\n".join(lines)
 
@@ -163,6 +196,7 @@ def main() -> None:
     parser.add_argument("--dtypes", default="fp32,bf16")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gaze", help="folder or id of a gaze model (default: random weights)")
+    parser.add_argument("--videos", help="folder, video or list that clips are read from (default: generated scenes)")
     parser.add_argument("--loss", type=float, help="stop rule, for trained weights")
     parser.add_argument("--capture", choices=["off", "graphs", "compile"], help="how decoding steps are started")
     parser.add_argument("--repeats", type=int, default=5)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
+import math
 import random
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from autogaze_mllm import compiling
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.gaze import device_frames, generation
-from autogaze_mllm.gaze.device_frames import DeviceFrames, Recorder
+from autogaze_mllm.gaze.capture import Recorder, default_capture
+from autogaze_mllm.gaze.device_frames import DeviceFrames
 from autogaze_mllm.gaze.model import AutoGaze
 from autogaze_mllm.vision.tower import GazedSiglipVisionModel
 
@@ -50,16 +54,14 @@ class Tapes(Recorder):
     """Recording runs the function, so what it changes is put back, as if it had only been recorded."""
 
     def __init__(self, engine: DeviceFrames) -> None:
-        super().__init__(torch.device("cpu"))
-        self.engine, self.replayed = engine, 0
+        super().__init__(torch.device("cpu"), engine.buffers())
+        self.replayed = 0
 
     def record(self, function: Callable[[], None]) -> Callable[[], None]:
-        own = [*vars(self.engine).values(), *self.engine.cache.keys, *self.engine.cache.values]
-        buffers = [x for x in [*own, self.engine.cache.lengths] if isinstance(x, torch.Tensor)]
-        before = [x.clone() for x in buffers]
+        before = [x.clone() for x in self.buffers]
         with Tape() as tape:
             function()
-        for buffer, value in zip(buffers, before, strict=True):
+        for buffer, value in zip(self.buffers, before, strict=True):
             buffer.copy_(value)
 
         def replay() -> None:
@@ -77,8 +79,9 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> list[Tapes]:
 
     def built(self: DeviceFrames, *args: Any) -> None:
         build(self, *args)
-        self.recorder = Tapes(self)
-        recorders.append(self.recorder)
+        if self.capture != "off":
+            self.recorder = Tapes(self)
+            recorders.append(self.recorder)
 
     monkeypatch.setattr(DeviceFrames, "__init__", built)
     monkeypatch.setattr(device_frames, "Compiled", lambda function: function)
@@ -138,22 +141,162 @@ def test_a_model_that_captured_can_be_copied(taped: list[Tapes]) -> None:
     same_info(twin.generate(video, 0.7, capture="compile"), wanted)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("not permitted when stream is capturing\nmore"), torch.OutOfMemoryError("CUDA out of memory")],
+)
+@pytest.mark.parametrize("when", ["recorded", "replayed"])
 def test_what_cannot_be_recorded_runs_as_it_is(
-    taped: list[Tapes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    when: str, error: Exception, taped: list[Tapes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(self: Tapes, function: Callable[[], None]) -> Callable[[], None]:
-        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+        def replay() -> None:
+            self.buffers[0].zero_()
+            raise error
+
+        if when == "recorded":
+            raise error
+        return replay
 
     monkeypatch.setattr(Tapes, "record", refuse)
+    falls_back(taped, caplog, str(error).splitlines()[0])
+
+
+@pytest.mark.parametrize("wrong", ["nothing runs", "one operation is lost", "a number is off"])
+def test_a_replay_that_does_something_else_is_noticed(
+    wrong: str, taped: list[Tapes], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    record, whole = Tapes.record, Tape.replay
+
+    def broken(self: Tape) -> None:
+        if wrong == "nothing runs":
+            return
+        if wrong == "one operation is lost":  # the last layer's values, which only later steps would miss
+            writes = [n for n, (function, *_) in enumerate(self.operations) if "index_put" in str(function)]
+            if writes:
+                del self.operations[writes[-1]]
+        whole(self)
+
+    def off(self: Tapes, function: Callable[[], None]) -> Callable[[], None]:
+        replay = record(self, function)
+
+        def shifted() -> None:
+            replay()
+            next(x for x in self.buffers if x.ndim == 4)[0, 0, 0, 0] += 1.0  # a key of the first layer
+
+        return shifted
+
+    if wrong == "a number is off":
+        monkeypatch.setattr(Tapes, "record", off)
+    else:
+        monkeypatch.setattr(Tape, "replay", broken)
+    falls_back(taped, caplog, "a replayed step does not do what it does otherwise")
+
+
+def falls_back(taped: list[Tapes], caplog: pytest.LogCaptureFixture, cause: str) -> None:
+    """One warning, the plain result, and no second attempt with as many rows."""
     config = config_dict(random.Random(5))
     model, _ = make(config, 5)
     video = clip(config, 2, 4)
+    plain = model.generate(video, 0.8, return_state=True)
     with caplog.at_level(logging.WARNING):
-        found = model.generate(video, 0.8, capture="compile")
-    same_info(model.generate(video, 0.8), found)
-    assert [record.message for record in caplog.records] == [
-        "CUDA graphs do not work here, going on without: operation not permitted when stream is capturing"
-    ]
+        for _ in range(3):
+            found = model.generate(video, 0.8, return_state=True, capture="compile")
+            same_info(plain, found)
+            same_state(plain.state, found.state)
+    messages = [record.message for record in caplog.records]
+    assert messages == [f"CUDA graphs do not work here, going on without: {cause}"]
+    assert len(taped) == 1 and not taped[0].replays
+
+
+def test_what_is_replayed_does_not_run_again(taped: list[Tapes], monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[str] = []
+    for name in ("_prefill", "_step", "_choose"):
+        whole = getattr(DeviceFrames, name)
+        monkeypatch.setattr(DeviceFrames, name, lambda *args, w=whole, n=name: (ran.append(n), w(*args))[0])
+    config = config_dict(random.Random(5))
+    model, _ = make(config, 5)
+    video = clip(config, 2, 4)
+    wanted = model.generate(video, 0.8)
+    counts = []
+    for _ in range(4):
+        ran.clear()
+        same_info(model.generate(video, 0.8, capture="compile"), wanted)
+        counts.append(len(ran))
+    assert counts[0] > 0 and counts[2:] == [0, 0]
+
+
+def test_the_default() -> None:
+    """Graphs are what CUDA is for; elsewhere there are none."""
+    found = {name: default_capture(torch.device(name)) for name in ("cuda", "cuda:1", "cpu", "mps")}
+    assert found == {"cuda": "graphs", "cuda:1": "graphs", "cpu": "off", "mps": "off"}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_graphs_are_the_default_on_cuda(dtype: torch.dtype, caplog: pytest.LogCaptureFixture) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    config = config_dict(random.Random(5))
+    model = make(config, 5)[0].to("cuda", dtype)
+    video = clip(config, 3, 4).to("cuda")
+    wanted = model.generate(video, 0.8, capture="off")
+    for _ in range(3):
+        same_info(model.generate(video, 0.8), wanted)
+    ((_, engine),) = device_frames._ENGINES[model.gazing_model.gaze_decoder].kept
+    assert engine.recorder is not None and {key[0] for key in engine.recorder.replays} == {"prefill", "step", "choose"}
+    assert not caplog.records
+
+
+@pytest.mark.cuda
+def test_a_recording_that_fails_leaves_cuda_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    total, stream = torch.zeros(1, device="cuda"), torch.cuda.current_stream()
+    recorder = Recorder(total.device, [total])
+
+    def add() -> None:
+        total.add_(float(total.cos()) ** 2)  # asks the device, which a recording must not
+
+    for _ in range(4):
+        recorder(("add",), add)
+    wanted = 0.0
+    for _ in range(4):
+        wanted += math.cos(wanted) ** 2
+    assert float(total) == pytest.approx(wanted, rel=1e-4) and not recorder.works
+    assert len(caplog.records) == 1 and torch.cuda.current_stream() == stream
+    torch.randn(3, device="cuda")  # would fail if a recording were thought to go on
+
+
+@pytest.mark.parametrize("capture", ["off", "compile"])
+def test_memory_is_given_back_at_once(capture: Any, taped: list[Tapes], monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the call, or with the model, without waiting for the garbage collector."""
+    engines: list[weakref.ref[DeviceFrames]] = []
+    begin = DeviceFrames.begin
+    monkeypatch.setattr(DeviceFrames, "begin", lambda self, n: (engines.append(weakref.ref(self)), begin(self, n))[1])
+    monkeypatch.setattr(generation, "_on_host", lambda device, capture: False)
+    config = config_dict(random.Random(5))
+    model, _ = make(config, 5)
+    gc.disable()
+    try:
+        for _ in range(2):
+            model.generate(clip(config, 2, 2), 0.5, capture=capture)
+        assert [engine() is None for engine in engines] == [capture == "off"] * 2
+        taped.clear()
+        device_frames._ENGINES.pop(model.gazing_model.gaze_decoder, None)  # as when the model goes
+        assert all(engine() is None for engine in engines)
+    finally:
+        gc.enable()
+
+
+def test_callers_that_ask_for_ever_other_shapes_are_not_slowed_down(taped: list[Tapes]) -> None:
+    config = config_dict(random.Random(5))
+    model, _ = make(config, 5)
+    video = clip(config, 4, 2)
+    wanted = [model.generate(video[:rows], 0.5) for rows in (1, 2, 3, 4)]
+    for call in range(40):
+        same_info(model.generate(video[: call % 4 + 1], 0.5, capture="compile"), wanted[call % 4])
+    assert len(taped) == device_frames.KEPT + 1, "one more in 40 calls"
 
 
 def test_graphs_need_cuda() -> None:

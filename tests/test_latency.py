@@ -43,8 +43,8 @@ def test_a_question(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     rows = json.loads(out.read_text())["ask"]
     assert [row["frames"] for row in rows] == [2, 4]
     for row in rows:
-        assert 0 < row["gaze model"]["tokens"] < row["dense"]["tokens"]
-        assert 0 < row["pixel-diff"]["tokens"] < row["dense"]["tokens"]
+        dense, gazes = row["dense"]["tokens"], (row["gaze model"]["tokens"], row["pixel-diff"]["tokens"])
+        assert all(0.1 * dense < tokens < 0.6 * dense for tokens in gazes), "the budget decides, no stop rule"
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 

@@ -2,8 +2,8 @@
 
 Starting the operations of a step of ten tokens takes an accelerator's host far longer than the device needs to run
 them. So everything that a step reads or writes lies in buffers that never move, nothing depends on a number of the
-host, and rows that have finished stay. Such a step is recorded as a CUDA graph when it comes for the second time, one
-for each number of rows (padded to a bucket) and each upper bound of the slots in use, and compiled on demand.
+host, and rows that have finished stay. On CUDA such a step is recorded as a graph when it comes for the second time,
+one for each number of rows (padded to a bucket) and each upper bound of the slots in use; compiled it is on demand.
 
 Shapes: B rows, P prompt tokens per frame, C channels, K ids per evaluation, V ids, id V - 1 = end.
 """
@@ -11,16 +11,15 @@ Shapes: B rows, P prompt tokens per frame, C channels, K ids per evaluation, V i
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
 
 from ..compiling import Compiled
 from ..errors import InputError
+from .capture import Capture, Recorder, default_capture
 from .config import AutoGazeConfig
 from .decoder import GazeDecoder
 from .encoder import ConvState
@@ -29,15 +28,10 @@ from .kv_cache import KeyValueCache
 from .picking import Sampling, pick, real_first, unfed_first
 from .state import GazeState
 
-logger = logging.getLogger(__name__)
-
-# How steps are started. off: operation by operation; graphs: CUDA graphs; compile: torch.compile, as CUDA graphs where
-# there is CUDA. None means off: no graph has been measured yet, and on a CPU compiling gains nothing that lasts. Where
-# ids are sampled it is always off.
-Capture = Literal["off", "graphs", "compile"]
-
 SLOTS = 256  # the bound of the slots in use moves in steps of this size
 KEPT = 2  # engines that a model keeps for later calls, usually those of a full micro-batch and of what remained
+PATIENCE = 16  # calls for each engine beyond these
+SHARE = 16  # one part in so many of a device's memory is what a kept engine may hold
 
 
 class DeviceFrames:
@@ -74,20 +68,26 @@ class DeviceFrames:
         self.entries, self.prompt_end, self.unfed_counts = (self._whole(rows) for _ in range(3))
         self.ids, self.unfed = self._whole(rows, step), self._whole(rows, step)
         self.chosen, self.drawn = self._whole(rows, self.columns), self._whole(rows, self.columns)
+        # Of the class: bound to this object they would keep it, and its memory, until the garbage collector comes.
         self.functions: dict[str, Callable[..., None]] = {
-            "prefill": self._prefill,
-            "step": self._step,
-            "choose": self._choose,
+            "prefill": DeviceFrames._prefill,
+            "step": DeviceFrames._step,
+            "choose": DeviceFrames._choose,
         }
         if capture == "compile":
             self.functions = {name: Compiled(function) for name, function in self.functions.items()}
-        self.recorder = Recorder(like.device) if like.device.type == "cuda" and capture != "off" else None
+        records = like.device.type == "cuda" and capture != "off"
+        self.recorder = Recorder(like.device, self.buffers()) if records else None
         self.lock = threading.Lock()
         self.longest = 0  # upper bound of the row lengths
         self.batch = rows
 
     def _whole(self, *shape: int) -> torch.Tensor:
         return torch.ones(shape, dtype=torch.long, device=self.device)
+
+    def buffers(self) -> list[torch.Tensor]:
+        own = [*vars(self).values(), *self.cache.keys, *self.cache.values, self.cache.lengths]
+        return [part for part in own if isinstance(part, torch.Tensor)]
 
     def begin(self, batch: int) -> None:
         """Forgets the call before and takes over what the weights are now. batch: rows that are in use."""
@@ -153,9 +153,9 @@ class DeviceFrames:
         arguments = (self._held(new),) if new else ()
         function = self.functions[name]
         if self.recorder is None:
-            function(*arguments)
+            function(self, *arguments)
         else:
-            self.recorder((name, *map(len, arguments)), lambda: function(*arguments))
+            self.recorder((name, *map(len, arguments)), lambda: function(self, *arguments))
 
     def _evaluate(self, x: torch.Tensor, positions: torch.Tensor, readout: torch.Tensor, held: torch.Tensor) -> None:
         """Feeds x (B, q, C) to all rows."""
@@ -213,40 +213,55 @@ class DeviceFrames:
         self.cache.lengths.add_(step * self.active)
 
 
-class Recorder:
-    """Records what a function starts on the device when it is asked for it the second time, and replays it from then
-    on. The first time prepares libraries and compiles. What cannot be recorded is run as it is."""
+class _Engines:
+    """The engines that a model keeps for later calls, locked while they are lent."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.replays: dict[tuple[object, ...], Callable[[], None]] = {}
-        self.seen: set[tuple[object, ...]] = set()
-        self.works = True
-        self.pool: Any = None  # scratch memory, shared since nothing in it outlives a replay
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.kept: list[tuple[tuple[object, ...], DeviceFrames]] = []  # the one lent last comes first
+        self.refused: set[tuple[object, ...]] = set()  # kinds whose recordings failed
+        self.asked = self.built = 0
 
-    def __call__(self, key: tuple[object, ...], function: Callable[[], None]) -> None:
-        if self.works and key in self.seen and key not in self.replays:
-            try:
-                self.replays[key] = self.record(function)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                self.works = False
-                logger.warning("CUDA graphs do not work here, going on without: %s", str(error).splitlines()[0])
-        self.seen.add(key)
-        self.replays.get(key, function)()
+    def lend(
+        self,
+        kind: tuple[object, ...],
+        weights: tuple[object, ...],
+        fits: Callable[[DeviceFrames], bool],
+        build: Callable[[], DeviceFrames],
+        stack: contextlib.ExitStack,
+    ) -> DeviceFrames | None:
+        """One of this kind that works on these weights, until `stack` closes. None: do without.
 
-    def record(self, function: Callable[[], None]) -> Callable[[], None]:
-        """Runs nothing. What other threads do on the device meanwhile is not recorded."""
-        with torch.cuda.device(self.device):
-            self.pool = self.pool or torch.cuda.graph_pool_handle()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
-                function()
-        return graph.replay
+        What recording costs, many calls must save. So a caller that asks for ever other kinds, moves its weights from
+        call to call, or lets its state grow, gets a new engine only once in PATIENCE calls.
+        """
+        with self.lock:
+            self.asked += 1
+            engine = next((e for known, e in self.kept if known == (kind, weights) and fits(e)), None)
+            if engine is None:
+                if kind in self.refused or (self.built >= KEPT and self.asked < PATIENCE * self.built):
+                    return None
+                self.built += 1
+                self.kept = [(known, other) for known, other in self.kept if known[0] != kind][: KEPT - 1]
+                try:
+                    engine = build()
+                except torch.OutOfMemoryError:
+                    return None
+            if not engine.lock.acquire(blocking=False):
+                return None
+            self.kept = [((kind, weights), engine), *(pair for pair in self.kept if pair[1] is not engine)]
+            stack.callback(self._take_back, kind, engine)
+            return engine
+
+    def _take_back(self, kind: tuple[object, ...], engine: DeviceFrames) -> None:
+        with self.lock:
+            if engine.recorder is not None and not engine.recorder.works:
+                self.refused.add(kind)
+                self.kept = [pair for pair in self.kept if pair[1] is not engine]
+            engine.lock.release()
 
 
-_ENGINES: WeakKeyDictionary[GazeDecoder, list[tuple[tuple[object, ...], DeviceFrames]]] = WeakKeyDictionary()
+_ENGINES: WeakKeyDictionary[GazeDecoder, _Engines] = WeakKeyDictionary()
 _ENGINES_LOCK = threading.Lock()
 
 
@@ -254,6 +269,15 @@ def _bucket(rows: int) -> int:
     """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... rows."""
     power = 1 << (rows - 1).bit_length()
     return power * 3 // 4 if rows <= power * 3 // 4 else power
+
+
+def _worth_keeping(config: AutoGazeConfig, rows: int, capacity: int, like: torch.Tensor) -> bool:
+    """Buffers that outlive a call are memory that others on the device do not have."""
+    if like.device.type != "cuda":
+        return True
+    shape = config.decoder
+    numbers = 2 * shape.num_hidden_layers * shape.kv_heads * shape.head_size * rows * capacity
+    return numbers * like.itemsize <= torch.cuda.get_device_properties(like.device).total_memory // SHARE
 
 
 @contextlib.contextmanager
@@ -269,43 +293,25 @@ def borrowed(
     """An engine with room for `batch` rows, for one call: one of the model's, where it captures, else a new one."""
     if capture == "graphs" and like.device.type != "cuda":
         raise InputError(f"capture='graphs' means CUDA graphs, the gaze model is on {like.device}")
-    chosen: Capture = capture or "off"
+    chosen = capture or default_capture(like.device)
 
-    def build(rows: int) -> DeviceFrames:
+    def build(rows: int, chosen: Capture) -> DeviceFrames:
         return DeviceFrames(decoder, config, rows, capacity, most, like, chosen)
 
     # Buffers outlive the call, so they must not be what inference mode makes of tensors.
     with torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as stack:
-        if chosen == "off":
-            engine = build(batch)
-        else:
-            kind = (_bucket(batch), chosen, like.device, like.dtype, *(w.data_ptr() for w in decoder.parameters()))
-            engine = _kept(decoder, kind, capacity, most, lambda: build(_bucket(batch)), stack)
+        engine, rows = None, _bucket(batch)
+        if chosen != "off" and _worth_keeping(config, rows, capacity, like):
+            with _ENGINES_LOCK:
+                engines = _ENGINES.setdefault(decoder, _Engines())
+            stream = torch.cuda.current_stream(like.device) if like.device.type == "cuda" else None
+            engine = engines.lend(
+                (rows, chosen, like.device, like.dtype, stream),
+                tuple(weight.data_ptr() for weight in decoder.parameters()),
+                lambda engine: engine.capacity >= capacity and engine.columns >= most,
+                lambda: build(rows, chosen),
+                stack,
+            )
+        engine = engine or build(batch, "off")
         engine.begin(batch)
         yield engine
-
-
-def _kept(
-    decoder: GazeDecoder,
-    kind: tuple[object, ...],
-    capacity: int,
-    most: int,
-    build: Callable[[], DeviceFrames],
-    stack: contextlib.ExitStack,
-) -> DeviceFrames:
-    """The model's engine of this kind, locked until `stack` closes; a new one where none is free or large enough."""
-    with _ENGINES_LOCK:
-        kept = _ENGINES.setdefault(decoder, [])
-        for number, (known, engine) in enumerate(kept):
-            fits = known == kind and engine.capacity >= capacity and engine.columns >= most
-            if fits and engine.lock.acquire(blocking=False):
-                stack.callback(engine.lock.release)
-                kept.insert(0, kept.pop(number))
-                return engine
-        kept[:] = [(known, engine) for known, engine in kept if known != kind][: KEPT - 1]
-    engine = build()
-    engine.lock.acquire()
-    stack.callback(engine.lock.release)
-    with _ENGINES_LOCK:
-        kept.insert(0, (kind, engine))
-    return engine

@@ -15,9 +15,10 @@ from typing import get_args
 import torch
 
 from ..errors import InputError
+from .capture import Capture
 from .config import AutoGazeConfig
 from .decoder import GazeDecoder
-from .device_frames import Capture, DeviceFrames, borrowed
+from .device_frames import DeviceFrames, borrowed
 from .encoder import ConvState
 from .engine import FusedDecoder
 from .kv_cache import KeyValueCache

@@ -13,10 +13,10 @@ from torch import nn
 from ..errors import InputError
 from . import budget as budgets
 from .batching import bytes_per_row, cut_rows, join_choices
+from .capture import Capture
 from .checkpoint import GazeCheckpoint
 from .config import AutoGazeConfig
 from .decoder import GazeDecoder
-from .device_frames import Capture
 from .encoder import Connector, ConvState, GazeVisionEncoder, resize_bicubic
 from .generation import Choices, GazeState, Sampling, choose_patches
 from .grid import PatchGrid, Side, mask_to_positions
@@ -42,7 +42,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
     In training mode `generate` samples, in evaluation mode it is greedy (`do_sample` overrides).
     """
 
-    capture: Capture | None = None  # how decoding steps are started where a call does not say
+    capture: Capture | None = None  # how decoding steps are started where a call does not say, see `generate`
 
     def __init__(self, config: AutoGazeConfig | None = None, processor: AutoGazeImageProcessor | None = None) -> None:
         super().__init__()
@@ -117,7 +117,8 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         target_scales, target_patch_size: select on this grid instead (see `tiling`); H and W must be its largest scale.
         state: go on after an earlier call (`return_state=True` there); it is never changed. micro_batch: rows decoded
         together (default: what fits in memory); changes no result, except where it samples. capture: how decoding steps
-        are started, "off", "graphs" (CUDA graphs) or "compile" (torch.compile); default: the attribute `capture`, off.
+        are started, "off", "graphs" (CUDA graphs, checked against what they replace) or "compile" (torch.compile);
+        default: the attribute `capture`, else graphs on CUDA, off elsewhere.
 
         Every row's result is the one it gives alone. Raises InputError for arguments that do not fit.
         """
