@@ -8,7 +8,6 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +27,8 @@ class Compiled:
 
     def __call__(self, *args: Any) -> Any:
         if self.fast is not None:
+            from torch._dynamo.exc import FailOnRecompileLimitHit, TorchDynamoException  # takes a second to import
+
             try:
                 return self.fast(*args)
             except (TorchDynamoException, FailOnRecompileLimitHit) as error:

@@ -5,11 +5,10 @@ Generates the test split where it is missing, asks a model the same questions wh
 side is 448 pixels), each in a process of its own, and writes table, plot and json. An interrupted run goes on with the
 same command; what was measured with other settings or weights is refused. Settings are chosen with --dev.
 
-    python benchmarks/signvid.py --model MODEL --gaze GAZE                  # 51 videos of 16 frames at 1344x1344
-    python benchmarks/signvid.py --model MODEL --gaze GAZE --shuffled       # also every question about another video
-    python benchmarks/signvid.py --model MODEL --gaze GAZE --dev            # the train split, for choosing
-    python benchmarks/signvid.py --model MODEL --gaze GAZE --large          # 3840x2160, 256 frames, without `all`
-    python benchmarks/signvid.py --quick --out runs/signvid                 # in tiny, with an untrained model
+    python benchmarks/signvid.py --shuffled                      # 51 videos of 16 frames at 1344x1344, 510 questions
+    python benchmarks/signvid.py --large --looks pixel-diff      # 3840x2160, 256 frames, without `all`
+    python benchmarks/signvid.py --dev --model MODEL             # the train split, for choosing
+    python benchmarks/signvid.py --quick --out runs/signvid      # two small videos
 """
 
 from __future__ import annotations
@@ -38,15 +37,16 @@ from autogaze_mllm.evaluation.signvid import Recipe, Shape, ensure_signvid
 from autogaze_mllm.evaluation.signvid.curve import Look, look_of, table, write_curve
 from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED
 from autogaze_mllm.evaluation.signvid.legible import check_legible
+from autogaze_mllm.evaluation.signvid.plan import TILE, TILES_4K, shape_4k
 from autogaze_mllm.files import read_json, write_json
 from autogaze_mllm.gaze.cache import fingerprint
+from autogaze_mllm.gaze.checkpoint import BUNDLED
 from autogaze_mllm.gaze.selectors import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.memory import PeakMemory
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.video.tiles import choose_tiles
 
-TILE = 224
 SHRUNK = 448  # pixels of the shorter side of `whole-448`, or a little more where the tiles do not fit the frame
 LOOKS = ("gaze", "pixel-diff", "all", "whole-448", "random")  # in this order: random gets the share that gaze kept
 SHUFFLED = "shuffled"
@@ -57,7 +57,10 @@ MAX_NEW_TOKENS = 24
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """recipe: of the data. tiles: a frame is cut into. ratio: share that gaze and pixel-diff may keep of a frame.
-    looks: what is measured."""
+    looks: what is measured.
+
+    Gaze takes all that it may: a small sign in a noisy frame moves the frame's loss less than the noise does, so no
+    loss at which to stop tells a frame with a sign from one without."""
 
     recipe: Recipe
     tiles: int
@@ -67,7 +70,8 @@ class Setup:
     def settings(self, look: str) -> VideoSettings:
         shape = self.recipe.shape
         tiles = fewest_tiles(shape.width, shape.height, SHRUNK) if look == "whole-448" else self.tiles
-        return VideoSettings(frames=shape.frames, max_tiles=tiles, ratio=self.ratio)
+        loss = 0.0 if look == "gaze" else None
+        return VideoSettings(frames=shape.frames, max_tiles=tiles, ratio=self.ratio, loss=loss)
 
     def seen(self, look: str) -> tuple[int, int]:
         """(width, height) in pixels that a frame is resized to."""
@@ -84,19 +88,12 @@ def fewest_tiles(width: int, height: int, side: int) -> int:
     return tiles
 
 
-def large_shape() -> Shape:
-    """4K frames, which are shrunk a little when they are cut into 16 x 9 tiles: their signs are that much larger."""
-    width, height, tiles = 3840, 2160, 16 * 9
-    shrinks = width / (choose_tiles(width, height, tiles, TILE)[0] * TILE)
-    return Shape(width, height, 256, signs=6, size=round(14 * shrinks), raster=16 * shrinks)
-
-
 def chosen_setup(arguments: argparse.Namespace) -> Setup:
     if arguments.quick:
         setup = Setup(Recipe(Shape(448, 448, 6, signs=3), videos=2, questions=3), tiles=4, ratio=0.15)
     elif arguments.large:
-        recipe = Recipe(large_shape(), videos=6, questions=10, seed=1)
-        setup = Setup(recipe, tiles=144, ratio=0.06, looks=("gaze", "pixel-diff", "whole-448"))
+        recipe = Recipe(shape_4k(256, signs=6), videos=6, questions=10, seed=1)
+        setup = Setup(recipe, tiles=TILES_4K, ratio=0.06, looks=("gaze", "pixel-diff", "whole-448"))
     else:
         setup = Setup(Recipe(), tiles=36, ratio=0.15)
     changes: dict[str, Any] = {}
@@ -133,16 +130,12 @@ def shuffled(questions: Sequence[Question]) -> list[Question]:
     return [dataclasses.replace(question, video=following[question.video]) for question in questions]
 
 
-def load_base(model: str | None, device: str | None, settings: VideoSettings) -> GazedModel:
+def load_base(model: str, device: str | None, settings: VideoSettings) -> GazedModel:
     """The model with a selector that nothing is decided by: each look brings its own."""
     import autogaze_mllm as am
-    from autogaze_mllm.mllm.tiny import tiny_model
     from autogaze_mllm.mllm.wrap import SETTINGS_FILE
 
-    if model is None:
-        base, processor = tiny_model()
-        return am.wrap(base, "all", processor=processor, settings=settings, cache=False)
-    if Path(model, SETTINGS_FILE).is_file():
+    if model == BUNDLED or Path(model, SETTINGS_FILE).is_file():
         return am.load(model, gaze="all", device=device, cache=False, **settings.to_dict())
     return am.wrap(model, "all", settings=settings, device=device, cache=False)
 
@@ -229,8 +222,8 @@ def gather(setup: Setup, out: Path, shuffle: bool) -> dict[str, Look]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="folder of the model (default: an untrained one)")
-    parser.add_argument("--gaze", default="bundled", help="gaze model, or a selector (default: the bundled gaze model)")
+    parser.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
+    parser.add_argument("--gaze", default=BUNDLED, help="gaze model, or a selector (default: the bundled gaze model)")
     parser.add_argument("--data", type=Path, help="folder of the videos (default: below benchmarks/data)")
     parser.add_argument("--out", type=Path, help="folder of answers and reports (default: below runs)")
     parser.add_argument("--ratio", type=float, help="share of a frame's patches that gaze may keep (default 0.15)")
@@ -280,7 +273,7 @@ def run(arguments: argparse.Namespace) -> int:
         **({"whole-448 to": "{}x{}".format(*setup.seen("whole-448"))} if "whole-448" in setup.looks else {}),
         "ratio": setup.ratio,
         "gaze": Path(arguments.gaze).name,
-        "model": Path(arguments.model).name if arguments.model else "untrained",
+        "model": Path(arguments.model).name,
         "machine": read_json(arguments.out / setup.looks[0] / COST)["facts"]["machine"],
     }
     result = write_curve(arguments.out, looks, facts)

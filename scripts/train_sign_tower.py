@@ -10,6 +10,7 @@ patches learn to look at their neighbours); it is thrown away afterwards. Only t
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import math
 import sys
@@ -29,6 +30,7 @@ from tqdm import tqdm
 import autogaze_mllm as am
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid.sheets import KINDS, NOTHING, SIDE, SIZES, UNKNOWN, write_sheet
+from autogaze_mllm.evaluation.signvid.signs import COLOURS, DIGITS, MARKS
 from autogaze_mllm.files import output_folder
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
@@ -37,6 +39,7 @@ from autogaze_mllm.gaze.pipeline import PixelFormat
 
 TILE = 224
 BEHIND = 0.1  # weight of patches that show no sign
+WORDS = (*MARKS, *DIGITS, *COLOURS)
 HELD_OUT = 16  # sheets, the first ones, on which the tower is measured and not trained
 
 
@@ -73,6 +76,15 @@ class Tiles:
         ones = torch.ones(count, dtype=torch.long)
         gazed = GazedVideo(patches, index, counts, ones, self.grid, torch.zeros(count))
         return gazed, torch.from_numpy(self._without_lost_halves(every, kept))[frame, index]
+
+    def draw_in_any_order(self, count: int) -> tuple[GazedVideo, torch.Tensor]:
+        """The same with the patches of each tile in any order, since a selector has one of its own."""
+        gazed, labels = self.draw(count)
+        starts = [0, *gazed.frame_counts.cumsum(0).tolist()]
+        pairs = itertools.pairwise(starts)
+        order = torch.cat([torch.from_numpy(self.random.permutation(end - start)) + start for start, end in pairs])
+        gazed.patches, gazed.positions = gazed.patches[order], gazed.positions[order]
+        return gazed, labels[order]
 
     def _tile(self) -> tuple[np.ndarray, np.ndarray]:
         number, frame = self.random.integers(len(self.frames)), self.random.integers(2)
@@ -145,6 +157,87 @@ def shares(start: float, minutes: float, steps: int | None) -> Iterator[tuple[in
         step += 1
 
 
+def words_of(model: Any) -> torch.Tensor:
+    """Ids of the words for every mark, digit and colour, as they stand within an answer."""
+    tokenizer = model.tokenizer
+    return torch.tensor([tokenizer.encode(" " + word, add_special_tokens=False)[-1] for word in WORDS])
+
+
+def said_by(labels: torch.Tensor, counts: list[int], merge: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """labels (N, 4) of patches, counts of each picture -> for every token of the LLM, which joins `merge` patches, the
+    words that it should say (n, words) 0/1, and (n,) whether that is all that it may say."""
+    offsets = [0, SIZES[0], SIZES[0] + SIZES[1]]
+    said = torch.zeros(len(labels), len(WORDS))
+    for kind, offset in enumerate(offsets):
+        rows = (labels[:, kind] >= 0).nonzero()[:, 0]
+        said[rows, offset + labels[rows, kind]] = 1
+    sure = (labels[:, :3] != UNKNOWN).all(dim=1)
+    tokens = [
+        (part.view(-1, merge, len(WORDS)).amax(dim=1), known.view(-1, merge).all(dim=1))
+        for part, known in (
+            (_filled(one, merge), _filled(other, merge))
+            for one, other in zip(said.split(counts), sure.split(counts), strict=True)
+        )
+    ]
+    return torch.cat([part for part, _ in tokens]), torch.cat([known for _, known in tokens])
+
+
+def _filled(rows: torch.Tensor, merge: int) -> torch.Tensor:
+    """The last row again until their number is a multiple of `merge`, as the projector fills up."""
+    return torch.cat([rows, rows[-1:].expand(-len(rows) % merge, *rows.shape[1:])]) if len(rows) else rows
+
+
+def train_projector(model: Any, tiles: Tiles, held: Tiles, arguments: argparse.Namespace) -> None:
+    """The projector learns tokens that lie near the words for what they show, among the LLM's own embeddings."""
+    projector, tower = model.family.projector, model.tower
+    embeddings = model.base.get_input_embeddings().weight.detach()[words_of(model)]
+    words = F.normalize(embeddings, dim=1)
+    scale = nn.Parameter(torch.tensor(10.0))
+    bias = nn.Parameter(torch.tensor(-3.0))
+    parameters = [*projector.parameters(), scale, bias]
+    optimizer = torch.optim.AdamW(parameters, lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    projector.train()
+    start = time.monotonic()
+
+    def heard(source: Tiles) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        gazed, labels = source.draw_in_any_order(arguments.tiles)
+        counts = gazed.frame_counts.tolist()
+        with torch.no_grad():
+            features = model.family.gazed_features(tower, [gazed])[0]
+        tokens = projector(features, counts)
+        said, sure = said_by(labels, [count for count in counts if count], projector.merge)
+        return F.normalize(tokens, dim=1) @ words.T * scale + bias, said, sure
+
+    for step, done in shares(start, arguments.projector_minutes, arguments.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = (
+                arguments.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+            )
+        answers, said, sure = heard(tiles)
+        weight = said * 5 + (1 - said) * sure[:, None]
+        loss = (F.binary_cross_entropy_with_logits(answers, said, reduction="none") * weight).sum() / weight.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if (step + 1) % arguments.report_every == 0:
+            with torch.no_grad():
+                answers, said, sure = heard(held)
+            right = ((answers > 0) == (said > 0)).all(dim=1)
+            shows = (said.sum(dim=1) > 0) & sure
+            print(
+                json.dumps(
+                    {
+                        "projector step": step + 1,
+                        "loss": round(loss.item(), 4),
+                        "tokens with signs": round(float(right[shows].float().mean()), 4),
+                        "without": round(float(right[~shows & sure].float().mean()), 4),
+                    }
+                ),
+                flush=True,
+            )
+    projector.eval()
+
+
 def train(arguments: argparse.Namespace) -> None:
     torch.manual_seed(arguments.seed)
     sheets = arguments.sheets_folder or arguments.output.with_name(arguments.output.name + "-sheets")
@@ -177,6 +270,7 @@ def train(arguments: argparse.Namespace) -> None:
             log[-1] |= measure(tower, head, held)
             print(json.dumps(log[-1]), flush=True)
     tower.eval()
+    train_projector(model, tiles, held, arguments)
     model.base.save_pretrained(arguments.output)
     model.preprocessing.save_pretrained(arguments.output)
     print(json.dumps({"held-out": measure(tower, head, held, draws=20), "output": str(arguments.output)}))
@@ -189,7 +283,8 @@ def main() -> int:
     parser.add_argument("--sheets", type=int, default=1500, help="training sheets, about 100 signs each")
     parser.add_argument("--sheets-folder", type=Path, help="default: beside OUTPUT")
     parser.add_argument("--minutes", type=float, default=20)
-    parser.add_argument("--steps", type=int, help="instead of minutes")
+    parser.add_argument("--projector-minutes", type=float, default=5)
+    parser.add_argument("--steps", type=int, help="of each, instead of minutes")
     parser.add_argument("--tiles", type=int, default=16, help="of a step")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--report-every", type=int, default=200, metavar="STEPS")

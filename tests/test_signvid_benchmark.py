@@ -16,7 +16,7 @@ import torch
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid import Recipe, Shape
 from autogaze_mllm.evaluation.signvid.curve import Look, targets
-from autogaze_mllm.evaluation.signvid.plan import plan_video
+from autogaze_mllm.evaluation.signvid.plan import plan_video, shape_4k
 from autogaze_mllm.evaluation.signvid.signs import BORDER, cell_of
 from autogaze_mllm.gaze.pipeline import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors import RandomSelector
@@ -160,7 +160,7 @@ def test_random_keeps_at_least_as_much_as_gaze_and_hardly_more(kept, frames):
 
 
 def test_large_frames_are_seen_as_they_are_described():
-    setup = signvid.Setup(Recipe(signvid.large_shape()), tiles=144, ratio=0.06)
+    setup = signvid.Setup(Recipe(shape_4k(256, signs=6)), tiles=144, ratio=0.06)
     assert setup.seen("gaze") == (3584, 2016)
     assert setup.seen("whole-448") == (896, 448)
     assert signvid.Setup(Recipe(), tiles=36, ratio=0.15).seen("whole-448") == (448, 448)

@@ -6,14 +6,16 @@ import argparse
 import json
 
 from ..errors import InputError
-from .options import UNTRAINED, gaze_options, kept_rows, load_model, print_rows, quiet, seconds_row
+from .options import ONLY_SIGNS, gaze_options, kept_rows, load_model, print_rows, quiet, seconds_row
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
     ask = verbs.add_parser("ask", help="answer a question about a video")
     ask.add_argument("video", metavar="VIDEO")
     ask.add_argument("question", metavar="QUESTION")
-    ask.add_argument("--model", help="hub id or folder of the base model (default: a built-in untrained one)")
+    ask.add_argument(
+        "--model", help="hub id or folder of the base model (default: the bundled one, which reads SignVid's signs)"
+    )
     ask.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise the bundled one")
@@ -35,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     stats = model.stats
     if arguments.json:
-        note = {} if arguments.model else {"note": UNTRAINED}
+        note = {} if arguments.model else {"note": ONLY_SIGNS}
         print(json.dumps({"reply": reply, **stats, **note}, ensure_ascii=False))
         return 0
     print_rows(
@@ -48,5 +50,5 @@ def run(arguments: argparse.Namespace) -> int:
         ]
     )
     if not arguments.model:
-        print(f"\nnote: {UNTRAINED}")
+        print(f"\nnote: {ONLY_SIGNS}")
     return 0

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from .options import UNTRAINED, chosen_settings, gaze_options, load_model, quiet
+from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..evaluation.answerers import Answerer, Variant
@@ -39,8 +39,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--model",
-        help="hub id or folder of the base model (default: a built-in untrained one), or scripted:right, "
-        "scripted:wrong, scripted:nonsense, which look up the answers to check the harness",
+        help="hub id or folder of the base model (default: the bundled one, which reads SignVid's signs), or "
+        "scripted:right, scripted:wrong, scripted:nonsense, which look up the answers to check the harness",
     )
     data = parser.add_mutually_exclusive_group()
     data.add_argument("--data", metavar="FOLDER", help="the data set as published (default: fetched from the hub)")
@@ -206,7 +206,7 @@ def _finish(arguments: argparse.Namespace, jobs: list[Any]) -> int:
             _print_report(report, job.variant.name)
         print(f"reports: {Path(arguments.out) / 'report.html'}, .md, .json")
         if arguments.model is None:
-            print(f"\nnote: {UNTRAINED}")
+            print(f"\nnote: {ONLY_SIGNS}")
     failed = sum(failure["questions"] for report in reports for failure in report["failures"])
     if failed:
         print(

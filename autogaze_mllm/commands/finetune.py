@@ -109,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     source = _base_source(arguments.model)
     arguments.device = arguments.device or str(training_device(config.cpu))
     arguments.no_cache = True  # fine-tuning has one of its own
-    model = load_model(arguments)
+    model = load_model(arguments, untrained=True)
     if arguments.dry_run:
         told = describe(prepare(model, config), arguments.processes)
         print(json.dumps(told)) if arguments.json else print_rows(_rows(told))

@@ -13,7 +13,9 @@ if TYPE_CHECKING:  # the verbs import what they need where they need it, so that
     from ..gaze.settings import VideoSettings
     from ..mllm.model import GazedModel
 
-UNTRAINED = "the built-in model is tiny and untrained: its reply is noise. Name a real one with --model"
+ONLY_SIGNS = (
+    "the bundled model reads the signs of SignVid's generated videos and nothing else. Name a real one with --model"
+)
 SETTINGS = ("ratio", "loss", "frames", "max_tiles", "thumbnails")
 
 
@@ -59,7 +61,8 @@ def usable_device(name: str | None) -> str:
     return name
 
 
-def load_model(arguments: argparse.Namespace) -> GazedModel:
+def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedModel:
+    """untrained: without --model, an untrained model, to see something run; otherwise the bundled one."""
     from pathlib import Path
 
     from ..gaze.checkpoint import BUNDLED
@@ -70,15 +73,16 @@ def load_model(arguments: argparse.Namespace) -> GazedModel:
     device, cache, options = usable_device(arguments.device), not arguments.no_cache, given(arguments)
     # Without a preset the model's family, or what was saved with the model, decides what the options change.
     settings = None if arguments.preset is None else preset(arguments.preset)
-    if arguments.model is None:
+    if arguments.model is None and untrained:
         base, processor = tiny_model()
         selector = arguments.gaze or BUNDLED
         return wrap(base.to(device), selector, processor=processor, settings=settings, cache=cache, **options)
-    if (Path(arguments.model) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
+    model = arguments.model or BUNDLED
+    if model == BUNDLED or (Path(model) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
         changed = {**(settings.to_dict() if settings else {}), **options}
-        return load(arguments.model, gaze=arguments.gaze, device=device, cache=cache, **changed)
+        return load(model, gaze=arguments.gaze, device=device, cache=cache, **changed)
     selector = arguments.gaze or DEFAULT_GAZE
-    return wrap(arguments.model, selector, settings=settings, device=device, cache=cache, **options)
+    return wrap(model, selector, settings=settings, device=device, cache=cache, **options)
 
 
 def quiet() -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError
 from ..gaze.cache import selector_facts
+from ..gaze.checkpoint import BUNDLED
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_variants
 from ..gaze.selectors import Selector, selector_name, stop_rule
@@ -73,7 +74,7 @@ class ModelAnswerer:
     def facts(self) -> dict[str, Any]:
         config = self.model.config
         return {
-            "name": self.name or "built-in, tiny and untrained",
+            "name": self.name or BUNDLED,
             "revision": getattr(config, "_commit_hash", None),
             "family": self.model.family.title,
             "dtype": str(self.model.dtype).removeprefix("torch."),

@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from ..errors import InputError
 from ..files import find_file, output_folder, read_json, write_json
 from ..gaze.cache import VideoCache
+from ..gaze.checkpoint import BUNDLED
 from ..gaze.grid import PatchGrid, Side, sides_of
 from ..gaze.model import AutoGaze
 from ..gaze.pipeline import DEFAULT_GRID
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_GAZE = "nvidia/AutoGaze"
 SETTINGS_FILE = "autogaze_mllm.json"
+BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled" / "mllm"
 
 # Which base models are wrapped now. Nothing is written on the base itself.
 _wrapped: weakref.WeakKeyDictionary[nn.Module, weakref.ref[GazedModel]] = weakref.WeakKeyDictionary()
@@ -188,7 +190,7 @@ def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, A
 
 
 def load(
-    folder: str | Path,
+    folder: str | Path = BUNDLED,
     *,
     base: str | Path | None = None,
     gaze: Selector | str | Path | None = None,
@@ -198,9 +200,10 @@ def load(
     cache: VideoCache | str | Path | bool = True,
     **overrides: Any,
 ) -> GazedModel:
-    """What `save_pretrained` or fine-tuning wrote. gaze: another selector than the stored one (needed for one of your
-    own class). base: where the base model is now, if it was fine-tuned from another place."""
-    source = Path(folder)
+    """What `save_pretrained` or fine-tuning wrote; default: the model that is bundled, which reads SignVid's signs and
+    nothing else. gaze: another selector than the stored one (needed for one of your own class). base: where the base
+    model is now, if it was fine-tuned from another place."""
+    source = BUNDLED_FOLDER if str(folder) == BUNDLED else Path(folder)
     path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
     if path is None:
         raise InputError(f"{folder}: no such folder")
@@ -234,7 +237,7 @@ def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Select
         return source / stored["folder"]
     if stored["name"] == "random":
         return RandomSelector(stored["seed"])
-    if stored["name"] not in NAMED:
+    if stored["name"] not in (BUNDLED, *NAMED):
         raise InputError(
             f"{path}: saved with a selector of your own ({stored['name']}): load it with gaze=<that selector>"
         )

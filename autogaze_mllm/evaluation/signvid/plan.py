@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ...errors import InputError
+from ...video.tiles import choose_tiles
 from .backgrounds import FAMILIES
 from .signs import ARROWS, BORDER, COLOURS, DIGITS, FONTS, LETTERS, SIZE, Sign, plate_size
 
@@ -18,6 +19,7 @@ SPLITS: tuple[Split, ...] = ("train", "test")
 MARGIN = 6  # pixels between signs
 TRIES = 400
 LARGEST = (3840, 2160, 1024)
+TILE, TILES_4K = 224, 16 * 9
 FONT_SIZES, RASTERS, JITTERS = (8, 48), (4, 128), (0, 8)  # pixels: least and most
 
 
@@ -54,6 +56,13 @@ class Shape:
             raise InputError(f"SignVid: a video has 1 to {len(COLOURS)} signs, got {self.signs}")
         if self.order and self.frames < self.signs:
             raise InputError(f"SignVid: {self.signs} signs cannot turn up one after the other in {self.frames} frames")
+
+
+def shape_4k(frames: int, signs: int) -> Shape:
+    """3840x2160, which is shrunk a little when it is cut into TILES_4K tiles: its signs are that much larger."""
+    width, height = LARGEST[:2]
+    shrinks = width / (choose_tiles(width, height, TILES_4K, TILE)[0] * TILE)
+    return Shape(width, height, frames, signs, round(SIZE * shrinks), raster=16 * shrinks)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,89 @@
+"""The demo: a generated 4K video with signs in fine print, questions about it, with gaze and without.
+
+Everything comes with the package: the gaze model, and an MLLM that reads these signs and nothing else.
+
+    python scripts/demo.py demo_out
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import autogaze_mllm as am
+from autogaze_mllm.errors import InputError
+from autogaze_mllm.evaluation.signvid import Recipe, ensure_signvid
+from autogaze_mllm.evaluation.signvid.conversations import PROMPT
+from autogaze_mllm.evaluation.signvid.dataset import video_name
+from autogaze_mllm.evaluation.signvid.plan import TILES_4K, shape_4k
+from autogaze_mllm.evaluation.signvid.questions import Asked
+from autogaze_mllm.gaze.gazed_video import GazedVideo
+from autogaze_mllm.gaze.overlay import Overlay
+from autogaze_mllm.gaze.pipeline import gaze_video
+from autogaze_mllm.gaze.selectors import load_selector
+from autogaze_mllm.mllm.model import GazedModel
+from autogaze_mllm.video.writer import video_writer
+
+FRAMES, SIGNS, QUESTIONS, SEED = 6, 3, 3, 7
+
+
+def look(model: GazedModel, clip: Path, overlay: Path | None) -> GazedVideo:
+    """The kept patches; overlay: the video that shows them."""
+    options = {"grid": model.tower.grid, "pixels": model.family.pixels, "device": model.device, "dtype": model.dtype}
+    if overlay is None:
+        return gaze_video(clip, model.gaze, model.settings, **options, progress=True)
+    with video_writer(overlay, fps=1) as write:
+        listener = Overlay(model.tower.grid, write)
+        return gaze_video(clip, model.gaze, model.settings, **options, listener=listener, progress=True)
+
+
+def show(title: str, model: GazedModel, gazed: GazedVideo, seconds: float, questions: list[Asked]) -> int:
+    """Asks and prints. -> how many answers were right."""
+    start = time.perf_counter()
+    seen = model.encode_video(gazed, share_prompt=True)
+    replies = [model.ask(seen, PROMPT.format(asked.text), max_new_tokens=24) for asked in questions]
+    seconds += time.perf_counter() - start
+    right = sum(reply.endswith(f"Answer: {asked.answer}") for reply, asked in zip(replies, questions, strict=True))
+    print(f"\n--- {title}: {len(gazed)} of {gazed.total_patches} patches, {seen.tokens} visual tokens, {seconds:.1f} s")
+    for asked, reply in zip(questions, replies, strict=True):
+        print(f"{asked.text.splitlines()[0]}")
+        print(f"    answer  {reply}\n    truth   {asked.seen}. Answer: {asked.answer}")
+    return right
+
+
+def run(folder: Path, dense: bool) -> None:
+    recipe = Recipe(shape_4k(FRAMES, SIGNS), videos=1, questions=QUESTIONS, seed=SEED)
+    data = ensure_signvid(folder / "signvid", recipe)
+    clip, overlay = data / "videos" / video_name(0), folder / "overlay.mp4"
+    _, _, questions = next(iter(recipe.asked()))
+    print(f"{clip}: {FRAMES} frames at 3840x2160, {SIGNS} small signs in it")
+    model = am.load(cache=False, frames=FRAMES, max_tiles=TILES_4K)
+    start = time.perf_counter()
+    gazed = look(model, clip, overlay)
+    right = show("with gaze", model, gazed, time.perf_counter() - start, questions)
+    if dense:
+        print("\nthe same model looks at every patch now, which takes a minute or two ...")
+        model.gaze = load_selector("all")
+        start = time.perf_counter()
+        everything = look(model, clip, None)
+        show("without gaze", model, everything, time.perf_counter() - start, questions)
+    print(f"\nwith gaze {right} of {QUESTIONS} answers are right; {overlay} shows where it looked")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--no-dense", action="store_true", help="only with gaze")
+    arguments = parser.parse_args()
+    try:
+        run(arguments.folder, not arguments.no_dense)
+    except InputError as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
