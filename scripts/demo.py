@@ -17,7 +17,7 @@ from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid import Recipe, ensure_signvid
 from autogaze_mllm.evaluation.signvid.conversations import PROMPT
 from autogaze_mllm.evaluation.signvid.dataset import video_name
-from autogaze_mllm.evaluation.signvid.plan import TILES_4K, shape_4k
+from autogaze_mllm.evaluation.signvid.plan import shape_4k
 from autogaze_mllm.evaluation.signvid.questions import Asked
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.overlay import Overlay
@@ -59,7 +59,7 @@ def run(folder: Path, dense: bool) -> None:
     clip, overlay = data / "videos" / video_name(0), folder / "overlay.mp4"
     _, _, questions = next(iter(recipe.asked()))
     print(f"{clip}: {FRAMES} frames at 3840x2160, {SIGNS} small signs in it")
-    model = am.load(cache=False, frames=FRAMES, max_tiles=TILES_4K)
+    model = am.load(cache=False)
     start = time.perf_counter()
     gazed = look(model, clip, overlay)
     right = show("with gaze", model, gazed, time.perf_counter() - start, questions)

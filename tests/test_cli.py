@@ -27,7 +27,7 @@ def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
 def test_ask_prints_reply_and_costs(clip):
     done = run("ask", clip, "What does the sign say?", "--frames", "8", "--max-new-tokens", "4")
     assert done.returncode == 0, done.stderr
-    for word in ("patches kept", "reduction", "visual tokens", "seconds", "reply", "untrained"):
+    for word in ("patches kept", "reduction", "visual tokens", "seconds", "reply", "nothing else"):
         assert word in done.stdout
 
 
@@ -37,7 +37,7 @@ def test_ask_json_is_one_object(clip, capsys):
     assert found["frames"] == 5
     assert found["patches"] < found["patches_total"] == 5 * 265
     assert {"decode", "resize", "gaze", "tower", "llm"} <= found["seconds"].keys()
-    assert isinstance(found["reply"], str) and "noise" in found["note"]
+    assert isinstance(found["reply"], str) and "nothing else" in found["note"]
 
 
 def test_ask_with_a_model_folder_and_settings(clip, tmp_path, capsys):

@@ -122,7 +122,7 @@ def test_the_peak_of_an_interrupted_run_counts(measured, here, monkeypatch):
 
 def test_the_peak_is_noted_after_every_video(measured, tmp_path):
     told = VideoSettings(frames=2, ratio=0.1)
-    model = signvid.load_base(None, "cpu", told)
+    model = signvid.load_base("bundled", "cpu", told)
     answerer = signvid.RecordingAnswerer(model, None, tmp_path / "peak.json")
     variant = signvid.Variant(model.gaze, told, "all")
     list(answerer.watch(measured / "data/videos/00000.mp4", [variant]))

@@ -7,7 +7,9 @@ import math
 import pytest
 
 import autogaze_mllm as am
-from autogaze_mllm.gaze.settings import PRESETS, preset
+from autogaze_mllm.errors import InputError
+from autogaze_mllm.gaze.pipeline import gaze_video
+from autogaze_mllm.gaze.settings import PRESETS, VideoSettings, preset
 from autogaze_mllm.video.tiles import choose_thumbnails, choose_tiles
 
 
@@ -28,6 +30,30 @@ from autogaze_mllm.video.tiles import choose_thumbnails, choose_tiles
 )
 def test_tile_grids(size, most, expected):
     assert choose_tiles(*size, most, 392) == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "expected"),
+    [
+        ((3840, 2160), 144, (16, 9)),
+        ((1344, 1344), 144, (6, 6)),
+        ((1343, 1343), 144, (5, 5)),
+        ((426, 240), 144, (1, 1)),
+        ((160, 96), 144, (1, 1)),
+        ((1280, 720), 144, (5, 3)),
+        ((10000, 100), 8, (1, 1)),
+        ((448, 900), 144, (2, 4)),
+    ],
+)
+def test_frames_are_not_enlarged_unless_they_may_be(size, most, expected):
+    assert choose_tiles(*size, most, 224, enlarge=False) == expected
+
+
+def test_what_is_not_enlarged_shows_in_the_gazed_video(clip):
+    tiles = [gaze_video(clip, "all", VideoSettings(frames=2, max_tiles=15, enlarge=may)).tiles for may in (True, False)]
+    assert tiles == [(5, 3), (1, 1)]
+    with pytest.raises(InputError, match="enlarge must be true or false"):
+        VideoSettings(enlarge=1)
 
 
 def test_a_tile_grid_is_never_beaten():

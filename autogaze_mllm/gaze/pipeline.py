@@ -168,6 +168,7 @@ def gaze_variants(
         settings.thumbnails,
         place,
         display_width=DISPLAY_WIDTH if listener is not None else 0,
+        enlarge=settings.enlarge,
     )
     pictures.spent["decode"] += time.perf_counter() - start
     with (

@@ -17,7 +17,8 @@ Ratio = float | tuple[float, ...]
 class VideoSettings:
     """frames: frames taken from a video, evenly spread. chunk_frames: frames of one clip; gaze starts anew in each.
 
-    max_tiles: a frame is cut into at most this many square tiles (1: the whole frame is one). ratio: share of a
+    max_tiles: a frame is cut into at most this many square tiles (1: the whole frame is one); enlarge: also into more
+    than it has pixels for, if that fits its aspect better, as published. ratio: share of a
     tile's patches that may be kept in a frame, in (0, 1]; one number, or one per frame of a chunk. loss: a frame stops
     once the selector's loss is not above it, in the selector's own unit; None: its default; 0: no stop rule.
     predicted_loss: the default for gaze models that predict the published reconstruction loss. thumbnails: whole
@@ -34,6 +35,7 @@ class VideoSettings:
     thumbnails: int = 0
     thumbnail_ratio: float = 1.0
     thumbnail_loss: float | None = 0.0
+    enlarge: bool = True
 
     def __post_init__(self) -> None:
         for name in ("frames", "chunk_frames", "max_tiles", "thumbnails"):
@@ -42,6 +44,8 @@ class VideoSettings:
         for name in ("loss", "predicted_loss", "thumbnail_ratio", "thumbnail_loss"):
             if not isinstance(getattr(self, name), (int, float, NoneType)):
                 raise InputError(f"{name} must be a number, got {getattr(self, name)!r}")
+        if not isinstance(self.enlarge, bool):
+            raise InputError(f"enlarge must be true or false, got {self.enlarge!r}")
         for name in ("frames", "chunk_frames", "max_tiles"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -77,9 +81,9 @@ class VideoSettings:
             raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return dataclasses.replace(self, **overrides)
 
-    def sampling(self) -> tuple[int, int, int, int]:
+    def sampling(self) -> tuple[int, int, int, bool, int]:
         """What decides which pictures a selector gets to see; settings that agree in it can share the decoding."""
-        return self.frames, self.chunk_frames, self.max_tiles, self.thumbnails
+        return self.frames, self.chunk_frames, self.max_tiles, self.enlarge, self.thumbnails
 
     def ratio_for(self, frames: int) -> float | list[float]:
         """The ratio for a chunk of this many frames (the last one of a video may be shorter)."""

@@ -203,7 +203,9 @@ def load(
     """What `save_pretrained` or fine-tuning wrote; default: the model that is bundled, which reads SignVid's signs and
     nothing else. gaze: another selector than the stored one (needed for one of your own class). base: where the base
     model is now, if it was fine-tuned from another place."""
-    source = BUNDLED_FOLDER if str(folder) == BUNDLED else Path(folder)
+    source = Path(folder)
+    if str(folder) == BUNDLED:
+        source, dtype = BUNDLED_FOLDER, dtype or torch.float32  # stored in bf16 for its size alone
     path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
     if path is None:
         raise InputError(f"{folder}: no such folder")

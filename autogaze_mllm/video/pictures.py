@@ -53,8 +53,8 @@ class PictureChunk:
 
 @dataclass
 class PictureSource:
-    """Iterable once. tile: (height, width) of one. display_width: of frames to show, 0 for none. spent: seconds used
-    for decoding and resizing so far."""
+    """Iterable once. tile: (height, width) of one. max_tiles, enlarge: as in VideoSettings. display_width: of frames to
+    show, 0 for none. spent: seconds used for decoding and resizing so far."""
 
     reader: VideoReader
     indices: list[int]
@@ -64,6 +64,7 @@ class PictureSource:
     thumbnails: int
     device: torch.device
     display_width: int = 0
+    enlarge: bool = True
     spent: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "resize": 0.0})
 
     def __iter__(self) -> Iterator[PictureChunk]:
@@ -120,7 +121,9 @@ class PictureSource:
 
     def _plan(self, height: int, width: int) -> tuple[int, int]:
         # The rule is for square tiles; for others the frame is measured in units of the tile.
-        return choose_tiles(round(width * self.tile[0] / self.tile[1]), height, self.max_tiles, self.tile[0])
+        return choose_tiles(
+            round(width * self.tile[0] / self.tile[1]), height, self.max_tiles, self.tile[0], self.enlarge
+        )
 
 
 class Prefetch(Generic[T]):
