@@ -6,6 +6,7 @@
 #   tower      tower and projector, on sheets full of signs
 #   listing    stills with three signs: what do they say, by colour?
 #   stills     stills with four signs, every patch seen: questions as in the benchmark, too
+#   letters    no videos: which letter stands beside an option?
 #   clips      8 frames of 2 x 2 tiles: which sign came first?
 #   videos     16 frames of 3 x 3 tiles, gazed by GAZE (default: the bundled gaze model)
 #   long       the same with every patch seen: what is worth attending to in ten thousand tokens
@@ -31,13 +32,13 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ $QUICK = 1 ]; then
     FOLDER=$FOLDER/quick
-    PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; EPOCHS="1 1 1 1 1"; BATCH=8
+    PRIME=40; LISTING=48; STILLS=16; LETTERS=32; CLIPS=4; VIDEOS=2; EPOCHS="1 1 1 1 1 1"; BATCH=8
     TOWER="--sheets 12 --steps 12 --report-every 6"
 else
-    PRIME=400; LISTING=6000; STILLS=3000; CLIPS=1500; VIDEOS=240; EPOCHS="3 1 2 2 1"; BATCH=32
+    PRIME=400; LISTING=6000; STILLS=3000; LETTERS=8000; CLIPS=1500; VIDEOS=240; EPOCHS="3 2 1 2 2 1"; BATCH=16
     TOWER="--sheets 1500 --minutes 15 --projector-minutes 4"
 fi
-read -r E_LISTING E_STILLS E_CLIPS E_VIDEOS E_LONG <<< "$EPOCHS"
+read -r E_LISTING E_STILLS E_LETTERS E_CLIPS E_VIDEOS E_LONG <<< "$EPOCHS"
 
 make() { # NAME and arguments of make_signvid.py
     local name=$1; shift
@@ -58,10 +59,12 @@ train() { # NAME of the stage, its data, base model, arguments of finetune
 }
 
 make prime --size 224x224 --frames 1 --at-once --signs 3 --videos $PRIME --questions 0 --seed 39
-make stills --size 224x224 --frames 1 --at-once --signs 4 --videos $STILLS --questions 6 --seed 40
-make clips --size 448x448 --frames 8 --signs 4 --videos $CLIPS --questions 8 --seed 41
+make stills --size 224x224 --frames 1 --at-once --signs 4 --videos $STILLS --questions 9 --turns 5 --seed 40
+make clips --size 448x448 --frames 8 --signs 4 --videos $CLIPS --questions 13 --turns 5 --seed 41
 make listing --size 224x224 --frames 1 --at-once --signs 3 --videos $LISTING --questions 0 --seed 44
-make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 10 --seed 45
+[ -f "$FOLDER/data/letters.jsonl" ] ||
+    $PYTHON "$HERE/make_signvid.py" "$FOLDER/data" --letters letters --videos $LETTERS --seed 43
+make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 10 --turns 5 --seed 45
 
 [ -f "$FOLDER/untrained/config.json" ] || $PYTHON "$HERE/make_bundled_mllm.py" "$FOLDER/untrained" "$FOLDER/data/prime"
 # shellcheck disable=SC2086
@@ -72,7 +75,8 @@ train listing listing "$FOLDER/tower" --gaze pixel-diff --ratio 0.3 --frames 1 -
     --batch-size $BATCH --llm-lr 1.5e-3
 train stills stills "$FOLDER/listing/merged" --gaze all --ratio 1 --frames 1 --epochs "$E_STILLS" \
     --batch-size $BATCH --llm-lr 1.5e-3
-train clips clips "$FOLDER/stills/merged" --gaze pixel-diff --ratio 0.15 --frames 8 --max-tiles 4 --epochs "$E_CLIPS" \
+train letters letters "$FOLDER/stills/merged" --epochs "$E_LETTERS" --batch-size $BATCH --llm-lr 1.5e-3
+train clips clips "$FOLDER/letters/merged" --gaze pixel-diff --ratio 0.15 --frames 8 --max-tiles 4 --epochs "$E_CLIPS" \
     --batch-size $BATCH --llm-lr 1.5e-3
 train videos videos "$FOLDER/clips/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --max-tiles 9 \
     --epochs "$E_VIDEOS" --batch-size 4 --llm-lr 5e-4

@@ -15,13 +15,20 @@ import pytest
 
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
+from autogaze_mllm.evaluation.extraction import first_word, strict
 from autogaze_mllm.evaluation.signvid import Recipe, Shape, ensure_signvid, read_truth, write_signvid
 from autogaze_mllm.evaluation.signvid.backgrounds import FAMILIES
-from autogaze_mllm.evaluation.signvid.conversations import BY_COLOUR, BY_TIME, write_conversations
+from autogaze_mllm.evaluation.signvid.conversations import (
+    BY_COLOUR,
+    BY_TIME,
+    reply,
+    write_conversations,
+    write_exercises,
+)
 from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED, stored_recipe, video_name, write_videos
 from autogaze_mllm.evaluation.signvid.legible import check_legible
 from autogaze_mllm.evaluation.signvid.plan import hold_of, plan_video
-from autogaze_mllm.evaluation.signvid.questions import LETTERS
+from autogaze_mllm.evaluation.signvid.questions import LETTERS, ask_about, balanced_letters
 from autogaze_mllm.evaluation.signvid.render import render_video
 from autogaze_mllm.evaluation.signvid.signs import FONTS, plate_size
 from autogaze_mllm.finetuning.data import check_samples
@@ -328,3 +335,28 @@ def test_scenes_have_texture_and_motion():
     frames = np.stack(list(render_video(plan))).astype(int)
     assert frames.std(axis=(1, 2)).mean() > 8
     assert (np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)) > 1).all()
+
+
+def test_exercises_name_an_option_and_its_letter(tmp_path):
+    samples, faults = check_samples([write_exercises(tmp_path, "letters", 12, seed=3)])
+    assert len(samples) == 12 and not faults
+    letters = []
+    for sample in map(json.loads, (tmp_path / "letters.jsonl").read_text().splitlines()):
+        turns = [turn["value"] for turn in sample["conversations"]]
+        for question, answer in zip(turns[::2], turns[1::2], strict=True):
+            wanted, *lines = question.removeprefix("Question: Which one is ").split("\n")
+            options = dict(line.split(". ") for line in lines[:4])
+            letters.append(answer[-1])
+            assert len(set(options.values())) == 4
+            assert f"{options[answer[-1]]}?" == wanted
+            assert answer == f"{options[answer[-1]]}({answer[-1]}). Answer: {answer[-1]}"
+    assert len(letters) == 96 and all(letters.count(letter) >= 12 for letter in LETTERS)
+
+
+def test_what_the_model_is_taught_to_say_is_read_by_both_rules():
+    plan = Recipe(Shape(448, 448, 8, signs=4), "train", seed=3).plan(0)
+    rng = np.random.default_rng(0)
+    for asked in ask_about(plan, 8, balanced_letters(8, rng), rng):
+        said = reply(asked)
+        assert said.startswith(asked.seen) and asked.option in said
+        assert first_word(said, LETTERS) == strict(said, LETTERS) == asked.answer

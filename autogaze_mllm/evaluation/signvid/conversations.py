@@ -16,23 +16,26 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...files import atomic_write
+from ...files import atomic_write, output_folder
 from .dataset import DEVELOPMENT_SEED, Recipe, video_name, write_videos
-from .plan import VideoPlan
-from .questions import Asked
-from .signs import COLOURS
+from .plan import VideoPlan, draw_digit, draw_mark
+from .questions import INSTRUCTION, LETTERS, Asked
+from .signs import COLOURS, DIGITS, MARKS, code_of
 
 BY_COLOUR = "What do the signs say, by colour?"
 BY_TIME = "What do the signs say, in order?"
 PROMPT = "Question: {}"  # as the HLVid harness asks
-TURNS = 2  # of a conversation at most
+TURNS = 2  # of a conversation at most, unless told otherwise
+EXERCISES = 8  # turns of a conversation without a video
 
 Sample = dict[str, Any]
 
 
 def reply(asked: Asked) -> str:
-    """What the model is taught to answer: what it saw, then the letter."""
-    return f"{asked.seen}. Answer: {asked.answer}"
+    """What the model is taught to answer: what it saw, the option with its letter beside it, the letter. A small model
+    finds the letter of an option that it has just named, and no other way."""
+    named = asked.option if asked.option == asked.seen else f"{asked.seen}: {asked.option}"
+    return f"{named}({asked.answer}). Answer: {asked.answer}"
 
 
 def listing(plan: VideoPlan) -> tuple[tuple[str, str], ...]:
@@ -44,22 +47,66 @@ def listing(plan: VideoPlan) -> tuple[tuple[str, str], ...]:
     return (BY_TIME, ", ".join(plan.codes)), (BY_COLOUR, by_colour)
 
 
-def conversations(video: str, plan: VideoPlan, questions: Sequence[Asked], order: np.random.Generator) -> list[Sample]:
-    """Samples about one video. video: its path, from the data file's folder."""
+def conversations(
+    video: str, plan: VideoPlan, questions: Sequence[Asked], order: np.random.Generator, most: int = TURNS
+) -> list[Sample]:
+    """Samples about one video. video: its path, from the data file's folder. most: turns of a conversation."""
     turns = [*listing(plan), *((PROMPT.format(asked.text), reply(asked)) for asked in questions)]
     turns = [turns[int(place)] for place in order.permutation(len(turns))]
     samples = []
-    for first in range(0, len(turns), TURNS):
+    for first in range(0, len(turns), most):
         told = []
-        for number, (question, answer) in enumerate(turns[first : first + TURNS]):
+        for number, (question, answer) in enumerate(turns[first : first + most]):
             told.append({"from": "human", "value": f"<video>\n{question}" if number == 0 else question})
             told.append({"from": "gpt", "value": answer})
-        samples.append({"id": f"{video}-{first // TURNS}", "video": video, "conversations": told})
+        samples.append({"id": f"{video}-{first // most}", "video": video, "conversations": told})
     return samples
 
 
+def letter_exercise(number: int, seed: int) -> Sample:
+    """A conversation without a video: which letter stands beside an option? Models of any size have to learn this, and
+    small ones learn it far sooner where nothing else is asked."""
+    rng = np.random.default_rng([seed, number, 7])
+    told: list[dict[str, str]] = []
+    for _ in range(EXERCISES):
+        options = _some_options(rng)
+        right = int(rng.integers(len(LETTERS)))
+        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
+        text = "\n".join([f"Which one is {options[right]}?", *lines, INSTRUCTION])
+        asked = Asked("letter", text, LETTERS[right], options[right], options[right])
+        told.append({"from": "human", "value": PROMPT.format(asked.text)})
+        told.append({"from": "gpt", "value": reply(asked)})
+    return {"id": f"letters-{number}", "conversations": told}
+
+
+def _some_options(rng: np.random.Generator) -> list[str]:
+    """As those of the three kinds of questions: two marks by two digits, any codes, or numbers."""
+    kind = rng.choice(["read", "first", "count"])
+    if kind == "count":
+        options = [str(number) for number in range(len(LETTERS))]
+    else:
+        found: dict[str, None] = {}
+        marks, digits = rng.choice(MARKS, 2, replace=False), rng.choice(list(DIGITS), 2, replace=False)
+        if kind == "read":
+            found = dict.fromkeys(code_of(str(mark), str(digit)) for mark in marks for digit in digits)
+        while len(found) < len(LETTERS):
+            found[code_of(draw_mark(rng), draw_digit(rng))] = None
+        options = list(found)
+    return [str(option) for option in rng.permutation(options)]
+
+
+def write_exercises(folder: str | Path, name: str, count: int, seed: int) -> Path:
+    """FOLDER/name.jsonl"""
+    path = Path(folder) / f"{name}.jsonl"
+    output_folder(path.parent)
+    with atomic_write(path) as temporary:
+        lines = (json.dumps(letter_exercise(number, seed)) for number in range(count))
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
 def write_conversations(
-    folder: str | Path, name: str, recipe: Recipe, *, workers: int = 1, progress: bool = False
+    folder: str | Path, name: str, recipe: Recipe, *, turns: int = TURNS, workers: int = 1, progress: bool = False
 ) -> Path:
     """FOLDER/name/*.mp4 and FOLDER/name.jsonl. Raises InputError for what nothing is trained on: the test split and the
     seed that is kept for development."""
@@ -67,12 +114,14 @@ def write_conversations(
         raise InputError("SignVid: training samples come from the train split")
     if recipe.seed == DEVELOPMENT_SEED:
         raise InputError(f"SignVid: seed {DEVELOPMENT_SEED} is for development; train on another")
+    if turns < 1:
+        raise InputError(f"SignVid: a conversation needs one turn at least, got {turns}")
     target = Path(folder)
     write_videos(target / name, recipe, workers=workers, progress=progress)
     lines = []
     for number, plan, questions in recipe.asked():
         order = np.random.default_rng([recipe.seed, number, 6])
-        samples = conversations(f"{name}/{video_name(number)}", plan, questions, order)
+        samples = conversations(f"{name}/{video_name(number)}", plan, questions, order, turns)
         lines += [json.dumps(sample) for sample in samples]
     path = target / f"{name}.jsonl"
     with atomic_write(path) as temporary:

@@ -24,12 +24,13 @@ TRIES = 50
 @dataclass(frozen=True)
 class Asked:
     """text: question, options and instruction, as HLVid has them in one. answer: the right letter. seen: what the
-    answer rests on, for answers in words."""
+    answer rests on, for answers in words. option: the right one, without its letter."""
 
     kind: str
     text: str
     answer: str
     seen: str
+    option: str
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def ask_about(plan: VideoPlan, count: int, letters: Sequence[str], rng: np.rando
         options = [str(option) for option in rng.permutation(draft.wrong)]
         options.insert(LETTERS.index(letter), draft.right)
         lines = [f"{name}. {option}" for name, option in zip(LETTERS, options, strict=True)]
-        found.append(Asked(kind, "\n".join([draft.question, *lines, INSTRUCTION]), letter, draft.seen))
+        found.append(Asked(kind, "\n".join([draft.question, *lines, INSTRUCTION]), letter, draft.seen, draft.right))
     return found
 
 

@@ -1,0 +1,71 @@
+"""The MLLM that comes with the package: what `ask` and `am.load()` take without a name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+import autogaze_mllm as am
+from autogaze_mllm.cli import main
+from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
+from autogaze_mllm.evaluation.signvid.conversations import PROMPT
+from autogaze_mllm.evaluation.signvid.dataset import video_name
+from autogaze_mllm.mllm.wrap import BUNDLED_FOLDER
+
+RECIPE = Recipe(Shape(448, 448, 8, signs=3), "test", videos=4, questions=6, seed=5)
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory) -> Path:
+    return write_signvid(tmp_path_factory.mktemp("signs"), RECIPE) / "videos"
+
+
+def right_answers(model: am.GazedModel, videos: Path) -> int:
+    right = 0
+    for number, _, questions in RECIPE.asked():
+        seen = model.encode_video(videos / video_name(number), share_prompt=True)
+        for asked in questions:
+            reply = model.ask(seen, PROMPT.format(asked.text), max_new_tokens=24)
+            right += reply.endswith(f"Answer: {asked.answer}")
+    return right
+
+
+def test_it_is_small_and_needs_no_pickle():
+    files = [file for file in BUNDLED_FOLDER.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < 15e6
+    assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja", ".txt"}
+
+
+def test_it_reads_signs_of_the_test_split(signs):
+    """Fonts, backgrounds and seeds that it was not trained on; 6 of 24 would be chance."""
+    assert right_answers(am.load(cache=False), signs) >= 16
+
+
+def test_without_the_video_it_is_lost(signs, tmp_path):
+    model = am.load(cache=False, gaze="pixel-diff")
+    for number in range(RECIPE.videos):  # every question about the next video
+        (tmp_path / video_name(number)).symlink_to(signs / video_name((number + 1) % RECIPE.videos))
+    assert right_answers(model, tmp_path) <= 13
+
+
+def test_ask_takes_it_by_default(signs, capsys):
+    number, plan, _ = next(iter(RECIPE.asked()))
+    colour = plan.signs[0].sign.colour
+    question = f"What does the {colour} sign say?"
+    assert main(["ask", str(signs / video_name(number)), question, "--no-cache", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["selector"] == "AutoGaze" and found["frames"] == 8 and found["tiles"] == [2, 2]
+    assert found["patches"] <= 0.15 * found["patches_total"] and "nothing else" in found["note"]
+
+
+def test_it_is_loaded_as_any_other(tmp_path, signs):
+    model = am.load(cache=False, frames=4)
+    assert model.settings.frames == 4 and not model.settings.enlarge
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+    model.save_pretrained(tmp_path / "copy")
+    copy = am.load(tmp_path / "copy", cache=False)
+    video = signs / video_name(0)
+    assert copy.ask(video, "What do the signs say, in order?") == model.ask(video, "What do the signs say, in order?")
