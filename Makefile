@@ -19,12 +19,7 @@ BIN := .venv/bin
 	@touch $@
 
 demo: .venv/ready
-	@mkdir -p demo_out
-	@$(BIN)/python scripts/make_demo_clip.py demo_out/clip.mp4
-	@echo "--- which patches are kept"
-	@$(BIN)/autogaze-mllm gaze demo_out/clip.mp4 --out demo_out/overlay.mp4
-	@echo; echo "--- a question about the clip"
-	@$(BIN)/autogaze-mllm ask demo_out/clip.mp4 "What does the sign say?"
+	@$(BIN)/python scripts/demo.py demo_out
 
 test: .venv/ready
 	$(BIN)/python -m pytest

@@ -15,10 +15,9 @@ from pathlib import Path
 import autogaze_mllm as am
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid import Recipe, ensure_signvid
-from autogaze_mllm.evaluation.signvid.conversations import PROMPT
+from autogaze_mllm.evaluation.signvid.conversations import plainly
 from autogaze_mllm.evaluation.signvid.dataset import video_name
 from autogaze_mllm.evaluation.signvid.plan import shape_4k
-from autogaze_mllm.evaluation.signvid.questions import Asked
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import gaze_video
@@ -26,7 +25,7 @@ from autogaze_mllm.gaze.selectors import load_selector
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.video.writer import video_writer
 
-FRAMES, SIGNS, QUESTIONS, SEED = 6, 3, 3, 7
+FRAMES, SIGNS, SEED = 6, 3, 7
 
 
 def look(model: GazedModel, clip: Path, overlay: Path | None) -> GazedVideo:
@@ -39,25 +38,23 @@ def look(model: GazedModel, clip: Path, overlay: Path | None) -> GazedVideo:
         return gaze_video(clip, model.gaze, model.settings, **options, listener=listener, progress=True)
 
 
-def show(title: str, model: GazedModel, gazed: GazedVideo, seconds: float, questions: list[Asked]) -> int:
+def show(title: str, model: GazedModel, gazed: GazedVideo, seconds: float, asked: list[tuple[str, str]]) -> int:
     """Asks and prints. -> how many answers were right."""
     start = time.perf_counter()
     seen = model.encode_video(gazed, share_prompt=True)
-    replies = [model.ask(seen, PROMPT.format(asked.text), max_new_tokens=24) for asked in questions]
+    replies = [model.ask(seen, question, max_new_tokens=12) for question, _ in asked]
     seconds += time.perf_counter() - start
-    right = sum(reply.endswith(f"Answer: {asked.answer}") for reply, asked in zip(replies, questions, strict=True))
     print(f"\n--- {title}: {len(gazed)} of {gazed.total_patches} patches, {seen.tokens} visual tokens, {seconds:.1f} s")
-    for asked, reply in zip(questions, replies, strict=True):
-        print(f"{asked.text.splitlines()[0]}")
-        print(f"    answer  {reply}\n    truth   {asked.seen}. Answer: {asked.answer}")
-    return right
+    for (question, truth), reply in zip(asked, replies, strict=True):
+        print(f"{question:40} answer: {reply:10} truth: {truth}")
+    return sum(reply == truth for (_, truth), reply in zip(asked, replies, strict=True))
 
 
 def run(folder: Path, dense: bool) -> None:
-    recipe = Recipe(shape_4k(FRAMES, SIGNS), videos=1, questions=QUESTIONS, seed=SEED)
+    recipe = Recipe(shape_4k(FRAMES, SIGNS), videos=1, seed=SEED)
     data = ensure_signvid(folder / "signvid", recipe)
     clip, overlay = data / "videos" / video_name(0), folder / "overlay.mp4"
-    _, _, questions = next(iter(recipe.asked()))
+    questions = plainly(recipe.plan(0))
     print(f"{clip}: {FRAMES} frames at 3840x2160, {SIGNS} small signs in it")
     model = am.load(cache=False)
     start = time.perf_counter()
@@ -69,7 +66,7 @@ def run(folder: Path, dense: bool) -> None:
         start = time.perf_counter()
         everything = look(model, clip, None)
         show("without gaze", model, everything, time.perf_counter() - start, questions)
-    print(f"\nwith gaze {right} of {QUESTIONS} answers are right; {overlay} shows where it looked")
+    print(f"\nwith gaze {right} of {SIGNS} answers are right; {overlay} shows where it looked")
 
 
 def main() -> int:

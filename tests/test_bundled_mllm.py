@@ -11,7 +11,7 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
-from autogaze_mllm.evaluation.signvid.conversations import PROMPT
+from autogaze_mllm.evaluation.signvid.conversations import plainly
 from autogaze_mllm.evaluation.signvid.dataset import video_name
 from autogaze_mllm.mllm.wrap import BUNDLED_FOLDER
 
@@ -24,12 +24,12 @@ def signs(tmp_path_factory) -> Path:
 
 
 def right_answers(model: am.GazedModel, videos: Path) -> int:
+    """Of 12 signs, how many are read: mark and digit, 1 of 160."""
     right = 0
-    for number, _, questions in RECIPE.asked():
+    for number in range(RECIPE.videos):
         seen = model.encode_video(videos / video_name(number), share_prompt=True)
-        for asked in questions:
-            reply = model.ask(seen, PROMPT.format(asked.text), max_new_tokens=24)
-            right += reply.endswith(f"Answer: {asked.answer}")
+        for question, code in plainly(RECIPE.plan(number)):
+            right += model.ask(seen, question, max_new_tokens=8) == code
     return right
 
 
@@ -40,15 +40,15 @@ def test_it_is_small_and_needs_no_pickle():
 
 
 def test_it_reads_signs_of_the_test_split(signs):
-    """Fonts, backgrounds and seeds that it was not trained on; 6 of 24 would be chance."""
-    assert right_answers(am.load(cache=False), signs) >= 16
+    """Fonts, backgrounds and seeds that it was not trained on."""
+    assert right_answers(am.load(cache=False, gaze="pixel-diff", loss=None), signs) >= 8
 
 
 def test_without_the_video_it_is_lost(signs, tmp_path):
-    model = am.load(cache=False, gaze="pixel-diff")
+    model = am.load(cache=False, gaze="pixel-diff", loss=None)
     for number in range(RECIPE.videos):  # every question about the next video
         (tmp_path / video_name(number)).symlink_to(signs / video_name((number + 1) % RECIPE.videos))
-    assert right_answers(model, tmp_path) <= 13
+    assert right_answers(model, tmp_path) <= 2
 
 
 def test_ask_takes_it_by_default(signs, capsys):

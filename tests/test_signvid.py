@@ -20,6 +20,7 @@ from autogaze_mllm.evaluation.signvid import Recipe, Shape, ensure_signvid, read
 from autogaze_mllm.evaluation.signvid.backgrounds import FAMILIES
 from autogaze_mllm.evaluation.signvid.conversations import (
     BY_COLOUR,
+    BY_SIGN,
     BY_TIME,
     reply,
     write_conversations,
@@ -272,17 +273,19 @@ def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
     recipe = Recipe(Shape(224, 224, 4, signs=3), "train", videos=3, questions=2)
     path = write_conversations(tmp_path, "clips", recipe)
     samples, faults = check_samples([path])
-    assert len(samples) == 6 and not faults  # two listings and two questions about each video, two in a conversation
+    assert len(samples) == 12 and not faults  # 2 listings, 3 signs and 2 questions for each video, 2 in a conversation
     stored = [json.loads(line) for line in path.read_text().splitlines()]
-    assert [sample["video"] for sample in stored] == [f"clips/0000{n}.mp4" for n in (0, 0, 1, 1, 2, 2)]
+    assert [sample["video"] for sample in stored] == [f"clips/0000{n}.mp4" for n in (0, 1, 2) for _ in range(4)]
     assert all(sample["conversations"][0]["value"].startswith("<video>\n") for sample in stored)
     said = {}
-    for sample in stored[:2]:
+    for sample in stored[:4]:
         turns = [turn["value"].removeprefix("<video>\n") for turn in sample["conversations"]]
         said |= dict(zip(turns[::2], turns[1::2], strict=True))
     assert said.pop(BY_TIME) == ", ".join(recipe.plan(0).codes)
     assert all(f"{shown.sign.colour} {shown.sign.code}" in said[BY_COLOUR] for shown in recipe.plan(0).signs)
     del said[BY_COLOUR]
+    for shown in recipe.plan(0).signs:
+        assert said.pop(BY_SIGN.format(shown.sign.colour)) == shown.sign.code
     assert len(said) == 2 and all(answer[-9:-1] == "Answer: " and answer[-1] in LETTERS for answer in said.values())
     with pytest.raises(InputError, match="train split"):
         write_conversations(tmp_path, "clips", dataclasses.replace(recipe, split="test"))

@@ -24,6 +24,7 @@ from .signs import COLOURS, DIGITS, MARKS, code_of
 
 BY_COLOUR = "What do the signs say, by colour?"
 BY_TIME = "What do the signs say, in order?"
+BY_SIGN = "What does the {} sign say?"
 PROMPT = "Question: {}"  # as the HLVid harness asks
 TURNS = 2  # of a conversation at most, unless told otherwise
 EXERCISES = 8  # turns of a conversation without a video
@@ -36,6 +37,11 @@ def reply(asked: Asked) -> str:
     finds the letter of an option that it has just named, and no other way."""
     named = asked.option if asked.option == asked.seen else f"{asked.seen}: {asked.option}"
     return f"{named}({asked.answer}). Answer: {asked.answer}"
+
+
+def plainly(plan: VideoPlan) -> list[tuple[str, str]]:
+    """What each sign says, asked without options."""
+    return [(BY_SIGN.format(shown.sign.colour), shown.sign.code) for shown in plan.signs]
 
 
 def listing(plan: VideoPlan) -> tuple[tuple[str, str], ...]:
@@ -51,7 +57,7 @@ def conversations(
     video: str, plan: VideoPlan, questions: Sequence[Asked], order: np.random.Generator, most: int = TURNS
 ) -> list[Sample]:
     """Samples about one video. video: its path, from the data file's folder. most: turns of a conversation."""
-    turns = [*listing(plan), *((PROMPT.format(asked.text), reply(asked)) for asked in questions)]
+    turns = [*listing(plan), *plainly(plan), *((PROMPT.format(asked.text), reply(asked)) for asked in questions)]
     turns = [turns[int(place)] for place in order.permutation(len(turns))]
     samples = []
     for first in range(0, len(turns), most):
