@@ -14,27 +14,23 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid.plan import TILES_4K
-from autogaze_mllm.files import read_json, write_json
-from autogaze_mllm.gaze.checkpoint import BUNDLED
-from autogaze_mllm.mllm.wrap import SETTINGS_FILE, save_base
+from autogaze_mllm.mllm.wrap import save_base
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path, help="folder of the trained model")
     parser.add_argument("folder", type=Path, help="what to write")
-    parser.add_argument("--ratio", type=float, default=0.147, help="share of a frame's patches that gaze may keep")
+    parser.add_argument("--ratio", type=float, default=0.147, help="share of a frame's patches that may be kept")
     arguments = parser.parse_args()
-    settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio, "loss": 0.0}
+    settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio}
     try:
+        # Of the selectors it reads best behind this one, which keeps the fewest patches of SignVid's videos.
         model = am.wrap(arguments.model, "pixel-diff", cache=False, dtype=torch.bfloat16, **settings)
         save_base(model, arguments.folder, "")
     except InputError as error:
         print(f"bundle_mllm: {error}", file=sys.stderr)
         return 2
-    # The gaze model is bundled beside it and not a second time within it.
-    path = arguments.folder / SETTINGS_FILE
-    write_json(path, {**read_json(path), "gaze": {"name": BUNDLED}})
     size = sum(file.stat().st_size for file in arguments.folder.rglob("*") if file.is_file())
     print(f"{arguments.folder}: {size / 1e6:.1f} MB")
     return 0

@@ -81,9 +81,9 @@ def test_a_model_sees_each_video_once_and_all_is_recorded(two_videos, tmp_path, 
     for stage in ("decode", "gaze", "tower"):  # once for each video, with its first question
         assert [answer["id"] for answer in answers if stage in answer["seconds"]] == ["q0000", "q0003"]
     for answer in answers:
-        assert answer["seconds"]["llm"] > 0 and answer["tokens"]["new"] == 16 and isinstance(answer["raw"], str)
+        assert answer["seconds"]["llm"] > 0 and 0 < answer["tokens"]["new"] <= 16 and isinstance(answer["raw"], str)
         assert 0 < answer["patches"]["kept"] < answer["patches"]["total"] == 6 * 265
-        assert answer["tokens"]["prompt"] > answer["tokens"]["visual"] == answer["patches"]["kept"] + 1
+        assert answer["tokens"]["prompt"] > answer["tokens"]["visual"] >= answer["patches"]["kept"] / 4
         assert answer["frames"]["sampled"] == 6 and answer["frames"]["lost"] == 0
     # 10 frames in 2 s and 12 in 2.4 s, of which 6 are taken.
     assert [answers[0]["frames"]["fps"], answers[-1]["frames"]["fps"]] == [3.0, 2.5]
@@ -93,8 +93,8 @@ def test_a_model_sees_each_video_once_and_all_is_recorded(two_videos, tmp_path, 
     assert report["patches"]["kept"] == sum(answer["patches"]["kept"] for answer in first)
     settings = report["settings"]
     assert settings["prompt_version"] == "1" and settings["seed"] == 0 and settings["max_new_tokens"] == 16
-    assert settings["seen"]["video"]["frames"] == 6 and settings["seen"]["gaze"] == "bundled"
-    assert settings["seen"]["index_rule"] and settings["seen"]["loss_in_force"] == 0.2
+    assert settings["seen"]["video"]["frames"] == 6 and settings["seen"]["gaze"] == "pixel-diff"
+    assert settings["seen"]["index_rule"] and settings["seen"]["loss_in_force"] is None
     assert settings["seen"]["tower"]["scales"][-1] == [224, 224]
     assert settings["model"]["family"] == "LLaVA-OneVision" and settings["model"]["decoding"] == "greedy"
     assert report["environment"]["packages"]["torch"]
@@ -104,7 +104,7 @@ def test_reports_show_published_numbers_and_say_what_differs(two_videos, tmp_pat
     report = evaluate(capsys, "hlvid", two_videos, tmp_path, "--frames", "6", "--limit", "5", model=None)
     assert (report["published"]["dense"], report["published"]["gazed"]) == (42.5, 52.6)
     said = " ".join(report["differences"])
-    assert "The model is built-in, tiny and untrained; the published one is nvidia/NVILA-8B-HD-Video." in said
+    assert "The model is bundled; the published one is nvidia/NVILA-8B-HD-Video." in said
     assert "5 questions were asked (--limit 5); the published data have 268." in said
     assert "6; published: 128." in said and "picked by bundled; published: nvidia/AutoGaze" in said
     assert "predicted loss" not in said  # of another task, which cannot be compared

@@ -8,11 +8,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+import autogaze_mllm as am
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid import Recipe, Shape
 from autogaze_mllm.evaluation.signvid.curve import Look, targets
@@ -21,7 +23,6 @@ from autogaze_mllm.evaluation.signvid.signs import BORDER, cell_of
 from autogaze_mllm.gaze.pipeline import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
-from autogaze_mllm.mllm.tiny import tiny_model
 from benchmarks import signvid
 
 SCRIPT = Path(signvid.__file__)
@@ -75,14 +76,19 @@ def here(measured, monkeypatch):
 
     def measure(seed: int = 0, **changes) -> None:
         told = argparse.Namespace(gaze="pixel-diff", ratio=None, looks=None, shuffled=False, videos=None, dev=False)
-        vars(told).update(quick=True, large=False, model=None, device=None)
+        vars(told).update(quick=True, large=False, model="bundled", device=None)
         vars(told).update(data=measured / "data", out=measured / "out", **changes)
-        base, processor = tiny_model()
-        if seed:
-            torch.manual_seed(seed)
-            for parameter in base.parameters():
-                torch.nn.init.normal_(parameter, std=0.02)
-        monkeypatch.setattr("autogaze_mllm.mllm.tiny.tiny_model", lambda: (base, processor))
+        load = am.load
+
+        def load_other(*arguments: Any, **options: Any) -> am.GazedModel:
+            model = load(*arguments, **options)
+            if seed:
+                torch.manual_seed(seed)
+                for parameter in model.base.parameters():
+                    torch.nn.init.normal_(parameter, std=0.02)
+            return model
+
+        monkeypatch.setattr(am, "load", load_other)
         signvid.measure("gaze", signvid.chosen_setup(told), told, False)
 
     threads = torch.get_num_threads()

@@ -18,7 +18,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     )
     ask.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
-    gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise the bundled one")
+    gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     ask.set_defaults(run=run)
 
 

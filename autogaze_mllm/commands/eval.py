@@ -60,7 +60,7 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
         "--sweep", metavar="GRID", help='try a grid of settings, for example "gaze=pixel-diff,random; ratio=0.1,0.25"'
     )
     parser.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the videos")
-    gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise the bundled one")
+    gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     parser.set_defaults(run=run_benchmark, benchmark=name)
 
 
@@ -158,8 +158,7 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, li
 
     from ..evaluation.answerers import SCRIPTED, ModelAnswerer, ScriptedAnswerer, Variant
     from ..evaluation.sweep import parse_sweep, sweep_variants
-    from ..gaze.checkpoint import BUNDLED
-    from ..gaze.selectors import AllSelector, RandomSelector
+    from ..gaze.selectors import AllSelector, RandomSelector, selector_name
     from ..mllm.wrap import DEFAULT_GAZE
 
     points = None if arguments.sweep is None else parse_sweep(arguments.sweep)
@@ -174,7 +173,7 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, li
     model = load_model(arguments)
     if isinstance(model.gaze, RandomSelector):
         model.gaze = RandomSelector(arguments.seed)
-    gaze = arguments.gaze or (DEFAULT_GAZE if arguments.model else BUNDLED)
+    gaze = arguments.gaze or (DEFAULT_GAZE if arguments.model else selector_name(model.gaze))
     if points is None:
         variants = [Variant(model.gaze, model.settings, gaze)]
     else:
