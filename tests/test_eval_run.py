@@ -94,9 +94,9 @@ def test_a_model_sees_each_video_once_and_all_is_recorded(two_videos, tmp_path, 
     settings = report["settings"]
     assert settings["prompt_version"] == "1" and settings["seed"] == 0 and settings["max_new_tokens"] == 16
     assert settings["seen"]["video"]["frames"] == 6 and settings["seen"]["gaze"] == "pixel-diff"
-    assert settings["seen"]["index_rule"] and settings["seen"]["loss_in_force"] is None
+    assert settings["seen"]["index_rule"] and settings["seen"]["loss_in_force"] == 0.05
     assert settings["seen"]["tower"]["scales"][-1] == [224, 224]
-    assert settings["model"]["family"] == "LLaVA-OneVision" and settings["model"]["decoding"] == "greedy"
+    assert settings["model"]["family"] == "VILA-style folders" and settings["model"]["decoding"] == "greedy"
     assert report["environment"]["packages"]["torch"]
 
 
@@ -106,7 +106,7 @@ def test_reports_show_published_numbers_and_say_what_differs(two_videos, tmp_pat
     said = " ".join(report["differences"])
     assert "The model is bundled; the published one is nvidia/NVILA-8B-HD-Video." in said
     assert "5 questions were asked (--limit 5); the published data have 268." in said
-    assert "6; published: 128." in said and "picked by bundled; published: nvidia/AutoGaze" in said
+    assert "6; published: 128." in said and "picked by pixel-diff; published: nvidia/AutoGaze" in said
     assert "predicted loss" not in said  # of another task, which cannot be compared
     markdown, page = (tmp_path / "report.md").read_text(), (tmp_path / "report.html").read_text()
     for text in ("52.6 %", "published: 128", "By category", "unparsed", "Accuracy against visual tokens", "seconds"):
