@@ -61,7 +61,7 @@ def run(folder: Path, dense: bool) -> None:
     gazed = look(model, clip, overlay)
     right = show("with gaze", model, gazed, time.perf_counter() - start, questions)
     if dense:
-        print("\nthe same model looks at every patch now, which takes a minute or two ...")
+        print("\nthe same model looks at every patch now: minutes, and far more tokens than it was trained on ...")
         model.gaze = load_selector("all")
         start = time.perf_counter()
         everything = look(model, clip, None)
