@@ -1,8 +1,9 @@
 """Writes an untrained tiny MLLM in the VILA layout, ready for `autogaze-mllm finetune`.
 
-A SigLIP tower of 192 channels on the gaze model's own scales (32+64+112+224 at patch 16), which looks at every frame by
-itself; a projector that joins four gazed patches to a token; a Qwen2 LLM of 192 channels; and a byte-level tokenizer
-with a few merges learnt from SignVid's questions, codes left out. All in about 2.5 M parameters.
+A SigLIP tower of 192 channels and three layers on the gaze model's own scales (32+64+112+224 at patch 16), which looks
+at every frame by itself; a projector that joins four gazed patches to a token; a Qwen2 LLM of 192 channels and four
+layers; and a byte-level tokenizer with a few merges learnt from SignVid's questions, codes left out. All in about 3.6 M
+parameters.
 
     python scripts/make_bundled_mllm.py untrained data/stills      # the videos are what the patch filters are made from
 """
@@ -152,7 +153,8 @@ def prime_tower(core: Any, patches: torch.Tensor) -> None:
     core.embeddings.position_embedding.weight.mul_(3)  # in proportion to the filters' answers
     answers = patches @ filters.T
     busy = answers[answers.norm(dim=1) > answers.norm(dim=1).median()]
-    likes = torch.nn.functional.layer_norm(busy[torch.randperm(len(busy))[:hidden]], (channels,))
+    drawn = torch.randperm(len(busy)).repeat(-(-hidden // len(busy)))[:hidden]  # again from the start if they are few
+    likes = torch.nn.functional.layer_norm(busy[drawn], (channels,))
     gain, threshold = 8.0, 0.2  # of the cosine between a patch and a unit's
     layer.mlp.fc1.weight.copy_(gain * likes / channels)
     layer.mlp.fc1.bias.fill_(-gain * threshold)

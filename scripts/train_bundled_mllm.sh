@@ -13,6 +13,9 @@
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
 #
+# The bundled model went through tower, listing, stills, letters and clips, then plain questions on clips and on 3 x 3
+# tiles behind pixel-diff and a short while behind the gaze model; videos and long as they stand here are still to come.
+#
 # FOLDER (default: mllm_training) takes data, runs and results; FOLDER/model is the result, in bf16, with the settings
 # that `ask` takes from it. --quick is the same recipe in small, a few minutes on one core, in FOLDER/quick. Stages that
 # are done are left as they are, interrupted ones go on. DEVICE: --cpu, or nothing where there is a GPU. What is tuned is
