@@ -157,6 +157,11 @@ def shares(start: float, minutes: float, steps: int | None) -> Iterator[tuple[in
         step += 1
 
 
+def learning_rate(highest: float, step: int, warm_up: int, done: float) -> float:
+    """Rises for `warm_up` steps and falls along a cosine to a fiftieth."""
+    return highest * min(1.0, (step + 1) / warm_up) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
+
+
 def words_of(model: Any) -> torch.Tensor:
     """Ids of the words for every mark, digit and colour, as they stand within an answer."""
     tokenizer = model.tokenizer
@@ -195,7 +200,7 @@ def train_projector(model: Any, tiles: Tiles, held: Tiles, arguments: argparse.N
     scale = nn.Parameter(torch.tensor(10.0))
     bias = nn.Parameter(torch.tensor(-3.0))
     parameters = [*projector.parameters(), scale, bias]
-    optimizer = torch.optim.AdamW(parameters, lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(parameters, lr=arguments.projector_lr, betas=(0.9, 0.98), weight_decay=0.0)
     projector.train()
     start = time.monotonic()
 
@@ -210,9 +215,7 @@ def train_projector(model: Any, tiles: Tiles, held: Tiles, arguments: argparse.N
 
     for step, done in shares(start, arguments.projector_minutes, arguments.steps):
         for group in optimizer.param_groups:
-            group["lr"] = (
-                arguments.lr * min(1.0, (step + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
-            )
+            group["lr"] = learning_rate(arguments.projector_lr, step, 100, done)
         answers, said, sure = heard(tiles)
         weight = said * 5 + (1 - said) * sure[:, None]
         loss = (F.binary_cross_entropy_with_logits(answers, said, reduction="none") * weight).sum() / weight.sum()
@@ -251,12 +254,10 @@ def train(arguments: argparse.Namespace) -> None:
     parameters = [*tower.parameters(), *head.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=arguments.lr, betas=(0.9, 0.98), weight_decay=0.01)
     tower.train()
-    log: list[dict[str, float]] = []
     start, running = time.monotonic(), 0.0
     for step, done in shares(start, arguments.minutes, arguments.steps):
-        rate = arguments.lr * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * done)))
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = learning_rate(arguments.lr, step, 200, done)
         gazed, labels = tiles.draw(arguments.tiles)
         loss = loss_of(head(tower.encode(gazed)), labels)
         optimizer.zero_grad()
@@ -266,9 +267,8 @@ def train(arguments: argparse.Namespace) -> None:
         running += (loss.item() - running) / min(step + 1, 100)
         if (step + 1) % arguments.report_every == 0:
             minutes = (time.monotonic() - start) / 60
-            log.append({"step": step + 1, "minutes": round(minutes, 2), "loss": round(running, 4)})
-            log[-1] |= measure(tower, head, held)
-            print(json.dumps(log[-1]), flush=True)
+            told = {"step": step + 1, "minutes": round(minutes, 2), "loss": round(running, 4)}
+            print(json.dumps(told | measure(tower, head, held)), flush=True)
     tower.eval()
     train_projector(model, tiles, held, arguments)
     model.base.save_pretrained(arguments.output)
@@ -286,7 +286,8 @@ def main() -> int:
     parser.add_argument("--projector-minutes", type=float, default=5)
     parser.add_argument("--steps", type=int, help="of each, instead of minutes")
     parser.add_argument("--tiles", type=int, default=16, help="of a step")
-    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--lr", type=float, default=3e-3, help="of the tower")
+    parser.add_argument("--projector-lr", type=float, default=2e-3)
     parser.add_argument("--report-every", type=int, default=200, metavar="STEPS")
     parser.add_argument("--seed", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)

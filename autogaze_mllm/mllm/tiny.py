@@ -1,4 +1,4 @@
-"""Tiny base models with random weights: the demo until trained weights are bundled, and what the tests wrap.
+"""Tiny base models with random weights: what `finetune` starts from without a name, and what the tests wrap.
 
 They have every part of a real model of their family and answer noise.
 """

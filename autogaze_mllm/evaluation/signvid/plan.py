@@ -29,8 +29,7 @@ class Shape:
     font. order: whether they turn up one after the other; otherwise all are there from the first frame on.
 
     Signs stand still on screen, their cells on a raster of `raster` pixels (a broken number where the frame is resized
-    before it is cut into tiles), each moved by up to `jitter` pixels: reading print at any offset takes a tower that
-    has seen far more than a tiny one can be shown in an hour.
+    before it is cut into tiles), each moved by up to `jitter` pixels, which suits towers with patches of that size.
     """
 
     width: int = 1344
