@@ -17,7 +17,7 @@ from pathlib import Path
 
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
-from autogaze_mllm.evaluation.signvid.conversations import TURNS, write_conversations, write_exercises
+from autogaze_mllm.evaluation.signvid.conversations import TURNS, write_conversations
 from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED, stored_recipe
 from autogaze_mllm.evaluation.signvid.legible import check_legible
 from autogaze_mllm.evaluation.signvid.plan import Split
@@ -29,9 +29,6 @@ def main() -> int:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dev", action="store_true", help="write the train split, for development")
     what.add_argument("--train", metavar="NAME", help="write training samples FOLDER/NAME.jsonl instead")
-    what.add_argument(
-        "--letters", metavar="NAME", help="write FOLDER/NAME.jsonl: exercises without videos, --videos many"
-    )
     what.add_argument("--check", action="store_true", help="only read the signs of the data set in FOLDER")
     parser.add_argument("--size", default="1344x1344", help="WIDTHxHEIGHT, up to 3840x2160")
     parser.add_argument("--frames", type=int, default=16, help="up to 1024")
@@ -64,9 +61,7 @@ def main() -> int:
         split: Split = "train" if arguments.train or arguments.dev else "test"
         recipe = Recipe(shape, split, arguments.videos, arguments.questions, seed)
         options = {"workers": arguments.workers, "progress": True}
-        if arguments.letters:
-            print(write_exercises(arguments.folder, arguments.letters, arguments.videos, seed))
-        elif arguments.train:
+        if arguments.train:
             print(write_conversations(arguments.folder, arguments.train, recipe, turns=arguments.turns, **options))
         else:
             print(write_signvid(arguments.folder, recipe, **options))

@@ -96,6 +96,15 @@ def test_loss_zero_spends_the_whole_budget_and_a_looser_one_less(clip, capsys):
     assert kept[0] > kept[1] > kept[2] >= 4
 
 
+def test_gaze_starts_anew_in_every_chunk(clip, capsys):
+    kept = {}
+    for chunk in ("2", "6"):
+        options = ["--gaze", "pixel-diff", "--frames", "6", "--chunk-frames", chunk]
+        assert main(["gaze", str(clip), "--json", *options]) == 0
+        kept[chunk] = json.loads(capsys.readouterr().out)["patches"]
+    assert kept["2"] > kept["6"] > 0  # pixel-diff keeps what changed, and all of a chunk's first frame
+
+
 def test_info_names_versions_devices_backends_extras(capsys):
     assert main(["info", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

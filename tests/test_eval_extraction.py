@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS, Question
-from autogaze_mllm.evaluation.extraction import strict
+from autogaze_mllm.evaluation.benchmarks.hlvid import options_within
+from autogaze_mllm.evaluation.extraction import named_option, strict
 
 STRICT = [
     # Cases on which common extractors fail.
@@ -56,6 +57,30 @@ def test_strict(reply, letter):
 
 def test_strict_knows_the_options_of_the_question():
     assert strict("E", "ABCDE") == "E" and strict("D", "ABC") is None and strict("The answer is F", "ABCDEF") == "F"
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("the red ball", "A"),
+        (" The  Red ball. ", "A"),
+        ("**blue box**", "B"),
+        ("A ball and a box. Answer: blue box", "B"),
+        ("The answer is the red ball, not the answer: 3", "D"),
+        ("the red ball or blue box", None),
+        ("the red", None),
+        ("", None),
+        ("green", None),  # of two options
+    ],
+)
+def test_the_words_of_one_option_are_its_letter(reply, letter):
+    assert named_option(reply, "ABCDEF", ("A. the red ball", "(B) blue box", "C. Green", "3", "E. green.")) == letter
+
+
+def test_hlvid_tells_its_options_where_they_stand_in_lines():
+    assert options_within("Which?\nA. one\nB. A. two\nC. three \nD. 4\nPlease.") == ("one", "A. two", "three", "4")
+    assert options_within("Which?\nA. one\nB. two\nC. three\nPlease.") == ()
+    assert options_within("Which of A. B. C. D. is it?") == ()
 
 
 QUESTION = Question(

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # the verbs import what they need where they need it, so that
 ONLY_SIGNS = (
     "the bundled model reads the signs of SignVid's generated videos and nothing else. Name a real one with --model"
 )
-SETTINGS = ("ratio", "loss", "frames", "max_tiles", "thumbnails")
+SETTINGS = ("ratio", "loss", "frames", "chunk_frames", "max_tiles", "thumbnails")
 
 
 def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
@@ -27,6 +27,9 @@ def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
     )
     parser.add_argument("--loss", type=float, help="a frame stops at this loss (default: the selector's own; 0: never)")
     parser.add_argument("--frames", type=int, help="frames taken from the video, evenly spread (default 32)")
+    parser.add_argument(
+        "--chunk-frames", type=int, metavar="N", help="frames that gaze sees together; then it starts anew (default 16)"
+    )
     parser.add_argument("--max-tiles", type=int, metavar="N", help="cut a frame into at most N tiles (default 1)")
     parser.add_argument(
         "--thumbnails", type=int, metavar="N", help="whole frames looked at besides the tiles (default 0)"

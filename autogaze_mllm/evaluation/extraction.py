@@ -55,6 +55,27 @@ def strict(reply: str, letters: str) -> str | None:
     return None
 
 
+_CONCLUDES = re.compile(r"\b(?:answer|option|choice)\s*(?:is|:)\s*", re.IGNORECASE)
+
+
+def named_option(reply: str, letters: str, options: Sequence[str]) -> str | None:
+    """The letter of the one option whose words are the reply, or all that follows its last "the answer is".
+
+    Case, spaces and the marks around do not count. options: their texts, with or without a letter before ("A. red").
+    """
+    said = _words(_CONCLUDES.split(_EMPHASIS.sub("", reply))[-1])
+    texts = [
+        _words(re.sub(rf"\A\s*\(?{letter}[.):]\s*", "", option))
+        for letter, option in zip(letters, options, strict=False)
+    ]
+    named = [letter for letter, text in zip(letters, texts, strict=False) if text and text == said]
+    return named[0] if len(named) == 1 else None
+
+
+def _words(text: str) -> str:
+    return " ".join(text.lower().split()).strip(_QUOTES + " .,:;!")
+
+
 def first_word(reply: str, letters: str) -> str | None:
     """The first letter that stands as a word, in either case."""
     found = re.search(rf"\b([{letters}])\b", reply, re.IGNORECASE)

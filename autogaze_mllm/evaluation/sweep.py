@@ -22,6 +22,7 @@ KINDS: dict[str, Callable[[str], Any]] = {
     "ratio": float,
     "loss": float,
     "frames": int,
+    "chunk_frames": int,
     "max_tiles": int,
     "thumbnails": int,
 }

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from ...errors import InputError
-from ..extraction import strict
+from ..extraction import named_option, strict
 from ..subtitles import Cue
 from ..tables import Row, content_of, find_tables
 
@@ -110,8 +110,8 @@ class Benchmark(ABC):
         return self.repo
 
     def strict(self, reply: str, question: Question) -> str | None:
-        """The answer by our own rule."""
-        return strict(reply, question.letters)
+        """The answer by our own rule: the letter that the reply commits to, or else that of the option that it is."""
+        return strict(reply, question.letters) or named_option(reply, question.letters, question.options)
 
     def prompt(self, question: Question, seconds: Sequence[float]) -> str:
         """What the model is asked about a video of which it sees frames at these times."""

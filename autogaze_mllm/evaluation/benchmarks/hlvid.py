@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from ..tables import Row, read_rows
 from .base import Benchmark, Published, Question
 
 LETTERS = "ABCD"
+_OPTION = re.compile(rf"^\(?([{LETTERS}])[.):]\s*(.+)$", re.MULTILINE)
 
 
 class HLVid(Benchmark):
@@ -38,9 +40,16 @@ class HLVid(Benchmark):
                         f"Question: {row.text('question')}",
                         LETTERS,
                         row.letter("answer", LETTERS),
+                        options_within(row.text("question")),
                         categories={"category": row.text("category")},
                     ),
                 )
 
     def official(self, reply: str, question: Question) -> str | None:
         return first_word(reply, LETTERS)
+
+
+def options_within(text: str) -> tuple[str, ...]:
+    """Texts of the options that stand in a question, each in a line; none where they are not just A to D in order."""
+    found = _OPTION.findall(text)
+    return tuple(option.strip() for _, option in found) if [letter for letter, _ in found] == list(LETTERS) else ()

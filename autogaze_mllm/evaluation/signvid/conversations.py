@@ -1,7 +1,7 @@
 """SignVid's train split as fine-tuning samples: short conversations about each video, in LLaVA's convention.
 
 Some turns list all signs, which teaches reading many of them at once; the others are questions as in the benchmark,
-answered in words and with a letter, in a form of which both of the harness's rules read the letter. The turns of a
+answered in an option's own words, of which the harness's strict rule knows the letter. The turns of a
 video are dealt out to several conversations in any order, so that most of them have to be answered from the video, as
 in the benchmark, and not from what was said before.
 """
@@ -16,27 +16,25 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
-from ...files import atomic_write, output_folder
+from ...files import atomic_write
 from .dataset import DEVELOPMENT_SEED, Recipe, video_name, write_videos
-from .plan import VideoPlan, draw_digit, draw_mark
-from .questions import INSTRUCTION, LETTERS, Asked
-from .signs import COLOURS, DIGITS, MARKS, code_of
+from .plan import VideoPlan
+from .questions import Asked
+from .signs import COLOURS
 
 BY_COLOUR = "What do the signs say, by colour?"
 BY_TIME = "What do the signs say, in order?"
 BY_SIGN = "What does the {} sign say?"
 PROMPT = "Question: {}"  # as the HLVid harness asks
 TURNS = 2  # of a conversation at most, unless told otherwise
-EXERCISES = 8  # turns of a conversation without a video
 
 Sample = dict[str, Any]
 
 
 def reply(asked: Asked) -> str:
-    """What the model is taught to answer: what it saw, the option with its letter beside it, the letter. A small model
-    finds the letter of an option that it has just named, and no other way."""
-    named = asked.option if asked.option == asked.seen else f"{asked.seen}: {asked.option}"
-    return f"{named}({asked.answer}). Answer: {asked.answer}"
+    """What the model is taught to answer: the option, after what it rests on. Not the option's letter: to find that is
+    a task of its own, which a model of this size learns far later than to read."""
+    return asked.option if asked.option == asked.seen else f"{asked.seen}. Answer: {asked.option}"
 
 
 def plainly(plan: VideoPlan) -> list[tuple[str, str]]:
@@ -67,48 +65,6 @@ def conversations(
             told.append({"from": "gpt", "value": answer})
         samples.append({"id": f"{video}-{first // most}", "video": video, "conversations": told})
     return samples
-
-
-def letter_exercise(number: int, seed: int) -> Sample:
-    """A conversation without a video: which letter stands beside an option? Models of any size have to learn this, and
-    small ones learn it far sooner where nothing else is asked."""
-    rng = np.random.default_rng([seed, number, 7])
-    told: list[dict[str, str]] = []
-    for _ in range(EXERCISES):
-        options = _some_options(rng)
-        right = int(rng.integers(len(LETTERS)))
-        lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
-        text = "\n".join([f"Which one is {options[right]}?", *lines, INSTRUCTION])
-        asked = Asked("letter", text, LETTERS[right], options[right], options[right])
-        told.append({"from": "human", "value": PROMPT.format(asked.text)})
-        told.append({"from": "gpt", "value": reply(asked)})
-    return {"id": f"letters-{number}", "conversations": told}
-
-
-def _some_options(rng: np.random.Generator) -> list[str]:
-    """As those of the three kinds of questions: two marks by two digits, any codes, or numbers."""
-    kind = rng.choice(["read", "first", "count"])
-    if kind == "count":
-        options = [str(number) for number in range(len(LETTERS))]
-    else:
-        found: dict[str, None] = {}
-        marks, digits = rng.choice(MARKS, 2, replace=False), rng.choice(list(DIGITS), 2, replace=False)
-        if kind == "read":
-            found = dict.fromkeys(code_of(str(mark), str(digit)) for mark in marks for digit in digits)
-        while len(found) < len(LETTERS):
-            found[code_of(draw_mark(rng), draw_digit(rng))] = None
-        options = list(found)
-    return [str(option) for option in rng.permutation(options)]
-
-
-def write_exercises(folder: str | Path, name: str, count: int, seed: int) -> Path:
-    """FOLDER/name.jsonl"""
-    path = Path(folder) / f"{name}.jsonl"
-    output_folder(path.parent)
-    with atomic_write(path) as temporary:
-        lines = (json.dumps(letter_exercise(number, seed)) for number in range(count))
-        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return path
 
 
 def write_conversations(

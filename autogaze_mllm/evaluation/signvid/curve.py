@@ -40,7 +40,8 @@ class Look:
 
 
 def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: float) -> Look:
-    """From a finished run: its report (evaluation.report) and answers."""
+    """From a finished run: its report (evaluation.report) and answers. By the strict rule: an option's words stand
+    for its letter, as the bundled model answers."""
     first: list[float] = []
     further: list[float] = []
     seen: set[str] = set()
@@ -49,7 +50,7 @@ def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: flo
             continue
         (further if answer.video in seen else first).append(sum(answer.seconds.values()))
         seen.add(answer.video)
-    scores = report["scores"]["official"]
+    scores = report["scores"]["strict"]
     return Look(
         name,
         scores["score"],
