@@ -14,7 +14,9 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.signvid.plan import TILES_4K
-from autogaze_mllm.mllm.wrap import save_base
+from autogaze_mllm.files import read_json, write_json
+from autogaze_mllm.gaze.checkpoint import BUNDLED
+from autogaze_mllm.mllm.wrap import SETTINGS_FILE, save_base
 
 
 def main() -> int:
@@ -22,12 +24,17 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="folder of the trained model")
     parser.add_argument("folder", type=Path, help="what to write")
     parser.add_argument("--ratio", type=float, default=0.147, help="share of a frame's patches that may be kept")
+    parser.add_argument("--gaze", default=BUNDLED, choices=(BUNDLED, "pixel-diff"), help="what it looks through")
     arguments = parser.parse_args()
     settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio}
+    if arguments.gaze == BUNDLED:
+        settings |= {"loss": 0.0, "chunk_frames": 4}  # as in benchmarks/signvid.py, which says why
     try:
-        # Of the selectors it reads best behind this one, which keeps the fewest patches of SignVid's videos.
         model = am.wrap(arguments.model, "pixel-diff", cache=False, dtype=torch.bfloat16, **settings)
         save_base(model, arguments.folder, "")
+        # The gaze model that comes with the package is named, not copied.
+        path = arguments.folder / SETTINGS_FILE
+        write_json(path, {**read_json(path), "gaze": {"name": arguments.gaze}})
     except InputError as error:
         print(f"bundle_mllm: {error}", file=sys.stderr)
         return 2

@@ -6,15 +6,12 @@
 #   tower      tower and projector, on sheets full of signs
 #   listing    stills with three signs: what do they say, by colour?
 #   stills     stills with four signs, every patch seen: questions as in the benchmark, too
-#   letters    no videos: which letter stands beside an option?
-#   clips      8 frames of 2 x 2 tiles: which sign came first?
-#   videos     16 frames of 3 x 3 tiles, gazed by GAZE (default: the bundled gaze model)
-#   long       the same with every patch seen: what is worth attending to in ten thousand tokens
+#   clips      8 frames of 2 x 2 tiles behind pixel-diff, 70 tokens: which sign came first?
+#   gazed      the same behind GAZE (default: the bundled gaze model), 300 tokens
+#   videos     16 frames of 3 x 3 tiles behind GAZE, 1,400 tokens
+#   long       16 frames of 6 x 6 tiles behind GAZE, 5,500 tokens: what is worth attending to in so many
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
-#
-# The bundled model went through tower, listing, stills, letters and clips, then plain questions on clips and on 3 x 3
-# tiles behind pixel-diff and a short while behind the gaze model; videos and long as they stand here are still to come.
 #
 # FOLDER (default: mllm_training) takes data, runs and results; FOLDER/model is the result, in bf16, with the settings
 # that `ask` takes from it. --quick is the same recipe in small, a few minutes on one core, in FOLDER/quick. Stages that
@@ -35,13 +32,13 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ $QUICK = 1 ]; then
     FOLDER=$FOLDER/quick
-    PRIME=40; LISTING=48; STILLS=16; LETTERS=32; CLIPS=4; VIDEOS=2; EPOCHS="1 1 1 1 1 1"; BATCH=8
+    PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; LONG=2; EPOCHS="1 1 1 1 1 1"; BATCH=8
     TOWER="--sheets 12 --steps 12 --report-every 6"
 else
-    PRIME=400; LISTING=6000; STILLS=3000; LETTERS=8000; CLIPS=1500; VIDEOS=240; EPOCHS="3 2 1 2 2 1"; BATCH=16
+    PRIME=400; LISTING=6000; STILLS=3000; CLIPS=1500; VIDEOS=240; LONG=60; EPOCHS="3 2 2 1 2 3"; BATCH=16
     TOWER="--sheets 1500 --minutes 15 --projector-minutes 4"
 fi
-read -r E_LISTING E_STILLS E_LETTERS E_CLIPS E_VIDEOS E_LONG <<< "$EPOCHS"
+read -r E_LISTING E_STILLS E_CLIPS E_GAZED E_VIDEOS E_LONG <<< "$EPOCHS"
 
 make() { # NAME and arguments of make_signvid.py
     local name=$1; shift
@@ -65,9 +62,8 @@ make prime --size 224x224 --frames 1 --at-once --signs 3 --videos $PRIME --quest
 make stills --size 224x224 --frames 1 --at-once --signs 4 --videos $STILLS --questions 9 --turns 5 --seed 40
 make clips --size 448x448 --frames 8 --signs 4 --videos $CLIPS --questions 13 --turns 5 --seed 41
 make listing --size 224x224 --frames 1 --at-once --signs 3 --videos $LISTING --questions 0 --seed 44
-[ -f "$FOLDER/data/letters.jsonl" ] ||
-    $PYTHON "$HERE/make_signvid.py" "$FOLDER/data" --letters letters --videos $LETTERS --seed 43
-make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 10 --turns 5 --seed 45
+make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 14 --turns 7 --seed 45
+make long --size 1344x1344 --frames 16 --signs 5 --videos $LONG --questions 18 --turns 25 --seed 46
 
 [ -f "$FOLDER/untrained/config.json" ] || $PYTHON "$HERE/make_bundled_mllm.py" "$FOLDER/untrained" "$FOLDER/data/prime"
 # shellcheck disable=SC2086
@@ -78,12 +74,13 @@ train listing listing "$FOLDER/tower" --gaze pixel-diff --ratio 0.3 --frames 1 -
     --batch-size $BATCH --llm-lr 1.5e-3
 train stills stills "$FOLDER/listing/merged" --gaze all --ratio 1 --frames 1 --epochs "$E_STILLS" \
     --batch-size $BATCH --llm-lr 1.5e-3
-train letters letters "$FOLDER/stills/merged" --epochs "$E_LETTERS" --batch-size $BATCH --llm-lr 1.5e-3
-train clips clips "$FOLDER/letters/merged" --gaze pixel-diff --ratio 0.15 --frames 8 --max-tiles 4 --epochs "$E_CLIPS" \
-    --batch-size $BATCH --llm-lr 1.5e-3
-train videos videos "$FOLDER/clips/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --max-tiles 9 \
-    --epochs "$E_VIDEOS" --batch-size 4 --llm-lr 5e-4
-train long videos "$FOLDER/videos/merged" --gaze all --ratio 1 --frames 16 --max-tiles 9 --epochs "$E_LONG" \
-    --batch-size 1 --accumulate 4 --llm-lr 2e-4
+train clips clips "$FOLDER/stills/merged" --gaze pixel-diff --ratio 0.147 --frames 8 --max-tiles 4 --epochs "$E_CLIPS" \
+    --batch-size $BATCH --llm-lr 1e-3
+train gazed clips "$FOLDER/clips/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 8 --max-tiles 4 \
+    --epochs "$E_GAZED" --batch-size $BATCH --llm-lr 1e-3
+train videos videos "$FOLDER/gazed/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 4 \
+    --max-tiles 9 --epochs "$E_VIDEOS" --batch-size 4 --llm-lr 8e-4
+train long long "$FOLDER/videos/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 4 \
+    --max-tiles 36 --epochs "$E_LONG" --batch-size 2 --llm-lr 5e-4
 
 [ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/long/merged" "$FOLDER/model"

@@ -14,6 +14,7 @@ from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
 from autogaze_mllm.evaluation.signvid.conversations import plainly
 from autogaze_mllm.evaluation.signvid.dataset import video_name
 from autogaze_mllm.mllm.wrap import BUNDLED_FOLDER
+from tests.eval_runs import evaluate
 
 RECIPE = Recipe(Shape(448, 448, 8, signs=3), "test", videos=4, questions=6, seed=5)
 
@@ -69,3 +70,10 @@ def test_it_is_loaded_as_any_other(tmp_path, signs):
     copy = am.load(tmp_path / "copy", cache=False)
     video = signs / video_name(0)
     assert copy.ask(video, "What do the signs say, in order?") == model.ask(video, "What do the signs say, in order?")
+
+
+def test_it_answers_multiple_choice_questions_in_the_harness(signs, tmp_path, capsys):
+    """24 questions of four options: by luck 6 are right, and 13 or more once in 500 times."""
+    report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", model=None)
+    assert report["scores"]["n"] == 24
+    assert report["scores"]["strict"]["score"]["correct"] >= 13 and report["scores"]["strict"]["unparsed"] <= 4

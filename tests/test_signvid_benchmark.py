@@ -202,6 +202,23 @@ def test_targets_say_what_is_met_and_what_is_missed():
         assert not met["gaze beats random at equal tokens by at least 10 points"]
 
 
+def test_what_lies_below_chance_wins_nothing_for_gaze():
+    """Who names no option is wrong more often than who guesses."""
+    looks = {"gaze": look("gaze", 0.34, 1200, 2.0), "random": look("random", 0.05, 1200, 2.0)}
+    (gain,) = [one for one in targets(looks) if "by at least 10 points" in one["says"]]
+    assert gain["found"] == "9 points" and not gain["met"]
+    for value, met in ((0.1, True), (0.28, True), (0.4, False)):
+        told = dataclasses.replace(looks["gaze"], shuffled=look("", value, 0, 0).accuracy)
+        assert targets({"gaze": told})[-1]["met"] is met
+        assert "not above chance" in targets({"gaze": told})[-1]["says"]
+
+
+def test_gaze_alone_starts_anew_every_few_frames():
+    setup = signvid.Setup(Recipe(), tiles=36, ratio=0.15)
+    assert setup.settings("gaze").chunk_frames == signvid.GAZE_CHUNK and setup.settings("gaze").loss == 0
+    assert setup.settings("pixel-diff").chunk_frames == 16 and setup.settings("pixel-diff").loss is None
+
+
 def test_shape_of_the_development_data_is_that_of_the_test_data():
     told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=True, quick=False, large=False)
     recipe = signvid.chosen_setup(told).recipe

@@ -201,8 +201,9 @@ def load(
     **overrides: Any,
 ) -> GazedModel:
     """What `save_pretrained` or fine-tuning wrote; default: the model that is bundled, which reads SignVid's signs and
-    nothing else. gaze: another selector than the stored one (needed for one of your own class). base: where the base
-    model is now, if it was fine-tuned from another place."""
+    nothing else. gaze: another selector than the stored one (needed for one of your own class), which then stops at its
+    own default loss unless `loss` is given. base: where the base model is now, if it was fine-tuned from another
+    place."""
     source = Path(folder)
     if str(folder) == BUNDLED:
         source, dtype = BUNDLED_FOLDER, dtype or torch.float32  # stored in bf16 for its size alone
@@ -212,11 +213,14 @@ def load(
     stored = read_json(path)
     if stored.get("format") != 1:
         raise InputError(f"{path}: format {stored.get('format')!r} is not known to this version, which reads format 1")
+    settings = VideoSettings.from_dict(stored["settings"])
     if gaze is None:
         gaze = _stored_selector(stored["gaze"], source, path)
+    elif gaze != stored["gaze"].get("name"):
+        settings = settings.changed(loss=None)  # what is stored is in the unit of another selector
     tower = dict(stored["tower"])
     tower["scales"] = [tuple(side) for side in tower["scales"]]
-    settings = _settings(VideoSettings.from_dict(stored["settings"]), overrides)
+    settings = settings.changed(**overrides)
     place = base or _stored_base(stored, source, path)
     model = wrap(place, gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower)
     if "tuned" in stored:
