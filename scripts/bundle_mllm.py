@@ -1,6 +1,6 @@
 """Writes a trained MLLM as it is bundled: in bf16, with the settings that `ask` and `am.load()` take from it.
 
-python scripts/bundle_mllm.py mllm_training/long/merged autogaze_mllm/bundled/mllm
+python scripts/bundle_mllm.py mllm_training/mixed/merged autogaze_mllm/bundled/mllm
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("model", type=Path, help="folder of the trained model")
     parser.add_argument("folder", type=Path, help="what to write")
     parser.add_argument("--ratio", type=float, default=0.147, help="share of a frame's patches that may be kept")
-    parser.add_argument("--gaze", default=BUNDLED, choices=(BUNDLED, "pixel-diff"), help="what it looks through")
+    parser.add_argument("--gaze", default="pixel-diff", choices=(BUNDLED, "pixel-diff"), help="it looks through")
     arguments = parser.parse_args()
     settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio}
     if arguments.gaze == BUNDLED:

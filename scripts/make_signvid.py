@@ -12,6 +12,7 @@ python scripts/make_signvid.py --check benchmarks/data/signvid                # 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -39,6 +40,7 @@ def main() -> int:
     parser.add_argument("--videos", type=int, default=51)
     parser.add_argument("--questions", type=int, default=10, help="about each video")
     parser.add_argument("--turns", type=int, default=TURNS, help="of a conversation at most, with --train")
+    parser.add_argument("--look", help="of training samples: pixel-diff, or json with settings")
     parser.add_argument("--seed", type=int, help=f"default 0, and {DEVELOPMENT_SEED} with --dev")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
@@ -62,7 +64,11 @@ def main() -> int:
         recipe = Recipe(shape, split, arguments.videos, arguments.questions, seed)
         options = {"workers": arguments.workers, "progress": True}
         if arguments.train:
-            print(write_conversations(arguments.folder, arguments.train, recipe, turns=arguments.turns, **options))
+            look = arguments.look
+            if look and look.startswith("{"):
+                look = json.loads(look)
+            written = {"turns": arguments.turns, "look": look, **options}
+            print(write_conversations(arguments.folder, arguments.train, recipe, **written))
         else:
             print(write_signvid(arguments.folder, recipe, **options))
     except (InputError, ValueError) as error:

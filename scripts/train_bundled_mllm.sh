@@ -10,6 +10,7 @@
 #   gazed      the same behind GAZE (default: the bundled gaze model), 300 tokens
 #   videos     16 frames of 3 x 3 tiles behind GAZE, 1,400 tokens
 #   long       16 frames of 6 x 6 tiles behind GAZE, 5,500 tokens: what is worth attending to in so many
+#   mixed      all of these together, some behind GAZE and some behind pixel-diff, so that neither is forgotten
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
 #
@@ -32,13 +33,13 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ $QUICK = 1 ]; then
     FOLDER=$FOLDER/quick
-    PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; LONG=2; EPOCHS="1 1 1 1 1 1"; BATCH=8
+    PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; LONG=2; EPOCHS="1 1 1 1 1 1 1"; BATCH=8
     TOWER="--sheets 12 --steps 12 --report-every 6"
 else
-    PRIME=400; LISTING=6000; STILLS=3000; CLIPS=1500; VIDEOS=240; LONG=60; EPOCHS="3 2 2 1 2 3"; BATCH=16
+    PRIME=400; LISTING=6000; STILLS=3000; CLIPS=1500; VIDEOS=200; LONG=80; EPOCHS="3 2 2 1 2 4 1"; BATCH=16
     TOWER="--sheets 1500 --minutes 15 --projector-minutes 4"
 fi
-read -r E_LISTING E_STILLS E_CLIPS E_GAZED E_VIDEOS E_LONG <<< "$EPOCHS"
+read -r E_LISTING E_STILLS E_CLIPS E_GAZED E_VIDEOS E_LONG E_MIXED <<< "$EPOCHS"
 
 make() { # NAME and arguments of make_signvid.py
     local name=$1; shift
@@ -47,11 +48,13 @@ make() { # NAME and arguments of make_signvid.py
     fi
 }
 
-train() { # NAME of the stage, its data, base model, arguments of finetune
-    local name=$1 data=$2 base=$3; shift 3
+train() { # NAME of the stage, its data (one or several), base model, arguments of finetune
+    local name=$1 data base=$3
+    data=$(for part in $2; do echo "$FOLDER/data/$part.jsonl"; done)
+    shift 3
     if [ -d "$FOLDER/$name/merged" ]; then return; fi
     # shellcheck disable=SC2086
-    $PYTHON -m autogaze_mllm.cli finetune --model "$base" --data "$FOLDER/data/$data.jsonl" --output "$FOLDER/$name" \
+    $PYTHON -m autogaze_mllm.cli finetune --model "$base" --data $data --output "$FOLDER/$name" \
         --cache "$FOLDER/gazed" --no-gradient-checkpointing --precision "$PRECISION" --resume --workers 0 --tower off \
         --projector-lr 2e-4 $DEVICE "$@"
     $PYTHON -m autogaze_mllm.cli merge "$FOLDER/$name" "$FOLDER/$name/merging"
@@ -64,6 +67,9 @@ make clips --size 448x448 --frames 8 --signs 4 --videos $CLIPS --questions 13 --
 make listing --size 224x224 --frames 1 --at-once --signs 3 --videos $LISTING --questions 0 --seed 44
 make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 14 --turns 7 --seed 45
 make long --size 1344x1344 --frames 16 --signs 5 --videos $LONG --questions 18 --turns 25 --seed 46
+SPARSE='{"name": "pixel-diff", "chunk_frames": 16}'
+make sparse --size 1344x1344 --frames 16 --signs 5 --videos $LONG --questions 26 --turns 11 --seed 47 --look "$SPARSE"
+make few --size 448x448 --frames 8 --signs 4 --videos $VIDEOS --questions 13 --turns 5 --seed 48 --look "$SPARSE"
 
 [ -f "$FOLDER/untrained/config.json" ] || $PYTHON "$HERE/make_bundled_mllm.py" "$FOLDER/untrained" "$FOLDER/data/prime"
 # shellcheck disable=SC2086
@@ -82,5 +88,7 @@ train videos videos "$FOLDER/gazed/merged" --gaze "$GAZE" --ratio 0.147 --loss 0
     --max-tiles 9 --epochs "$E_VIDEOS" --batch-size 4 --llm-lr 8e-4
 train long long "$FOLDER/videos/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 4 \
     --max-tiles 36 --epochs "$E_LONG" --batch-size 2 --llm-lr 5e-4
+train mixed "videos long sparse few" "$FOLDER/long/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 \
+    --chunk-frames 4 --max-tiles 36 --epochs "$E_MIXED" --batch-size 4 --llm-lr 6e-4
 
-[ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/long/merged" "$FOLDER/model"
+[ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/mixed/merged" "$FOLDER/model"

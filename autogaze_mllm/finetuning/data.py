@@ -4,6 +4,7 @@
 `messages` (OpenAI, ms-swift, LLaMA-Factory): turns {"role": "user" | "assistant", "content": text} beside `videos` and
 `images`; content may also be a list of parts, in which media stand where they belong.
 
+`gaze` says how a sample's videos are looked at, where not as all others (looks.py).
 A `<video>` or `<image>` tag marks the place of a medium. Without any tag the media come before the first question.
 Where a sample has videos only, `<image>` tags stand for them, as in LLaVA's video data.
 """
@@ -21,6 +22,7 @@ from tqdm.auto import tqdm
 from ..errors import InputError
 from ..mllm.prompt import TAG, tags_in
 from ..video.reader import VideoReader
+from .looks import Look, look_of
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
@@ -37,10 +39,11 @@ class Turn:
 
 @dataclass(frozen=True)
 class Medium:
-    """kind: video or image."""
+    """kind: video or image. look: how it is looked at, where not as the training says."""
 
     kind: str
     path: Path
+    look: Look | None = None
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,18 @@ def _parse(content: Any, root: Path, place: str) -> tuple[Sample | None, list[st
     if turns:
         _check_order(turns, faults)
         turns = _placed(turns, {kind: len(paths) for kind, paths in listed.items()}, faults)
+    try:
+        look = look_of(content)
+    except InputError as error:
+        faults.append(str(error))
     if faults:
         return None, faults
     waiting = {kind: iter(paths) for kind, paths in listed.items()}
-    media = tuple(Medium(kind, root / next(waiting[kind])) for turn in turns for kind in tags_in(turn.text))
+    media = tuple(
+        Medium(kind, root / next(waiting[kind]), look if kind == "video" else None)
+        for turn in turns
+        for kind in tags_in(turn.text)
+    )
     return Sample(tuple(turns), media, place), []
 
 

@@ -30,6 +30,7 @@ from ..mllm.model import GazedModel
 from ..mllm.prompt import open_image
 from . import processes
 from .data import SHOWN_FAULTS, Medium, Sample
+from .looks import KEY, Looks
 from .rollouts import Film
 
 logger = logging.getLogger(__name__)
@@ -61,9 +62,10 @@ class MediaStore:
 
     def __init__(self, model: GazedModel, cache: VideoCache, films: bool = False) -> None:
         self.model, self.cache, self.films = model, cache, films
-        self._keys: dict[Path, str] = {}
+        self._looks = Looks(model)
+        self._keys: dict[Medium, str] = {}
         self._tokens: dict[_Wanted, int] = {}
-        self._patches: dict[Path, int] = {}
+        self._patches: dict[Medium, int] = {}
 
     def prepare(self, samples: Sequence[Sample], progress: bool = False) -> dict[str, int]:
         """Gazes what is not in the cache yet and counts tokens. Everyone must call it, with the same samples.
@@ -71,23 +73,25 @@ class MediaStore:
         -> videos, and how many of them were gazed now. Raises InputError listing media that cannot be used.
         """
         wanted = list(dict.fromkeys(need for sample in samples for need in _needs(sample)))
-        videos = list(dict.fromkeys(need.medium.path for need in wanted if need.medium.kind == "video"))
+        videos = list(dict.fromkeys(need.medium for need in wanted if need.medium.kind == "video"))
+        if self.films and any(video.look is not None for video in videos):
+            raise InputError(f"where gaze is trained it looks at all videos itself: take {KEY!r} out of the samples")
         images = [need for need in wanted if need.medium.kind == "image"]
         faults: dict[str, str] = {}
         own = videos[processes.rank() :: processes.count()]
         made = self._gaze_all(own, faults, progress)
         self._keys = processes.merged(self._keys)
         # Where the folder is not shared, the other machines' entries are missing here.
-        unseen = [path for path in videos if path in self._keys and not self._entry(path).exists()]
+        unseen = [video for video in videos if video in self._keys and not self._entry(video).exists()]
         made += self._gaze_all(unseen[processes.local_rank() :: processes.local_count()], faults, progress)
         processes.wait()
         tokens: dict[_Wanted, int] = {}
-        patches: dict[Path, int] = {}
-        for path in own:
-            if path in self._keys:
-                counts = self._stored_counts(path)
-                tokens[_Wanted(Medium("video", path))] = self.model.family.gazed_count(counts)
-                patches[path] = sum(counts)
+        patches: dict[Medium, int] = {}
+        for video in own:
+            if video in self._keys:
+                counts = self._stored_counts(video)
+                tokens[_Wanted(video)] = self.model.family.gazed_count(counts)
+                patches[video] = sum(counts)
         for need in tqdm(
             images[processes.rank() :: processes.count()], desc="images", disable=not progress or not images
         ):
@@ -112,7 +116,7 @@ class MediaStore:
         """Patches that the tower encodes: those kept of the videos, and about as many as the images have."""
         joined = max(36 // self.model.family.gazed_count([36]), 1)  # patches to a visual token
         return sum(
-            self._patches[need.medium.path] if need.medium.kind == "video" else self._tokens[need] * joined
+            self._patches[need.medium] if need.medium.kind == "video" else self._tokens[need] * joined
             for need in _needs(sample)
         )
 
@@ -123,7 +127,7 @@ class MediaStore:
             if need.medium.kind == "video" and self.films:
                 found.append(Film(need.medium.path, self._tokens[need]))
             elif need.medium.kind == "video":
-                found.append(Media(self._tokens[need], self._gazed(need.medium.path)))
+                found.append(Media(self._tokens[need], self._gazed(need.medium)))
             else:
                 found.append(self._image(need))
         return found
@@ -131,51 +135,55 @@ class MediaStore:
     def _image(self, need: _Wanted) -> Media:
         return self.model.family.dense_image(open_image(need.medium.path), alone=need.alone)
 
-    def _gaze_all(self, paths: Sequence[Path], faults: dict[str, str], progress: bool) -> int:
+    def _gaze_all(self, videos: Sequence[Medium], faults: dict[str, str], progress: bool) -> int:
         """How many had to be gazed."""
         made = 0
-        for path in tqdm(paths, desc="gazing", unit="video", disable=not progress or not paths):
+        for video in tqdm(videos, desc="gazing", unit="video", disable=not progress or not videos):
             try:
-                key = self._keys[path] = self._keys.get(path) or self._key(path)
+                key = self._keys[video] = self._keys.get(video) or self._key(video)
                 with _locked(self.cache.folder / f".{key}.lock"):
-                    if not self._entry(path).exists():
-                        self._make(path)
+                    if not self._entry(video).exists():
+                        self._make(video)
                         made += 1
             except InputError as error:
-                faults[str(path)] = str(error)
-                self._keys.pop(path, None)
+                faults[str(video.path)] = str(error)
+                self._keys.pop(video, None)
         return made
 
-    def _make(self, path: Path) -> None:
-        self.model.gaze_video(path)  # looks once more, and puts the result there
-        if not self._entry(path).exists():
+    def _look_at(self, video: Medium) -> GazedVideo:
+        return self.model.gaze_video(video.path, **self._looks.options(video.look))
+
+    def _make(self, video: Medium) -> None:
+        self._look_at(video)  # looks into the cache once more, and puts the result there
+        if not self._entry(video).exists():
             raise InputError(f"{self.cache.folder}: cannot write here: fine-tuning needs room for the gazed videos")
 
-    def _gazed(self, path: Path) -> GazedVideo:
-        found = self.cache.get_gazed(self._keys[path])
+    def _gazed(self, video: Medium) -> GazedVideo:
+        found = self.cache.get_gazed(self._keys[video])
         if found is None:  # removed, or damaged, since it was prepared
             if torch.utils.data.get_worker_info() is not None and self.model.device.type != "cpu":
-                raise InputError(f"{path}: its cache entry has gone; start again with --resume, which gazes it anew")
-            logger.warning("%s: its cache entry has gone and is made anew", path)
-            found = self.model.gaze_video(path)
+                told = "its cache entry has gone; start again with --resume, which gazes it anew"
+                raise InputError(f"{video.path}: {told}")
+            logger.warning("%s: its cache entry has gone and is made anew", video.path)
+            found = self._look_at(video)
         return found
 
-    def _key(self, path: Path) -> str:
-        key = self.model.gazed_key(path)
+    def _key(self, video: Medium) -> str:
+        key = self.model.gazed_key(video.path, **self._looks.options(video.look))
         if key is None:
             raise InputError("results of a selector of your own cannot be cached, which fine-tuning needs")
         return key
 
-    def _entry(self, path: Path) -> Path:
-        return self.cache.folder / (self._keys[path] + GAZED)
+    def _entry(self, video: Medium) -> Path:
+        return self.cache.folder / (self._keys[video] + GAZED)
 
-    def _stored_counts(self, path: Path) -> list[int]:
+    def _stored_counts(self, video: Medium) -> list[int]:
         """Kept patches of each picture, without reading the patches."""
         try:
-            with safe_open(self._entry(path), framework="pt") as stored:
+            with safe_open(self._entry(video), framework="pt") as stored:
                 frames, pictures = stored.get_tensor("frame_counts"), stored.get_tensor("pictures")
         except (SafetensorError, OSError):  # damaged: this drops and makes it anew
-            return self._gazed(path).picture_counts()
+            return self._gazed(video).picture_counts()
         _, place = pictures.unique(return_inverse=True)
         return torch.bincount(place, weights=frames.double()).long().tolist()
 

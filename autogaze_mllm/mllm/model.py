@@ -126,15 +126,20 @@ class GazedModel(nn.Module):
     # -- input ---------------------------------------------------------------------------------------------------
 
     def gaze_video(
-        self, source: str | Path, settings: VideoSettings | None = None, progress: bool = False
+        self,
+        source: str | Path,
+        settings: VideoSettings | None = None,
+        progress: bool = False,
+        selector: Selector | None = None,
     ) -> GazedVideo:
         """Gazes a video once, for any number of questions: the result can stand wherever a path can.
 
+        settings, selector: others than the model's own, for this once.
         Taken from the cache if it is there; stats["from_cache"] says so.
         """
         settings = settings or self.settings
         start = time.perf_counter()
-        key = self.gazed_key(source, settings)
+        key = self.gazed_key(source, settings, selector)
         if self.cache is not None and key is not None:
             found = self.cache.get_gazed(key)
             if found is not None:
@@ -142,7 +147,7 @@ class GazedModel(nn.Module):
                 return found
         gazed = gaze_video(
             source,
-            self.gaze,
+            selector or self.gaze,
             settings,
             grid=self.tower.grid,
             pixels=self.family.pixels,
@@ -154,14 +159,16 @@ class GazedModel(nn.Module):
             self.cache.put_gazed(key, gazed)
         return gazed
 
-    def gazed_key(self, source: str | Path, settings: VideoSettings | None = None) -> str | None:
+    def gazed_key(
+        self, source: str | Path, settings: VideoSettings | None = None, selector: Selector | None = None
+    ) -> str | None:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
-        facts = self._gaze_facts(settings or self.settings)
+        facts = self._gaze_facts(settings or self.settings, selector)
         return None if self.cache is None or facts is None else self.cache.key(source, **facts)
 
-    def _gaze_facts(self, settings: VideoSettings) -> dict[str, Any] | None:
+    def _gaze_facts(self, settings: VideoSettings, other: Selector | None = None) -> dict[str, Any] | None:
         """All that decides the kept patches of a video, or None when they cannot be cached."""
-        selector = selector_facts(self.gaze)
+        selector = selector_facts(other or self.gaze)
         pixels = self.family.pixels
         return selector and {
             "selector": selector,

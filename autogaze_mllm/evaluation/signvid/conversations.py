@@ -68,10 +68,18 @@ def conversations(
 
 
 def write_conversations(
-    folder: str | Path, name: str, recipe: Recipe, *, turns: int = TURNS, workers: int = 1, progress: bool = False
+    folder: str | Path,
+    name: str,
+    recipe: Recipe,
+    *,
+    turns: int = TURNS,
+    look: str | dict[str, Any] | None = None,
+    workers: int = 1,
+    progress: bool = False,
 ) -> Path:
-    """FOLDER/name/*.mp4 and FOLDER/name.jsonl. Raises InputError for what nothing is trained on: the test split and the
-    seed that is kept for development."""
+    """FOLDER/name/*.mp4 and FOLDER/name.jsonl. look: how fine-tuning is to look at the videos (finetuning/looks.py),
+    where not as at all others. Raises InputError for what nothing is trained on: the test split and the seed that is
+    kept for development."""
     if recipe.split != "train":
         raise InputError("SignVid: training samples come from the train split")
     if recipe.seed == DEVELOPMENT_SEED:
@@ -84,7 +92,7 @@ def write_conversations(
     for number, plan, questions in recipe.asked():
         order = np.random.default_rng([recipe.seed, number, 6])
         samples = conversations(f"{name}/{video_name(number)}", plan, questions, order, turns)
-        lines += [json.dumps(sample) for sample in samples]
+        lines += [json.dumps(sample if look is None else {**sample, "gaze": look}) for sample in samples]
     path = target / f"{name}.jsonl"
     with atomic_write(path) as temporary:
         temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
