@@ -42,8 +42,8 @@ class Look:
 
 
 def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: float) -> Look:
-    """From a finished run: its report (evaluation.report) and answers. By the strict rule: an option's words stand
-    for its letter, as the bundled model answers."""
+    """From a finished run: its report (evaluation.report) and answers. By the strict rule, of which an option's own
+    words are its letter: so the bundled model answers."""
     first: list[float] = []
     further: list[float] = []
     seen: set[str] = set()
