@@ -77,3 +77,11 @@ def test_it_answers_multiple_choice_questions_in_the_harness(signs, tmp_path, ca
     report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", model=None)
     assert report["scores"]["n"] == 24
     assert report["scores"]["strict"]["score"]["correct"] >= 10 and report["scores"]["strict"]["unparsed"] <= 6
+
+
+def test_a_stored_loss_is_that_of_the_stored_selector(tmp_path):
+    am.load(cache=False, loss=0.3).save_pretrained(tmp_path / "copy")
+    assert am.load(tmp_path / "copy", cache=False).settings.loss == 0.3
+    assert am.load(tmp_path / "copy", cache=False, gaze="pixel-diff").settings.loss == 0.3
+    assert am.load(tmp_path / "copy", cache=False, gaze="bundled").settings.loss is None
+    assert am.load(tmp_path / "copy", cache=False, gaze="bundled", loss=0.1).settings.loss == 0.1
