@@ -49,12 +49,12 @@ make() { # NAME and arguments of make_signvid.py
 }
 
 train() { # NAME of the stage, its data (one or several), base model, arguments of finetune
-    local name=$1 data base=$3
-    data=$(for part in $2; do echo "$FOLDER/data/$part.jsonl"; done)
+    local name=$1 data=() part base=$3
+    for part in $2; do data+=("$FOLDER/data/$part.jsonl"); done
     shift 3
     if [ -d "$FOLDER/$name/merged" ]; then return; fi
     # shellcheck disable=SC2086
-    $PYTHON -m autogaze_mllm.cli finetune --model "$base" --data $data --output "$FOLDER/$name" \
+    $PYTHON -m autogaze_mllm.cli finetune --model "$base" --data "${data[@]}" --output "$FOLDER/$name" \
         --cache "$FOLDER/gazed" --no-gradient-checkpointing --precision "$PRECISION" --resume --workers 0 --tower off \
         --projector-lr 2e-4 $DEVICE "$@"
     $PYTHON -m autogaze_mllm.cli merge "$FOLDER/$name" "$FOLDER/$name/merging"

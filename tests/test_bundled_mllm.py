@@ -12,7 +12,7 @@ import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
 from autogaze_mllm.evaluation.signvid.conversations import plainly
-from autogaze_mllm.evaluation.signvid.dataset import video_name
+from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED, video_name, write_videos
 from autogaze_mllm.mllm.wrap import BUNDLED_FOLDER
 from tests.eval_runs import evaluate
 
@@ -50,6 +50,20 @@ def test_without_the_video_it_is_lost(signs, tmp_path):
     for number in range(RECIPE.videos):  # every question about the next video
         (tmp_path / video_name(number)).symlink_to(signs / video_name((number + 1) % RECIPE.videos))
     assert right_answers(model, tmp_path) <= 2
+
+
+def test_it_reads_large_frames_and_not_shrunk_ones(tmp_path):
+    recipe = Recipe(Shape(), "train", videos=1, questions=0, seed=DEVELOPMENT_SEED)
+    write_videos(tmp_path, recipe)
+    right, tokens = {}, {}
+    for name, tiles in (("pixel-diff", 36), ("all", 4)):
+        model = am.load(cache=False, gaze=name, max_tiles=tiles)
+        seen = model.encode_video(tmp_path / video_name(0), share_prompt=True)
+        plain = plainly(recipe.plan(0))
+        right[name] = sum(model.ask(seen, question, max_new_tokens=8) == code for question, code in plain)
+        tokens[name] = seen.tokens
+    assert right["pixel-diff"] >= 4 and right["all"] <= 1
+    assert tokens["pixel-diff"] < tokens["all"] == 16 * 265  # 2 x 2 tiles
 
 
 def test_ask_takes_it_by_default(signs, capsys):

@@ -32,6 +32,7 @@ from autogaze_mllm.evaluation.signvid.questions import LETTERS, ask_about, balan
 from autogaze_mllm.evaluation.signvid.render import render_video
 from autogaze_mllm.evaluation.signvid.signs import FONTS, plate_size
 from autogaze_mllm.finetuning.data import check_samples
+from autogaze_mllm.finetuning.looks import Look
 from autogaze_mllm.video.reader import VideoReader
 from tests.eval_runs import evaluate
 
@@ -287,6 +288,9 @@ def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
         assert said.pop(BY_SIGN.format(shown.sign.colour)) == shown.sign.code
     assert len(said) == 2
     assert all(named_option(answer, LETTERS, options_within(text)) for text, answer in said.items())
+    looked, _ = check_samples([write_conversations(tmp_path, "clips", recipe, look={"name": "all", "frames": 2})])
+    looks = {medium.look for sample in looked for medium in sample.media}
+    assert looks == {Look("all", (("frames", 2),))} and samples[0].media[0].look is None
     with pytest.raises(InputError, match="train split"):
         write_conversations(tmp_path, "clips", dataclasses.replace(recipe, split="test"))
 

@@ -42,8 +42,7 @@ class Look:
 
 
 def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: float) -> Look:
-    """From a finished run: its report (evaluation.report) and answers. By the strict rule, of which an option's own
-    words are its letter: so the bundled model answers."""
+    """From a finished run: its report (evaluation.report) and answers."""
     first: list[float] = []
     further: list[float] = []
     seen: set[str] = set()
@@ -52,7 +51,7 @@ def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: flo
             continue
         (further if answer.video in seen else first).append(sum(answer.seconds.values()))
         seen.add(answer.video)
-    scores = report["scores"]["strict"]
+    scores = report["scores"]["official"]
     return Look(
         name,
         scores["score"],
