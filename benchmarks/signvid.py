@@ -24,6 +24,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from autogaze_mllm.environment import machine
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.evaluation.answerers import ModelAnswerer, Variant, Watched
@@ -53,7 +55,8 @@ LOOKS = ("gaze", "pixel-diff", "all", "whole-448", "random")  # in this order: r
 SHUFFLED = "shuffled"
 COST, PEAK = "cost.json", "peak.json"
 MAX_NEW_TOKENS = 24
-GAZE_CHUNK = 4  # frames that the gaze model sees together: it finds more signs so than with 16, in less time (--dev)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+GAZE_CHUNK = 2  # frames that the gaze model sees together: it finds more signs so than with 16, in less time (--dev)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,14 +135,14 @@ def shuffled(questions: Sequence[Question]) -> list[Question]:
     return [dataclasses.replace(question, video=following[question.video]) for question in questions]
 
 
-def load_base(model: str, device: str | None, settings: VideoSettings) -> GazedModel:
+def load_base(model: str, device: str | None, dtype: torch.dtype, settings: VideoSettings) -> GazedModel:
     """The model with a selector that nothing is decided by: each look brings its own."""
     import autogaze_mllm as am
     from autogaze_mllm.mllm.wrap import SETTINGS_FILE
 
     if model == BUNDLED or Path(model, SETTINGS_FILE).is_file():
-        return am.load(model, gaze="all", device=device, cache=False, **settings.to_dict())
-    return am.wrap(model, "all", settings=settings, device=device, cache=False)
+        return am.load(model, gaze="all", device=device, dtype=dtype, cache=False, **settings.to_dict())
+    return am.wrap(model, "all", settings=settings, device=device, dtype=dtype, cache=False)
 
 
 def equal_ratio(kept: float, size: int, settings: VideoSettings) -> tuple[float, ...]:
@@ -191,7 +194,7 @@ def measure(look: str, setup: Setup, arguments: argparse.Namespace, shuffle: boo
     """Asks all questions in one way. In a process of its own, so that its peak memory is its own. What is measured
     already stays; InputError where it was measured with something else."""
     settings = setup.settings(look)
-    model = load_base(arguments.model, arguments.device, settings)
+    model = load_base(arguments.model, arguments.device, DTYPES[arguments.dtype], settings)
     place: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
     name = {"gaze": arguments.gaze, "whole-448": "all"}.get(look, look)
     if look == "random":
@@ -251,6 +254,7 @@ def main() -> int:
     parser.add_argument("--videos", type=int, help="of the test split (default 51, of 10 questions each)")
     parser.add_argument("--looks", help=f"some of {','.join(LOOKS)}")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cpu)")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of gaze model and MLLM (default: fp32)")
     parser.add_argument("--shuffled", action="store_true", help="also ask every question about another video, gazed")
     parser.add_argument("--dev", action="store_true", help="the train split, to choose settings on")
     parser.add_argument("--large", action="store_true", help="3840x2160 and 256 frames, which `all` cannot run")
@@ -294,6 +298,7 @@ def run(arguments: argparse.Namespace) -> int:
         **({"whole-448 to": "{}x{}".format(*setup.seen("whole-448"))} if "whole-448" in setup.looks else {}),
         "ratio": setup.ratio,
         "gaze": Path(arguments.gaze).name,
+        "dtype": arguments.dtype,
         "model": Path(arguments.model).name,
         "machine": read_json(arguments.out / setup.looks[0] / COST)["facts"]["machine"],
     }

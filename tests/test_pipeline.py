@@ -61,7 +61,7 @@ def plain(path, settings, selector, grid=GRID):
 
 
 @pytest.mark.parametrize("kind", ["pixel-diff", "autogaze"])
-@pytest.mark.parametrize("clip_batch", [1, 3])
+@pytest.mark.parametrize("clip_batch", [1, 3, None])
 def test_pipeline_equals_the_plain_computation(wide, kind, clip_batch):
     selector = tiny_gaze() if kind == "autogaze" else am.PixelDiffSelector()
     gazed = am.gaze_video(wide, selector, HD, grid=GRID, clip_batch=clip_batch)

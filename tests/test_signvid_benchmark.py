@@ -76,7 +76,7 @@ def here(measured, monkeypatch):
 
     def measure(seed: int = 0, **changes) -> None:
         told = argparse.Namespace(gaze="pixel-diff", ratio=None, looks=None, shuffled=False, videos=None, dev=False)
-        vars(told).update(quick=True, large=False, model="bundled", device=None)
+        vars(told).update(quick=True, large=False, model="bundled", device=None, dtype="fp32")
         vars(told).update(data=measured / "data", out=measured / "out", **changes)
         load = am.load
 
@@ -128,7 +128,7 @@ def test_the_peak_of_an_interrupted_run_counts(measured, here, monkeypatch):
 
 def test_the_peak_is_noted_after_every_video(measured, tmp_path):
     told = VideoSettings(frames=2, ratio=0.1)
-    model = signvid.load_base("bundled", "cpu", told)
+    model = signvid.load_base("bundled", "cpu", torch.float32, told)
     answerer = signvid.RecordingAnswerer(model, None, tmp_path / "peak.json")
     variant = signvid.Variant(model.gaze, told, "all")
     list(answerer.watch(measured / "data/videos/00000.mp4", [variant]))

@@ -40,10 +40,24 @@ class TrunkBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, past: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """x: (B, D, T', g, g); past: the last `history` input frames, zeros if None. -> (output, new past)."""
-        if past is None:
-            past = x.new_zeros(x.shape[0], x.shape[1], self.history, *x.shape[3:])
-        x = torch.cat([past, x], dim=2)
-        return F.relu(self.conv3d(x)), x[:, :, x.shape[2] - self.history :]
+        before = x.new_zeros(x.shape[0], x.shape[1], self.history, *x.shape[3:]) if past is None else past
+        seen = torch.cat([before, x], dim=2)
+        y = self._begin(x) if past is None else self.conv3d(seen)
+        return F.relu(y), seen[:, :, seen.shape[2] - self.history :]
+
+    def _begin(self, x: torch.Tensor) -> torch.Tensor:
+        """The convolution of a clip from its start. What lies before is zero and is not computed with: in short clips
+        that is most of the work."""
+        weight, bias = self.conv3d.weight, self.conv3d.bias
+        padding = (0, *self.conv3d.padding[1:])
+        steps = min(self.history, x.shape[2])
+        parts = [
+            F.conv3d(x[:, :, : step + 1], weight[:, :, self.history - step :], bias, padding=padding)
+            for step in range(steps)
+        ]
+        if x.shape[2] > self.history:
+            parts.append(self.conv3d(x))
+        return torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]
 
 
 class GazeVisionEncoder(nn.Module):

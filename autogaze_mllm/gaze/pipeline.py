@@ -32,6 +32,9 @@ from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
 RELEASE_EVERY = 16  # batches of clips
+# Frames that are gazed together where the caller does not say how many clips: on one core of a CPU, where fewer cost
+# more in starting operations than in computing and more do not help, and on an accelerator.
+CORE_FRAMES, ACCELERATOR_FRAMES = 32, 512
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
@@ -106,15 +109,15 @@ def gaze_video(
     pixels: PixelFormat | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    clip_batch: int = 2,
+    clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
 ) -> GazedVideo:
     """Reads a video file and keeps its gazed patches, as `settings` says.
 
     gaze: a selector, its name, or an AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to
-    select on (default: the gaze model's own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time;
-    bounds memory, never changes a result.
+    select on (default: the gaze model's own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time,
+    on each core of a CPU (default: as many as are fast); bounds memory, never changes a result.
     stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds of work per
     stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
     """
@@ -140,7 +143,7 @@ def gaze_variants(
     pixels: PixelFormat | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
-    clip_batch: int = 2,
+    clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
 ) -> list[GazedVideo]:
@@ -222,12 +225,13 @@ class _Gazer:
         pixels: PixelFormat,
         device: torch.device,
         dtype: torch.dtype,
-        clip_batch: int,
+        clip_batch: int | None,
         workers: CoreWorkers,
     ) -> None:
         self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
-        self.dtype, self.clip_batch, self.workers = dtype, clip_batch, workers
-        self.batch = max(clip_batch // workers.count, 1)  # clips of one worker at a time
+        self.dtype, self.workers = dtype, workers
+        together = CORE_FRAMES if device.type == "cpu" else ACCELERATOR_FRAMES
+        self.batch = clip_batch or max(together // min(settings.chunk_frames, settings.frames), 1)  # clips of a worker
         self.clock = Stopwatch(device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once
         self.patches = PatchStore()
@@ -306,8 +310,8 @@ class _Gazer:
         rule = stop_rule(self.settings.thumbnail_loss, self.selector, self.settings)
         keep_all = self.settings.thumbnail_ratio == 1 and rule is None
         selector = AllSelector() if keep_all else self.selector
-        for begin in range(0, len(thumbnails), self.clip_batch):
-            clips = thumbnails[begin : begin + self.clip_batch][:, None]
+        for begin in range(0, len(thumbnails), self.batch):
+            clips = thumbnails[begin : begin + self.batch][:, None]
             seconds = torch.tensor(self.thumbnail_seconds[begin : begin + len(clips)])
             numbers = self.frames + torch.arange(begin, begin + len(clips))
             self._keep(self._clips(selector, clips, self.settings.thumbnail_ratio, rule, seconds, numbers)[0])
