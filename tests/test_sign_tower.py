@@ -46,7 +46,7 @@ def test_labels_say_what_stands_in_the_decoded_frames(written):
             assert list(COLOURS)[colour] == shown.sign.colour
             top, left, cell = shown.y + BORDER - SHIFT, shown.x + BORDER - SHIFT, cell_of(SIZE)
             window = light[top : top + cell + 2 * SHIFT, left : left + 2 * cell + 2 * SHIFT]
-            right += read_sign(window, shown.sign.font, SIZE, 1) == code(MARKS[mark], DIGITS[digit])
+            right += read_sign(window, shown.sign.font, SIZE, 1, shown.sign.warp) == code(MARKS[mark], DIGITS[digit])
             total += 1
     assert total == 50 and right >= 48
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from scipy.ndimage import gaussian_filter
 from ...video.reader import VideoReader
 from .dataset import Recipe, video_name
 from .plan import Shown
-from .signs import BORDER, DIGITS, MARKS, cell_of, code_of, glyphs
+from .signs import BORDER, DIGITS, MARKS, Warp, cell_of, code_of, glyphs
 
 SHIFT = 1  # pixels by which the reader may be off
 
@@ -73,9 +73,9 @@ def _cut(frame: np.ndarray, shown: Shown, size: int) -> np.ndarray:
     return part.astype(np.float32) @ np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
-def read_sign(window: np.ndarray, font: str, size: int, factor: int) -> str:
+def read_sign(window: np.ndarray, font: str, size: int, factor: int, warp: Warp | None = None) -> str:
     """The code whose template fits best, at the best offset. window: luminance of the cells and SHIFT around them."""
-    codes, templates = _templates(font, size, factor)
+    codes, templates = _templates(font, size, factor, warp)
     height, width = (side - 2 * SHIFT for side in window.shape)
     best, answer = -np.inf, ""
     for dy in range(2 * SHIFT + 1):
@@ -88,11 +88,11 @@ def read_sign(window: np.ndarray, font: str, size: int, factor: int) -> str:
     return answer
 
 
-@cache
-def _templates(font: str, size: int, factor: int) -> tuple[list[str], np.ndarray]:
+@lru_cache(64)
+def _templates(font: str, size: int, factor: int, warp: Warp | None) -> tuple[list[str], np.ndarray]:
     """Every code as the reader expects it: (codes, pixels)."""
     pairs = [(mark, digit) for mark in MARKS for digit in DIGITS]
-    rows = [_flat(-glyphs(mark, digit, font, size), factor) for mark, digit in pairs]
+    rows = [_flat(-glyphs(mark, digit, font, size, warp), factor) for mark, digit in pairs]
     return [code_of(mark, digit) for mark, digit in pairs], np.stack(rows)
 
 

@@ -8,7 +8,7 @@ of blurring. Plates are weathered by a smooth grain, which hides what little is 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +41,7 @@ FONTS = {
     "test": ("DejaVuSansMono", "DejaVuSansMono-Bold", "cmss10"),
 }
 SIZE = 14  # of the font, in pixels: capitals are about 10 high and 8 to 10 wide
+FINER = 4  # times larger are glyphs drawn that are warped
 CELL, BORDER = 16, 2  # pixels: room of a glyph at this size, and the dark edge around a plate
 CORE = 0.8  # pixels: deviation of the blur that is taken away from a glyph
 CONTRAST, GRAIN, GRAIN_SIZE = 72.0, 20.0, 1.5  # levels; deviation of the grain in levels, and of its blur in pixels
@@ -48,13 +49,25 @@ EDGE = 36
 
 
 @dataclass(frozen=True)
+class Warp:
+    """What makes another face of a font. width, height: of its glyphs, as a factor. slant: pixels to the right for
+    every pixel up."""
+
+    width: float = 1.0
+    height: float = 1.0
+    slant: float = 0.0
+
+
+@dataclass(frozen=True)
 class Sign:
-    """mark: a letter, or the name of an arrow. digit: one of DIGITS. colour: of the plate. font: a file's name."""
+    """mark: a letter, or the name of an arrow. digit: one of DIGITS. colour: of the plate. font: a file's name. warp:
+    of its glyphs; videos have none, sheets that a tower learns from do."""
 
     mark: str
     digit: str
     colour: str
     font: str
+    warp: Warp | None = None
 
     @property
     def code(self) -> str:
@@ -77,32 +90,53 @@ def load_font(name: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts", "ttf", f"{name}.ttf")), size)
 
 
-@cache
-def glyphs(mark: str, digit: str, font: str, size: int) -> np.ndarray:
+@lru_cache(4096)
+def glyphs(mark: str, digit: str, font: str, size: int, warp: Warp | None = None) -> np.ndarray:
     """Two cells side by side with a glyph in the middle of each, as they are inked: (cell, 2 * cell) float32 in
     [-1, 1], about 0 on average; 1 is darkest."""
+    cell = cell_of(size)
+    if warp is None:
+        image = _draw_glyphs(mark, digit, font, size)
+    else:
+        large = _draw_glyphs(mark, digit, font, FINER * size)
+        halves = [large.crop((place, 0, place + large.height, large.height)) for place in (0, large.height)]
+        image = Image.new("L", (2 * cell, cell))
+        for place, half in zip((0, cell), halves, strict=True):
+            image.paste(_warped(half, warp).resize((cell, cell), Image.Resampling.BOX), (place, 0))
+    mask = np.asarray(image, dtype=np.float32) / 255
+    ink = mask - gaussian_filter(mask, CORE * size / SIZE)
+    return ink / np.abs(ink).max()
+
+
+def _draw_glyphs(mark: str, digit: str, font: str, size: int) -> Image.Image:
     chosen, cell = load_font(font, size), cell_of(size)
     cap = -round(chosen.getbbox("H", anchor="ls")[1])
     image = Image.new("L", (2 * cell, cell))
     pen = ImageDraw.Draw(image)
     base = (cell + cap) // 2
     if mark in ARROWS:
-        _draw_arrow(pen, cell / 2, cap, *ARROWS[mark])
+        _draw_arrow(pen, cell / 2, cap, max(round(2 * size / SIZE), 2), *ARROWS[mark])
     else:
         pen.text((cell / 2, base), mark, fill=255, font=chosen, anchor="ms")
     pen.text((3 * cell / 2, base), digit, fill=255, font=chosen, anchor="ms")
-    mask = np.asarray(image, dtype=np.float32) / 255
-    ink = mask - gaussian_filter(mask, CORE * size / SIZE)
-    return ink / np.abs(ink).max()
+    return image
 
 
-def _draw_arrow(pen: ImageDraw.ImageDraw, centre: float, side: int, dx: int, dy: int) -> None:
+def _warped(glyph: Image.Image, warp: Warp) -> Image.Image:
+    """A square picture of one glyph, stretched and slanted about its middle."""
+    middle = glyph.height / 2
+    across, down, slant = 1 / warp.width, 1 / warp.height, warp.slant / warp.width
+    there = (across, slant, middle * (1 - across - slant), 0.0, down, middle * (1 - down))
+    return glyph.transform(glyph.size, Image.Transform.AFFINE, there, Image.Resampling.BILINEAR)
+
+
+def _draw_arrow(pen: ImageDraw.ImageDraw, centre: float, side: int, stroke: int, dx: int, dy: int) -> None:
     """A shaft and two barbs, `side` pixels long, around (centre, centre); (dx, dy) is where it points."""
     reach, barb = side / 2, side / 2.5
     tip = (centre + dx * reach, centre + dy * reach)
-    pen.line([(centre - dx * reach, centre - dy * reach), tip], fill=255, width=2)
+    pen.line([(centre - dx * reach, centre - dy * reach), tip], fill=255, width=stroke)
     for turn in (-1, 1):
-        pen.line([tip, (tip[0] - barb * (dx + turn * dy), tip[1] - barb * (dy + turn * dx))], fill=255, width=2)
+        pen.line([tip, (tip[0] - barb * (dx + turn * dy), tip[1] - barb * (dy + turn * dx))], fill=255, width=stroke)
 
 
 def cell_of(size: int) -> int:
@@ -130,5 +164,6 @@ def draw_plate(colour: str, height: int, width: int, rng: np.random.Generator, s
 def draw_sign(sign: Sign, rng: np.random.Generator, size: int = SIZE) -> np.ndarray:
     """(h, w, 3) uint8, as large as `plate_size` says. rng: of the grain."""
     plate = draw_plate(sign.colour, *plate_size(size), rng, size)
-    plate[BORDER:-BORDER, BORDER:-BORDER] -= CONTRAST * glyphs(sign.mark, sign.digit, sign.font, size)[..., None]
+    ink = glyphs(sign.mark, sign.digit, sign.font, size, sign.warp)
+    plate[BORDER:-BORDER, BORDER:-BORDER] -= CONTRAST * ink[..., None]
     return plate.clip(16, 239).astype(np.uint8)
