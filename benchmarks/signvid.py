@@ -7,6 +7,7 @@ same command; what was measured with other settings or weights is refused. Setti
 
     python benchmarks/signvid.py --shuffled                      # 51 videos of 16 frames at 1344x1344, 510 questions
     python benchmarks/signvid.py --large --looks pixel-diff      # 3840x2160, 256 frames, without `all`
+    python benchmarks/signvid.py --small                         # 672x672
     python benchmarks/signvid.py --dev --model MODEL             # the train split, for choosing
     python benchmarks/signvid.py --quick --out runs/signvid      # two small videos
 """
@@ -99,6 +100,8 @@ def chosen_setup(arguments: argparse.Namespace) -> Setup:
     elif arguments.large:
         recipe = Recipe(shape_4k(256, signs=6), videos=6, questions=10, seed=1)
         setup = Setup(recipe, tiles=TILES_4K, ratio=0.06, looks=("gaze", "pixel-diff", "whole-448"))
+    elif arguments.small:
+        setup = Setup(Recipe(Shape(672, 672)), tiles=9, ratio=0.15)
     else:
         setup = Setup(Recipe(), tiles=36, ratio=0.15)
     changes: dict[str, Any] = {}
@@ -257,8 +260,10 @@ def main() -> int:
     parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of gaze model and MLLM (default: fp32)")
     parser.add_argument("--shuffled", action="store_true", help="also ask every question about another video, gazed")
     parser.add_argument("--dev", action="store_true", help="the train split, to choose settings on")
-    parser.add_argument("--large", action="store_true", help="3840x2160 and 256 frames, which `all` cannot run")
-    parser.add_argument("--quick", action="store_true", help="two small videos")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--large", action="store_true", help="3840x2160 and 256 frames, which `all` cannot run")
+    size.add_argument("--small", action="store_true", help="672x672: `all` takes no more tokens than it was trained on")
+    size.add_argument("--quick", action="store_true", help="two small videos")
     parser.add_argument("--workers", type=int, default=2, help="processes that generate videos")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -271,7 +276,7 @@ def main() -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     setup = chosen_setup(arguments)
-    size = "quick" if arguments.quick else "large" if arguments.large else "proof"
+    size = "quick" if arguments.quick else "large" if arguments.large else "small" if arguments.small else "proof"
     size += "-dev" if arguments.dev else ""
     arguments.data = arguments.data or Path("benchmarks/data", f"signvid-{size}")
     arguments.out = arguments.out or Path("runs", f"signvid-{size}")

@@ -10,7 +10,8 @@
 #   gazed      the same behind GAZE (default: the bundled gaze model), 300 tokens
 #   videos     16 frames of 3 x 3 tiles behind GAZE, 1,400 tokens
 #   long       16 frames of 6 x 6 tiles behind GAZE, 5,500 tokens: what is worth attending to in so many
-#   mixed      all of these together, some behind GAZE and some behind pixel-diff, so that neither is forgotten
+#   mixed      all of these together, and longer ones behind pixel-diff, and every patch of short ones, so that nothing is
+#              forgotten and every way of looking has been learned
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
 #
@@ -33,10 +34,10 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ $QUICK = 1 ]; then
     FOLDER=$FOLDER/quick
-    PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; LONG=2; EPOCHS="1 1 1 1 1 1 1"; BATCH=8
+    PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; LONG=2; DENSE=1; EPOCHS="1 1 1 1 1 1 1"; BATCH=8
     TOWER="--sheets 12 --steps 12 --report-every 6"
 else
-    PRIME=400; LISTING=6000; STILLS=3000; CLIPS=1500; VIDEOS=200; LONG=80; EPOCHS="3 2 2 1 2 4 1"; BATCH=16
+    PRIME=400; LISTING=6000; STILLS=3000; CLIPS=1500; VIDEOS=200; LONG=120; DENSE=40; EPOCHS="3 2 2 1 2 2 2"; BATCH=16
     TOWER="--sheets 1500 --minutes 15 --projector-minutes 4"
 fi
 read -r E_LISTING E_STILLS E_CLIPS E_GAZED E_VIDEOS E_LONG E_MIXED <<< "$EPOCHS"
@@ -69,7 +70,13 @@ make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 14
 make long --size 1344x1344 --frames 16 --signs 5 --videos $LONG --questions 18 --turns 25 --seed 46
 SPARSE='{"name": "pixel-diff", "chunk_frames": 16}'
 make sparse --size 1344x1344 --frames 16 --signs 5 --videos $LONG --questions 26 --turns 11 --seed 47 --look "$SPARSE"
-make few --size 448x448 --frames 8 --signs 4 --videos $VIDEOS --questions 13 --turns 5 --seed 48 --look "$SPARSE"
+make few --size 448x448 --frames 8 --signs 4 --videos $CLIPS --questions 4 --turns 5 --seed 48 --look "$SPARSE"
+make lengthy --size 1344x1344 --frames 64 --signs 6 --videos $DENSE --questions 26 --turns 11 --seed 49 \
+    --look '{"name": "pixel-diff", "chunk_frames": 16, "frames": 64}'
+make whole --size 448x448 --frames 8 --signs 4 --videos $VIDEOS --questions 13 --turns 5 --seed 50 \
+    --look '{"name": "all", "ratio": 1, "frames": 8, "max_tiles": 4}'
+make dense --size 672x672 --frames 16 --signs 5 --videos $DENSE --questions 14 --turns 7 --seed 51 \
+    --look '{"name": "all", "ratio": 1, "max_tiles": 9}'
 
 [ -f "$FOLDER/untrained/config.json" ] || $PYTHON "$HERE/make_bundled_mllm.py" "$FOLDER/untrained" "$FOLDER/data/prime"
 # shellcheck disable=SC2086
@@ -84,11 +91,11 @@ train clips clips "$FOLDER/stills/merged" --gaze pixel-diff --ratio 0.147 --fram
     --batch-size $BATCH --llm-lr 1e-3
 train gazed clips "$FOLDER/clips/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 8 --max-tiles 4 \
     --epochs "$E_GAZED" --batch-size $BATCH --llm-lr 1e-3
-train videos videos "$FOLDER/gazed/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 4 \
+train videos videos "$FOLDER/gazed/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 2 \
     --max-tiles 9 --epochs "$E_VIDEOS" --batch-size 4 --llm-lr 8e-4
-train long long "$FOLDER/videos/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 4 \
+train long long "$FOLDER/videos/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 2 \
     --max-tiles 36 --epochs "$E_LONG" --batch-size 2 --llm-lr 5e-4
-train mixed "videos long sparse few" "$FOLDER/long/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 \
-    --chunk-frames 4 --max-tiles 36 --epochs "$E_MIXED" --batch-size 4 --llm-lr 6e-4
+train mixed "videos long sparse few lengthy whole dense" "$FOLDER/long/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 \
+    --chunk-frames 2 --max-tiles 36 --epochs "$E_MIXED" --batch-size 4 --accumulate 2 --llm-lr 8e-4
 
 [ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/mixed/merged" "$FOLDER/model"

@@ -15,7 +15,7 @@ import autogaze_mllm as am
 from autogaze_mllm.evaluation.signvid import sheets
 from autogaze_mllm.evaluation.signvid.legible import SHIFT, read_sign
 from autogaze_mllm.evaluation.signvid.sheets import NOTHING, UNKNOWN, plan_sheet, sheet_labels, write_sheet
-from autogaze_mllm.evaluation.signvid.signs import BORDER, COLOURS, DIGITS, FONTS, MARKS, SIZE, cell_of
+from autogaze_mllm.evaluation.signvid.signs import BORDER, COLOURS, DIGITS, FONTS, MARKS, SIZE, Warp, cell_of, glyphs
 from autogaze_mllm.evaluation.signvid.signs import code_of as code
 from scripts import train_sign_tower
 from scripts.train_sign_tower import WORDS, said_by
@@ -88,3 +88,20 @@ def test_the_recipe_teaches_the_tower_and_keeps_the_rest(tmp_path):
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[key], after[key]) for key in before) == changed
     assert am.wrap(tmp_path / "tower", "all", cache=False).family.projector.merge == 4
+
+
+def test_a_warp_makes_another_face_of_a_font():
+    def inked(warp: Warp | None) -> np.ndarray:
+        """Of the letter H: rows and columns of its dark pixels."""
+        dark = glyphs("H", "7", "DejaVuSans", SIZE, warp)[:, : cell_of(SIZE)] > 0.3
+        return np.argwhere(dark)
+
+    def extent(warp: Warp | None, axis: int) -> int:
+        return int(np.ptp(inked(warp)[:, axis])) + 1
+
+    assert extent(Warp(width=0.75), 1) < extent(None, 1) < extent(Warp(width=1.3), 1)
+    assert extent(Warp(height=0.75), 0) < extent(None, 0) < extent(Warp(height=1.3), 0)
+    leaning = inked(Warp(slant=0.3))
+    top, bottom = (leaning[leaning[:, 0] == row, 1].mean() for row in (leaning[:, 0].min(), leaning[:, 0].max()))
+    assert top > bottom + 1  # slanted to the right
+    assert {shown.sign.warp is None for shown in plan_sheet(7, 0).signs} == {True, False}

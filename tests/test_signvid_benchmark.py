@@ -76,7 +76,7 @@ def here(measured, monkeypatch):
 
     def measure(seed: int = 0, **changes) -> None:
         told = argparse.Namespace(gaze="pixel-diff", ratio=None, looks=None, shuffled=False, videos=None, dev=False)
-        vars(told).update(quick=True, large=False, model="bundled", device=None, dtype="fp32")
+        vars(told).update(quick=True, large=False, small=False, model="bundled", device=None, dtype="fp32")
         vars(told).update(data=measured / "data", out=measured / "out", **changes)
         load = am.load
 
@@ -227,6 +227,7 @@ def test_gaze_alone_starts_anew_every_few_frames():
 
 
 def test_shape_of_the_development_data_is_that_of_the_test_data():
-    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=True, quick=False, large=False)
+    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=True)
+    vars(told).update(quick=False, large=False, small=False)
     recipe = signvid.chosen_setup(told).recipe
     assert (recipe.split, recipe.shape) == ("train", Shape()) and recipe.seed != Recipe().seed
