@@ -138,7 +138,7 @@ def shuffled(questions: Sequence[Question]) -> list[Question]:
     return [dataclasses.replace(question, video=following[question.video]) for question in questions]
 
 
-def load_base(model: str, device: str | None, dtype: torch.dtype, settings: VideoSettings) -> GazedModel:
+def load_base(model: str, device: str | None, dtype: torch.dtype | None, settings: VideoSettings) -> GazedModel:
     """The model with a selector that nothing is decided by: each look brings its own."""
     import autogaze_mllm as am
     from autogaze_mllm.mllm.wrap import SETTINGS_FILE
@@ -197,7 +197,7 @@ def measure(look: str, setup: Setup, arguments: argparse.Namespace, shuffle: boo
     """Asks all questions in one way. In a process of its own, so that its peak memory is its own. What is measured
     already stays; InputError where it was measured with something else."""
     settings = setup.settings(look)
-    model = load_base(arguments.model, arguments.device, DTYPES[arguments.dtype], settings)
+    model = load_base(arguments.model, arguments.device, DTYPES.get(arguments.dtype), settings)
     place: dict[str, Any] = {"device": model.device, "dtype": model.dtype}
     name = {"gaze": arguments.gaze, "whole-448": "all"}.get(look, look)
     if look == "random":
@@ -257,12 +257,12 @@ def main() -> int:
     parser.add_argument("--videos", type=int, help="of the test split (default 51, of 10 questions each)")
     parser.add_argument("--looks", help=f"some of {','.join(LOOKS)}")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cpu)")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of gaze model and MLLM (default: fp32)")
+    parser.add_argument("--dtype", choices=list(DTYPES), help="of gaze model and MLLM (default: the model's own)")
     parser.add_argument("--shuffled", action="store_true", help="also ask every question about another video, gazed")
     parser.add_argument("--dev", action="store_true", help="the train split, to choose settings on")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--large", action="store_true", help="3840x2160 and 256 frames, which `all` cannot run")
-    size.add_argument("--small", action="store_true", help="672x672: `all` takes no more tokens than it was trained on")
+    size.add_argument("--small", action="store_true", help="672x672: `all` takes a quarter of the tokens")
     size.add_argument("--quick", action="store_true", help="two small videos")
     parser.add_argument("--workers", type=int, default=2, help="processes that generate videos")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
@@ -291,7 +291,7 @@ def run(arguments: argparse.Namespace) -> int:
         if done.returncode:
             return done.returncode
     looks = gather(setup, arguments.out, arguments.shuffled)
-    shape = setup.recipe.shape
+    shape, measured = setup.recipe.shape, read_json(arguments.out / setup.looks[0] / COST)["facts"]
     legible = check_legible(arguments.data, setup.recipe, factor=3, signs=60)
     facts = {
         "command": " ".join(["python benchmarks/signvid.py", *sys.argv[1:]]),
@@ -303,9 +303,9 @@ def run(arguments: argparse.Namespace) -> int:
         **({"whole-448 to": "{}x{}".format(*setup.seen("whole-448"))} if "whole-448" in setup.looks else {}),
         "ratio": setup.ratio,
         "gaze": Path(arguments.gaze).name,
-        "dtype": arguments.dtype,
         "model": Path(arguments.model).name,
-        "machine": read_json(arguments.out / setup.looks[0] / COST)["facts"]["machine"],
+        "dtype": measured["model"]["dtype"],
+        "machine": measured["machine"],
     }
     result = write_curve(arguments.out, looks, facts)
     print(json.dumps(result["targets"], indent=1))

@@ -28,7 +28,7 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio}
     if arguments.gaze == BUNDLED:
-        settings |= {"loss": 0.0, "chunk_frames": 4}  # as in benchmarks/signvid.py, which says why
+        settings |= {"loss": 0.0, "chunk_frames": 2}  # as in benchmarks/signvid.py, which says why
     try:
         model = am.wrap(arguments.model, "pixel-diff", cache=False, dtype=torch.bfloat16, **settings)
         save_base(model, arguments.folder, "")

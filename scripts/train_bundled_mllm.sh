@@ -10,8 +10,8 @@
 #   gazed      the same behind GAZE (default: the bundled gaze model), 300 tokens
 #   videos     16 frames of 3 x 3 tiles behind GAZE, 1,400 tokens
 #   long       16 frames of 6 x 6 tiles behind GAZE, 5,500 tokens: what is worth attending to in so many
-#   mixed      all of these together, and longer ones behind pixel-diff, and every patch of short ones, so that nothing is
-#              forgotten and every way of looking has been learned
+#   mixed      the videos of the last two, clips and videos of up to 64 frames behind pixel-diff, and every patch of small
+#              ones, together: nothing is forgotten, and every way of looking learned
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
 #
@@ -66,7 +66,8 @@ make prime --size 224x224 --frames 1 --at-once --signs 3 --videos $PRIME --quest
 make stills --size 224x224 --frames 1 --at-once --signs 4 --videos $STILLS --questions 9 --turns 5 --seed 40
 make clips --size 448x448 --frames 8 --signs 4 --videos $CLIPS --questions 13 --turns 5 --seed 41
 make listing --size 224x224 --frames 1 --at-once --signs 3 --videos $LISTING --questions 0 --seed 44
-make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 14 --turns 7 --seed 45
+make videos --size 672x672 --frames 16 --signs 5 --videos $VIDEOS --questions 14 --turns 7 --seed 45 \
+    --look '{"max_tiles": 9}'
 make long --size 1344x1344 --frames 16 --signs 5 --videos $LONG --questions 18 --turns 25 --seed 46
 SPARSE='{"name": "pixel-diff", "chunk_frames": 16}'
 make sparse --size 1344x1344 --frames 16 --signs 5 --videos $LONG --questions 26 --turns 11 --seed 47 --look "$SPARSE"
@@ -76,13 +77,14 @@ make lengthy --size 1344x1344 --frames 64 --signs 6 --videos $DENSE --questions 
 make whole --size 448x448 --frames 8 --signs 4 --videos $VIDEOS --questions 13 --turns 5 --seed 50 \
     --look '{"name": "all", "ratio": 1, "frames": 8, "max_tiles": 4}'
 make dense --size 672x672 --frames 16 --signs 5 --videos $DENSE --questions 14 --turns 7 --seed 51 \
-    --look '{"name": "all", "ratio": 1, "max_tiles": 9}'
+    --look '{"name": "all", "ratio": 1, "frames": 8, "max_tiles": 9}'
 
 [ -f "$FOLDER/untrained/config.json" ] || $PYTHON "$HERE/make_bundled_mllm.py" "$FOLDER/untrained" "$FOLDER/data/prime"
 # shellcheck disable=SC2086
 [ -f "$FOLDER/tower/config.json" ] ||
     $PYTHON "$HERE/train_sign_tower.py" "$FOLDER/untrained" "$FOLDER/tower" --workers "$WORKERS" $TOWER
 
+ALONE="--batch-size 1 --accumulate" # nothing is padded, so attention needs no mask and is plainly causal, half the work
 train listing listing "$FOLDER/tower" --gaze pixel-diff --ratio 0.3 --frames 1 --epochs "$E_LISTING" \
     --batch-size $BATCH --llm-lr 1.5e-3
 train stills stills "$FOLDER/listing/merged" --gaze all --ratio 1 --frames 1 --epochs "$E_STILLS" \
@@ -91,11 +93,14 @@ train clips clips "$FOLDER/stills/merged" --gaze pixel-diff --ratio 0.147 --fram
     --batch-size $BATCH --llm-lr 1e-3
 train gazed clips "$FOLDER/clips/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 8 --max-tiles 4 \
     --epochs "$E_GAZED" --batch-size $BATCH --llm-lr 1e-3
+# shellcheck disable=SC2086
 train videos videos "$FOLDER/gazed/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 2 \
-    --max-tiles 9 --epochs "$E_VIDEOS" --batch-size 4 --llm-lr 8e-4
+    --max-tiles 9 --epochs "$E_VIDEOS" $ALONE 4 --llm-lr 8e-4
+# shellcheck disable=SC2086
 train long long "$FOLDER/videos/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 --chunk-frames 2 \
-    --max-tiles 36 --epochs "$E_LONG" --batch-size 2 --llm-lr 5e-4
-train mixed "videos long sparse few lengthy whole dense" "$FOLDER/long/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --frames 16 \
-    --chunk-frames 2 --max-tiles 36 --epochs "$E_MIXED" --batch-size 4 --accumulate 2 --llm-lr 8e-4
+    --max-tiles 36 --epochs "$E_LONG" $ALONE 2 --llm-lr 5e-4
+# shellcheck disable=SC2086
+train mixed "videos long sparse few lengthy whole dense" "$FOLDER/long/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 \
+    --frames 16 --chunk-frames 2 --max-tiles 36 --epochs "$E_MIXED" $ALONE 8 --llm-lr 8e-4
 
 [ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/mixed/merged" "$FOLDER/model"

@@ -12,6 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import autogaze_mllm as am
 from autogaze_mllm.gaze import generation
 from autogaze_mllm.gaze.batching import HOST_BYTES, bytes_per_row, cut_rows
+from autogaze_mllm.gaze.config import GazeEncoderConfig
+from autogaze_mllm.gaze.encoder import TrunkBlock
 from autogaze_mllm.gaze.generation import GazeState
 from autogaze_mllm.gaze.info import GazingInfo
 from benchmarks.gaze_speed import operations
@@ -139,3 +141,15 @@ def test_a_state_is_kept_only_where_it_is_asked_for() -> None:
 
 def _tensors(state: GazeState) -> list[torch.Tensor]:
     return [*state.keys, *state.values, state.lengths, state.unfed, state.unfed_counts, *state.conv]
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize("frames", [1, 2, 3, 7])
+def test_the_begin_of_a_clip_is_as_if_nothing_had_been_before(kernel, frames):
+    """What is left out of the convolution would have been multiplied with zeros."""
+    torch.manual_seed(0)
+    shape = GazeEncoderConfig(hidden_dim=6, trunk_temporal_kernel_size=kernel, trunk_spatial_kernel_size=3)
+    block, x = TrunkBlock(shape), torch.randn(2, 6, frames, 5, 5)
+    output, past = block(x, None)
+    plain, plain_past = block(x, torch.zeros(2, 6, kernel - 1, 5, 5))
+    assert torch.allclose(output, plain, atol=1e-5) and torch.equal(past, plain_past)

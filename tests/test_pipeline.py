@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.errors import InputError
 from autogaze_mllm.gaze.interchange import from_gazing_info, to_gazing_info
-from autogaze_mllm.gaze.pipeline import PixelFormat, cut_tiles
+from autogaze_mllm.gaze.pipeline import PixelFormat, cut_tiles, shared_batch
 from autogaze_mllm.video.pictures import Prefetch, resize_frames
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
@@ -200,3 +201,19 @@ def test_errors_of_the_reader_thread_arrive():
 
     with pytest.raises(am.InputError, match="disk is gone"), Prefetch(broken()) as items:
         assert list(items) == [1]
+
+
+@pytest.mark.parametrize(
+    ("clips", "most", "workers", "batch"),
+    [(36, 16, 1, 12), (36, 16, 2, 9), (9, 16, 2, 5), (1, 16, 4, 1), (8, 0, 2, 1), (144, 2, 2, 2)],
+)
+def test_every_core_gets_as_many_batches_as_the_others(clips, most, workers, batch):
+    assert shared_batch(clips, most, workers) == batch
+    batches = -(-clips // batch)
+    assert batch <= max(most, 1) and (batches % workers == 0 or batch == 1)
+
+
+@pytest.mark.parametrize("clip_batch", [0, -1])
+def test_clips_that_are_gazed_together_are_one_at_least(wide, clip_batch):
+    with pytest.raises(InputError, match=f"clip_batch must be at least 1, got {clip_batch}"):
+        am.gaze_video(wide, "all", HD, clip_batch=clip_batch)

@@ -76,7 +76,7 @@ def here(measured, monkeypatch):
 
     def measure(seed: int = 0, **changes) -> None:
         told = argparse.Namespace(gaze="pixel-diff", ratio=None, looks=None, shuffled=False, videos=None, dev=False)
-        vars(told).update(quick=True, large=False, small=False, model="bundled", device=None, dtype="fp32")
+        vars(told).update(quick=True, large=False, small=False, model="bundled", device=None, dtype=None)
         vars(told).update(data=measured / "data", out=measured / "out", **changes)
         load = am.load
 
@@ -231,3 +231,14 @@ def test_shape_of_the_development_data_is_that_of_the_test_data():
     vars(told).update(quick=False, large=False, small=False)
     recipe = signvid.chosen_setup(told).recipe
     assert (recipe.split, recipe.shape) == ("train", Shape()) and recipe.seed != Recipe().seed
+
+
+def test_at_the_small_size_every_patch_is_a_quarter_of_the_tokens():
+    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=False)
+    setups = []
+    for small in (False, True):
+        vars(told).update(quick=False, large=False, small=small)
+        setups.append(signvid.chosen_setup(told))
+    (width, height), (small_width, small_height) = (setup.seen("all") for setup in setups)
+    assert (small_width, small_height) == (672, 672) and width * height == 4 * small_width * small_height
+    assert all(setup.seen("whole-448") == (448, 448) for setup in setups)

@@ -46,10 +46,9 @@ class TrunkBlock(nn.Module):
         return F.relu(y), seen[:, :, seen.shape[2] - self.history :]
 
     def _begin(self, x: torch.Tensor) -> torch.Tensor:
-        """The convolution of a clip from its start. What lies before is zero and is not computed with: in short clips
-        that is most of the work."""
-        weight, bias = self.conv3d.weight, self.conv3d.bias
-        padding = (0, *self.conv3d.padding[1:])
+        """The convolution of a clip from its start. What lies before is zero and is not computed with, which saves half
+        the work of a clip of two frames and little of a long one."""
+        weight, bias, padding = self.conv3d.weight, self.conv3d.bias, self.conv3d.padding
         steps = min(self.history, x.shape[2])
         parts = [
             F.conv3d(x[:, :, : step + 1], weight[:, :, self.history - step :], bias, padding=padding)

@@ -32,9 +32,9 @@ from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
 RELEASE_EVERY = 16  # batches of clips
-# Frames that are gazed together where the caller does not say how many clips: on one core of a CPU, where fewer cost
-# more in starting operations than in computing and more do not help, and on an accelerator.
-CORE_FRAMES, ACCELERATOR_FRAMES = 32, 512
+# Frames that are gazed together where the caller does not say how many clips. On a core of a CPU, fewer spend more time
+# in starting operations than in computing, and more do not help; for accelerators it is a guess that keeps memory low.
+CORE_FRAMES, ACCELERATOR_FRAMES = 32, 128
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
@@ -152,6 +152,8 @@ def gaze_variants(
     The settings may differ in ratio and loss only: frames, chunks, tiles and thumbnails are shared. Options as for
     `gaze_video`; the listener is shown the first variant. Every result's stats hold the seconds of the shared decoding.
     """
+    if clip_batch is not None and clip_batch < 1:
+        raise InputError(f"clip_batch must be at least 1, got {clip_batch}")
     selector, settings = variants[0]
     shared = settings.sampling()
     if any(other.sampling() != shared for _, other in variants):
@@ -214,6 +216,13 @@ def gaze_variants(
     return results
 
 
+def shared_batch(clips: int, most: int, workers: int) -> int:
+    """How many of `clips` go together, at most `most` where that is one at least, so that each of the workers gets as
+    many batches as the others."""
+    rounds = -(-clips // (max(most, 1) * workers))
+    return -(-clips // (rounds * workers))
+
+
 class _Gazer:
     """Collects the kept patches of the chunks of one video."""
 
@@ -230,8 +239,8 @@ class _Gazer:
     ) -> None:
         self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
         self.dtype, self.workers = dtype, workers
-        together = CORE_FRAMES if device.type == "cpu" else ACCELERATOR_FRAMES
-        self.batch = clip_batch or max(together // min(settings.chunk_frames, settings.frames), 1)  # clips of a worker
+        self.clip_batch = clip_batch
+        self.together = CORE_FRAMES if device.type == "cpu" else ACCELERATOR_FRAMES
         self.clock = Stopwatch(device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once
         self.patches = PatchStore()
@@ -251,14 +260,15 @@ class _Gazer:
         masks = []
         total = chunk.tiles[0] * chunk.tiles[1]
         ratio, seconds = self.settings.ratio_for(count), torch.tensor(chunk.seconds)
+        batch = self.clip_batch or shared_batch(total, self.together // count, self.workers.count)
 
         def gaze(begin: int) -> tuple[GazedVideo, list[torch.Tensor]]:
-            clips = cut_tiles(chunk.pictures, chunk.tiles, begin, min(begin + self.batch, total))
+            clips = cut_tiles(chunk.pictures, chunk.tiles, begin, min(begin + batch, total))
             return self._clips(self.selector, clips, ratio, rule, seconds, numbers)
 
         # Selectors of the user's own were never promised that they run in threads.
         ours = isinstance(self.selector, AutoGaze) or type(self.selector) in NAMED.values()
-        for part, mask in (self.workers.map if ours else map)(gaze, range(0, total, self.batch)):
+        for part, mask in (self.workers.map if ours else map)(gaze, range(0, total, batch)):
             self._keep(part)
             masks.append(mask)
             if len(masks) % RELEASE_EVERY == 0:
@@ -310,8 +320,9 @@ class _Gazer:
         rule = stop_rule(self.settings.thumbnail_loss, self.selector, self.settings)
         keep_all = self.settings.thumbnail_ratio == 1 and rule is None
         selector = AllSelector() if keep_all else self.selector
-        for begin in range(0, len(thumbnails), self.batch):
-            clips = thumbnails[begin : begin + self.batch][:, None]
+        batch = self.clip_batch or self.together
+        for begin in range(0, len(thumbnails), batch):
+            clips = thumbnails[begin : begin + batch][:, None]
             seconds = torch.tensor(self.thumbnail_seconds[begin : begin + len(clips)])
             numbers = self.frames + torch.arange(begin, begin + len(clips))
             self._keep(self._clips(selector, clips, self.settings.thumbnail_ratio, rule, seconds, numbers)[0])

@@ -41,6 +41,7 @@ FONTS = {
     "test": ("DejaVuSansMono", "DejaVuSansMono-Bold", "cmss10"),
 }
 SIZE = 14  # of the font, in pixels: capitals are about 10 high and 8 to 10 wide
+STROKE = 2  # pixels: width of an arrow's lines
 FINER = 4  # times larger are glyphs drawn that are warped
 CELL, BORDER = 16, 2  # pixels: room of a glyph at this size, and the dark edge around a plate
 CORE = 0.8  # pixels: deviation of the blur that is taken away from a glyph
@@ -96,9 +97,9 @@ def glyphs(mark: str, digit: str, font: str, size: int, warp: Warp | None = None
     [-1, 1], about 0 on average; 1 is darkest."""
     cell = cell_of(size)
     if warp is None:
-        image = _draw_glyphs(mark, digit, font, size)
+        image = _draw_glyphs(mark, digit, font, size, STROKE)
     else:
-        large = _draw_glyphs(mark, digit, font, FINER * size)
+        large = _draw_glyphs(mark, digit, font, FINER * size, FINER * STROKE)
         halves = [large.crop((place, 0, place + large.height, large.height)) for place in (0, large.height)]
         image = Image.new("L", (2 * cell, cell))
         for place, half in zip((0, cell), halves, strict=True):
@@ -108,14 +109,14 @@ def glyphs(mark: str, digit: str, font: str, size: int, warp: Warp | None = None
     return ink / np.abs(ink).max()
 
 
-def _draw_glyphs(mark: str, digit: str, font: str, size: int) -> Image.Image:
+def _draw_glyphs(mark: str, digit: str, font: str, size: int, stroke: int) -> Image.Image:
     chosen, cell = load_font(font, size), cell_of(size)
     cap = -round(chosen.getbbox("H", anchor="ls")[1])
     image = Image.new("L", (2 * cell, cell))
     pen = ImageDraw.Draw(image)
     base = (cell + cap) // 2
     if mark in ARROWS:
-        _draw_arrow(pen, cell / 2, cap, max(round(2 * size / SIZE), 2), *ARROWS[mark])
+        _draw_arrow(pen, cell / 2, cap, stroke, *ARROWS[mark])
     else:
         pen.text((cell / 2, base), mark, fill=255, font=chosen, anchor="ms")
     pen.text((3 * cell / 2, base), digit, fill=255, font=chosen, anchor="ms")
