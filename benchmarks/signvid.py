@@ -55,7 +55,7 @@ SHRUNK = 448  # pixels of the shorter side of `whole-448`, or a little more wher
 LOOKS = ("gaze", "pixel-diff", "all", "whole-448", "random")  # in this order: random gets the share that gaze kept
 SHUFFLED = "shuffled"
 COST, PEAK = "cost.json", "peak.json"
-MAX_NEW_TOKENS = 24
+MAX_NEW_TOKENS = 64  # signs are counted by saying all of them first
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 GAZE_CHUNK = 2  # frames that the gaze model sees together: it finds more signs so than with 16, in less time (--dev)
 
