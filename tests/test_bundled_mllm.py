@@ -88,7 +88,7 @@ def test_it_is_loaded_as_any_other(tmp_path, signs):
 
 def test_it_answers_multiple_choice_questions_in_the_harness(signs, tmp_path, capsys):
     """24 questions of four options: by luck 6 are right, and 10 or more once in 18 times."""
-    report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", "--max-new-tokens", "48", model=None)
+    report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", model=None)
     assert report["scores"]["n"] == 24
     assert report["scores"]["strict"]["score"]["correct"] >= 10 and report["scores"]["strict"]["unparsed"] <= 6
 

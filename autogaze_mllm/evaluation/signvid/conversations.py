@@ -31,18 +31,10 @@ TURNS = 2  # of a conversation at most, unless told otherwise
 Sample = dict[str, Any]
 
 
-def reply(asked: Asked, plan: VideoPlan) -> str:
+def reply(asked: Asked) -> str:
     """What the model is taught to answer: the option, after what it rests on. Not the option's letter: to find that is
-    a task of its own, which a model of this size learns far later than to read. Signs are counted by reading all of
-    them and comparing what was read, since a model that looks for one that is not there finds one like it."""
-    if asked.option == asked.seen:
-        return asked.option
-    return f"{by_colour(plan)}. {asked.seen}. Answer: {asked.option}"
-
-
-def by_colour(plan: VideoPlan) -> str:
-    known = {shown.sign.colour: shown.sign.code for shown in plan.signs}
-    return ", ".join(f"{colour} {known[colour]}" for colour in COLOURS if colour in known)
+    a task of its own, which a model of this size learns far later than to read."""
+    return asked.option if asked.option == asked.seen else f"{asked.seen}. Answer: {asked.option}"
 
 
 def plainly(plan: VideoPlan) -> list[tuple[str, str]]:
@@ -52,15 +44,18 @@ def plainly(plan: VideoPlan) -> list[tuple[str, str]]:
 
 def listing(plan: VideoPlan) -> tuple[tuple[str, str], ...]:
     """Questions that ask for all signs, with their answers."""
-    colours = (BY_COLOUR, by_colour(plan))
-    return ((BY_TIME, ", ".join(plan.codes)), colours) if plan.shape.order else (colours,)
+    known = {shown.sign.colour: shown.sign.code for shown in plan.signs}
+    by_colour = ", ".join(f"{colour} {known[colour]}" for colour in COLOURS if colour in known)
+    if not plan.shape.order:
+        return ((BY_COLOUR, by_colour),)
+    return (BY_TIME, ", ".join(plan.codes)), (BY_COLOUR, by_colour)
 
 
 def conversations(
     video: str, plan: VideoPlan, questions: Sequence[Asked], order: np.random.Generator, most: int = TURNS
 ) -> list[Sample]:
     """Samples about one video. video: its path, from the data file's folder. most: turns of a conversation."""
-    turns = [*listing(plan), *plainly(plan), *((PROMPT.format(asked.text), reply(asked, plan)) for asked in questions)]
+    turns = [*listing(plan), *plainly(plan), *((PROMPT.format(asked.text), reply(asked)) for asked in questions)]
     turns = [turns[int(place)] for place in order.permutation(len(turns))]
     samples = []
     for first in range(0, len(turns), most):
