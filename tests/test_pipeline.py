@@ -217,3 +217,20 @@ def test_every_core_gets_as_many_batches_as_the_others(clips, most, workers, bat
 def test_clips_that_are_gazed_together_are_one_at_least(wide, clip_batch):
     with pytest.raises(InputError, match=f"clip_batch must be at least 1, got {clip_batch}"):
         am.gaze_video(wide, "all", HD, clip_batch=clip_batch)
+
+
+@pytest.mark.parametrize(("threads", "together"), [(1, 2), (2, 1)])
+def test_tiles_are_gazed_together_as_far_as_there_are_cores(wide, monkeypatch, threads, together):
+    sizes, select, before = [], am.PixelDiffSelector.select, torch.get_num_threads()
+
+    def noting(self, frames, *arguments):
+        sizes.append(len(frames))
+        return select(self, frames, *arguments)
+
+    monkeypatch.setattr(am.PixelDiffSelector, "select", noting)
+    torch.set_num_threads(threads)
+    try:
+        am.gaze_video(wide, "pixel-diff", HD, grid=GRID)
+    finally:
+        torch.set_num_threads(before)
+    assert sizes == [together] * (3 * 2 // together)  # three chunks of two tiles

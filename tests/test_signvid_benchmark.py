@@ -23,6 +23,7 @@ from autogaze_mllm.evaluation.signvid.signs import BORDER, cell_of
 from autogaze_mllm.gaze.pipeline import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
+from autogaze_mllm.video.sampling import sample_frames
 from benchmarks import signvid
 
 SCRIPT = Path(signvid.__file__)
@@ -242,3 +243,13 @@ def test_at_the_small_size_every_patch_is_a_quarter_of_the_tokens():
     (width, height), (small_width, small_height) = (setup.seen("all") for setup in setups)
     assert (small_width, small_height) == (672, 672) and width * height == 4 * small_width * small_height
     assert all(setup.seen("whole-448") == (448, 448) for setup in setups)
+
+
+def test_no_sign_of_the_large_videos_is_missed_between_the_frames_that_are_looked_at():
+    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=False)
+    vars(told).update(quick=False, large=True, small=False)
+    setup = signvid.chosen_setup(told)
+    looked_at = sample_frames(setup.recipe.shape.frames, setup.settings("pixel-diff").frames)
+    assert len(looked_at) == 64
+    for _, plan, _ in setup.recipe.asked():
+        assert all(any(sign.start <= frame < sign.end for frame in looked_at) for sign in plan.signs)
