@@ -31,13 +31,13 @@ import numpy as np
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.environment import machine
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.config import AutoGazeConfig
-from autogaze_mllm.memory import PeakMemory
-from autogaze_mllm.training.mosaic import MosaicTask
+from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.memory import PeakMemory
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import read_clips
-from autogaze_mllm.training.videos import find_videos
+from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.video.synthetic import moving_scene
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

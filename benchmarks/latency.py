@@ -28,7 +28,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 import autogaze_mllm as am
-from autogaze_mllm.environment import machine
+from autogaze_mllm.common.environment import machine
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 
 # (frames per second, side in pixels, kept share of the patches): the paper's points
