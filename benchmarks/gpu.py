@@ -220,7 +220,7 @@ def facts(path: Path, device_name: str | None) -> None:
     """The machine and its two ceilings: bytes a second of a large copy (read and written), operations of a product."""
     import torch
 
-    from autogaze_mllm.environment import describe
+    from autogaze_mllm.common.environment import describe
 
     sys.path.insert(0, str(HERE.parent))
     from benchmarks.gaze_speed import matmul_rate, seconds
