@@ -35,7 +35,7 @@ from autogaze_mllm.training.on_device.pool import PoolSettings  # noqa: E402
 from autogaze_mllm.training.tasks.mosaic import MosaicTask  # noqa: E402
 
 SIZES = {  # of each stage: clips of a pool and of a step, and their frames; clips to calibrate on
-    "cuda": {"short": (512, 64, 4), "search": (256, 32, 16), "own": (512, 32, 16), "calibration": 128},
+    "cuda": {"short": (512, 64, 4), "search": (256, 32, 16), "own": (512, 32, 16), "calibration": 64},
     "cpu": {"short": (16, 8, 4), "search": (8, 4, 16), "own": (8, 4, 16), "calibration": 24},
     "small": {"short": (4, 2, 2), "search": (2, 1, 3), "own": (2, 1, 3), "calibration": 2},
 }
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     takes = TakeSource(real, generated, device, arguments.seed)
     gaze = AutoGaze.from_pretrained(arguments.init, device=device).float()
     print(f"{len(real)} real and {len(generated)} generated clips on {device}: {_passed():.1f} s", flush=True)
-    reserve = min(max(0.06 * seconds, 4.0), 90.0)
+    reserve = min(max(0.06 * seconds, 25.0 if device.type == "cuda" else 4.0), 90.0)  # to calibrate and to save
     trainer = ClockTrainer(
         gaze,
         takes,
