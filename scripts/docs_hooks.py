@@ -1,7 +1,7 @@
 """Hooks of mkdocs, see mkdocs.yml: what the built manual has and its Markdown only names.
 
-`<!-- help: VERB -->` becomes what `autogaze-mllm VERB --help` prints. Links to `../benchmarks/results/` lead to copies of
-these files in the site, so that plots are shown and every figure can be looked up.
+`<!-- help: VERB -->` becomes what `autogaze-mllm VERB --help` prints. Links to `../benchmarks/results/` lead to
+copies of these files in the site, so that plots are shown and every figure can be looked up.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-
-from mkdocs.structure.files import File, Files
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
 WIDTH = 100  # columns of a help text
@@ -35,7 +33,9 @@ def help_text(command: str) -> str:
     return printed.getvalue()
 
 
-def on_files(files: Files, config: Any) -> Files:
+def on_files(files: Any, config: Any) -> Any:
+    from mkdocs.structure.files import File  # the tests use `help_text` without mkdocs
+
     for path in sorted(path for path in RESULTS.rglob("*") if path.is_file()):
         name = f"results/{path.relative_to(RESULTS).as_posix()}"
         files.append(File.generated(config, name, abs_src_path=str(path)))
@@ -45,3 +45,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     markdown = markdown.replace("](../benchmarks/results/", "](results/")
     return re.sub(r"<!-- help: ([\w -]+?) -->", lambda found: f"```text\n{help_text(found[1])}```", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    return re.sub(r"(\d) %", "\\1&nbsp;%", html)  # a number and its sign stay on one line

@@ -1,6 +1,6 @@
 """Writes a small data set for fine-tuning: clips of a box in one of eight colours, each with a question and its answer.
 
-    python scripts/make_finetune_data.py data      # data/train.jsonl and the clips beside it
+python scripts/make_finetune_data.py data      # data/train.jsonl and the clips beside it
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes docs/overlay.png, the picture of README and manual: one frame of the demo's overlay video.
 
-    python scripts/readme_picture.py demo_out/overlay.mp4 3
+python scripts/readme_picture.py demo_out/overlay.mp4 3
 """
 
 from __future__ import annotations
