@@ -48,4 +48,5 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def on_page_content(html: str, **_: Any) -> str:
-    return re.sub(r"(\d) %", "\\1&nbsp;%", html)  # a number and its sign stay on one line
+    """A number and its sign, and the ends of an interval, stay on one line."""
+    return re.sub(r"(\d) to (?=\d)", r"\1&nbsp;to&nbsp;", re.sub(r"(\d) %", r"\1&nbsp;%", html))
