@@ -4,19 +4,23 @@ Notable design decisions: composition around a base model, never patching; ragge
 travels with the indices; a clip's result depends on that clip alone.
 """
 
-from .errors import InputError
-from .gaze.config import AutoGazeConfig
+from .common.errors import InputError
+from .common.pixels import PixelFormat
+from .gaze.autogaze.config import AutoGazeConfig
+from .gaze.autogaze.decoding.generation import GazeState
+from .gaze.autogaze.model import AutoGaze
+from .gaze.autogaze.processor import AutoGazeImageProcessor
 from .gaze.gazed_video import GazedVideo
-from .gaze.generation import GazeState
 from .gaze.grid import PatchGrid
-from .gaze.info import GazingInfo
-from .gaze.model import AutoGaze
-from .gaze.pipeline import PixelFormat, gaze_video
-from .gaze.processor import AutoGazeImageProcessor
-from .gaze.selectors import AllSelector, PixelDiffSelector, RandomSelector, Selector
+from .gaze.pipeline import gaze_video
+from .gaze.selection import GazingInfo
+from .gaze.selectors.base import Selector
+from .gaze.selectors.baselines import AllSelector, RandomSelector
+from .gaze.selectors.registry import PixelDiffSelector
 from .gaze.settings import VideoSettings, preset
+from .mllm.loading import load
 from .mllm.model import GazedModel
-from .mllm.wrap import load, wrap
+from .mllm.wrap import wrap
 from .vision.tower import GazedSiglipVisionModel
 
 __version__ = "0.1.0"

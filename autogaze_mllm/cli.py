@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 
 from .commands import ask, cache, eval, finetune, gaze, info, label, merge, train_gaze
-from .errors import InputError
+from .common.errors import InputError
 
 VERBS = (ask, gaze, eval, cache, info, finetune, merge, label, train_gaze)
 

@@ -12,7 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from autogaze_mllm.errors import InputError
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.vision.attention import MAX_PADDED_KEYS, PackedAttention
 
 CPU = torch.device("cpu")

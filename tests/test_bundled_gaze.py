@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from autogaze_mllm.gaze.model import AutoGaze
-from autogaze_mllm.gaze.selectors import PixelDiffSelector, load_selector, stop_rule
+from autogaze_mllm.gaze.autogaze.model import AutoGaze
+from autogaze_mllm.gaze.selectors.registry import PixelDiffSelector, load_selector, stop_rule
 from autogaze_mllm.gaze.settings import preset
-from autogaze_mllm.training.mosaic import MosaicTask
 from autogaze_mllm.training.reconstruction import Matched, Setting, calibration, match, read_clips, score_clip
+from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
 MAKER = Path(__file__).parents[1] / "scripts" / "make_training_videos.py"
 CPU = torch.device("cpu")

@@ -10,10 +10,10 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
-from autogaze_mllm.evaluation.signvid.conversations import plainly
-from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED, video_name, write_videos
-from autogaze_mllm.mllm.wrap import BUNDLED_FOLDER
+from autogaze_mllm.mllm.loading import BUNDLED_FOLDER
+from autogaze_mllm.signvid import Recipe, Shape, write_signvid
+from autogaze_mllm.signvid.conversations import plainly
+from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, video_name, write_videos
 from tests.eval_runs import evaluate
 
 RECIPE = Recipe(Shape(448, 448, 8, signs=3), "test", videos=4, questions=6, seed=5)

@@ -17,12 +17,12 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from autogaze_mllm import compiling
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze import device_frames, generation
-from autogaze_mllm.gaze.capture import Recorder, default_capture
-from autogaze_mllm.gaze.device_frames import DeviceFrames
-from autogaze_mllm.gaze.model import AutoGaze
+from autogaze_mllm.common import compiling
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.gaze.autogaze.decoding import device_loop, generation
+from autogaze_mllm.gaze.autogaze.decoding.cuda_graphs import Recorder, default_capture
+from autogaze_mllm.gaze.autogaze.decoding.device_loop import DeviceFrames
+from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.vision.tower import GazedSiglipVisionModel
 
 from .test_gaze_engine import same_info, same_state
@@ -84,8 +84,8 @@ def taped(monkeypatch: pytest.MonkeyPatch) -> list[Tapes]:
             recorders.append(self.recorder)
 
     monkeypatch.setattr(DeviceFrames, "__init__", built)
-    monkeypatch.setattr(device_frames, "Compiled", lambda function: function)
-    monkeypatch.setattr(device_frames, "SLOTS", 32)
+    monkeypatch.setattr(device_loop, "Compiled", lambda function: function)
+    monkeypatch.setattr(device_loop, "SLOTS", 32)
     return recorders
 
 
@@ -243,7 +243,7 @@ def test_graphs_are_the_default_on_cuda(dtype: torch.dtype, caplog: pytest.LogCa
     wanted = model.generate(video, 0.8, capture="off")
     for _ in range(3):
         same_info(model.generate(video, 0.8), wanted)
-    ((_, engine),) = device_frames._ENGINES[model.gazing_model.gaze_decoder].kept
+    ((_, engine),) = device_loop._ENGINES[model.gazing_model.gaze_decoder].kept
     assert engine.recorder is not None and {key[0] for key in engine.recorder.replays} == {"prefill", "step", "choose"}
     assert not caplog.records
 
@@ -283,7 +283,7 @@ def test_memory_is_given_back_at_once(capture: Any, taped: list[Tapes], monkeypa
             model.generate(clip(config, 2, 2), 0.5, capture=capture)
         assert [engine() is None for engine in engines] == [capture == "off"] * 2
         taped.clear()
-        device_frames._ENGINES.pop(model.gazing_model.gaze_decoder, None)  # as when the model goes
+        device_loop._ENGINES.pop(model.gazing_model.gaze_decoder, None)  # as when the model goes
         assert all(engine() is None for engine in engines)
     finally:
         gc.enable()
@@ -296,7 +296,7 @@ def test_callers_that_ask_for_ever_other_shapes_are_not_slowed_down(taped: list[
     wanted = [model.generate(video[:rows], 0.5) for rows in (1, 2, 3, 4)]
     for call in range(40):
         same_info(model.generate(video[: call % 4 + 1], 0.5, capture="compile"), wanted[call % 4])
-    assert len(taped) == device_frames.KEPT + 1, "one more in 40 calls"
+    assert len(taped) == device_loop.KEPT + 1, "one more in 40 calls"
 
 
 def test_graphs_need_cuda() -> None:
@@ -351,8 +351,8 @@ def test_steps_are_traced_once(fresh: None, monkeypatch: pytest.MonkeyPatch) -> 
         traced.append("")
         return graph.forward
 
-    monkeypatch.setattr(device_frames, "Compiled", lambda function: compiling.Compiled(function, backend))
-    monkeypatch.setattr(device_frames, "SLOTS", 16)
+    monkeypatch.setattr(device_loop, "Compiled", lambda function: compiling.Compiled(function, backend))
+    monkeypatch.setattr(device_loop, "SLOTS", 16)
     model, _, video, need = small()
     for _ in range(2):
         same_info(model.generate(video, 0.9, need), model.generate(video, 0.9, need, capture="compile"))

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import constants
 
 from autogaze_mllm.cli import main
-from autogaze_mllm.evaluation.hub import unpack
+from autogaze_mllm.evaluation.data.hub import unpack
 
 from .eval_data import HLVID, LAYOUTS, VIDEOMME, write_parquet, write_sample
 

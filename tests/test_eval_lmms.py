@@ -15,7 +15,7 @@ import pytest
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation import lmms
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.made_up import write_made_up
+from autogaze_mllm.evaluation.data.synthetic import write_made_up
 from autogaze_mllm.mllm.tiny import tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]

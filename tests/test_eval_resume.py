@@ -17,7 +17,7 @@ import pytest
 
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.made_up import write_made_up
+from autogaze_mllm.evaluation.data.synthetic import write_made_up
 
 from .eval_runs import command, evaluate, lines_of, refused, without_times
 

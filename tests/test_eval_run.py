@@ -13,7 +13,7 @@ import pytest
 
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.made_up import write_made_up
+from autogaze_mllm.evaluation.data.synthetic import write_made_up
 
 from .eval_runs import command, evaluate, lines_of, refused
 
@@ -117,7 +117,7 @@ def test_reports_show_published_numbers_and_say_what_differs(two_videos, tmp_pat
 
 def test_published_settings_differ_in_nothing():
     """A run of the published model with the published settings has nothing to confess."""
-    from autogaze_mllm.evaluation.published import differences_in_words
+    from autogaze_mllm.evaluation.reports.published import differences_in_words
     from autogaze_mllm.gaze.settings import preset
 
     settings: dict[str, Any] = {

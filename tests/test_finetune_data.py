@@ -9,7 +9,7 @@ from PIL import Image
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.finetuning.data import check_samples, load_samples, read_samples
+from autogaze_mllm.finetuning.data.samples import check_samples, load_samples, read_samples
 
 from .finetune_files import turns
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.finetuning.engine import NAMES, deepspeed_preset
+from autogaze_mllm.finetuning.deepspeed import NAMES, deepspeed_preset
 from autogaze_mllm.finetuning.run import finetune
 
 from .checkpoints import write_nvila

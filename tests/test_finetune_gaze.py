@@ -10,15 +10,15 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.data import load_samples
-from autogaze_mllm.finetuning.dataset import ConversationDataset, collator
-from autogaze_mllm.finetuning.gazing import MediaStore
+from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
+from autogaze_mllm.finetuning.data.media_store import MediaStore
+from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.parts import PARTS, LoraPlan, PartPlan, RolloutPlan, switch_on
 from autogaze_mllm.finetuning.run import finetune
 from autogaze_mllm.gaze.cache import VideoCache
-from autogaze_mllm.gaze.info import build_info
 from autogaze_mllm.gaze.pipeline import gaze_video
+from autogaze_mllm.gaze.selection import build_info
 from autogaze_mllm.video.writer import write_video
 
 from .finetune_files import config, mixed_data, save_base, turns, wrapped
@@ -133,7 +133,7 @@ def test_the_gradient_is_that_of_the_policy_gradient_by_hand(with_llm, data):
 
 
 def _encoded(sample, tokens, model):
-    from autogaze_mllm.finetuning.conversation import encode_conversation
+    from autogaze_mllm.finetuning.data.conversation import encode_conversation
 
     return encode_conversation(sample, tokens, model.preprocessing, model.family)
 

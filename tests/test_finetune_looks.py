@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.data import load_samples, read_samples
-from autogaze_mllm.finetuning.gazing import GazedCache, MediaStore
+from autogaze_mllm.finetuning.data.media_store import GazedCache, MediaStore
+from autogaze_mllm.finetuning.data.samples import load_samples, read_samples
 from autogaze_mllm.finetuning.run import finetune
 
 from .finetune_files import box_clip, config, turns, wrapped

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.conversation import IGNORED, encode_conversation
-from autogaze_mllm.finetuning.data import Medium, Sample, Turn
-from autogaze_mllm.finetuning.dataset import fitted
+from autogaze_mllm.finetuning.data.conversation import IGNORED, encode_conversation
+from autogaze_mllm.finetuning.data.dataset import fitted
+from autogaze_mllm.finetuning.data.samples import Medium, Sample, Turn
 
 from .checkpoints import CHATML, write_nvila, write_vila
 from .finetune_files import wrapped

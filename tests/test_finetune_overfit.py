@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.data import load_samples
+from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.parts import LoraPlan, PartPlan
 from autogaze_mllm.finetuning.run import finetune
 

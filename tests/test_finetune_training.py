@@ -15,9 +15,9 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.finetuning.data import load_samples
-from autogaze_mllm.finetuning.dataset import ConversationDataset, LengthSampler, collator, pack
-from autogaze_mllm.finetuning.gazing import MediaStore
+from autogaze_mllm.finetuning.data.dataset import ConversationDataset, LengthSampler, collator, pack
+from autogaze_mllm.finetuning.data.media_store import MediaStore
+from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.parts import PRESETS, LoraPlan, PartPlan
 from autogaze_mllm.finetuning.run import finetune

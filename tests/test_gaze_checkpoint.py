@@ -15,10 +15,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.config import AutoGazeConfig
-from autogaze_mllm.gaze.model import AutoGaze
-from autogaze_mllm.gaze.processor import AutoGazeImageProcessor
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.gaze.autogaze.model import AutoGaze
+from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor
 
 from .golden_data import independent_rows, load, video, weights
 
@@ -167,8 +167,10 @@ def test_hub_without_a_copy_here(tmp_path: Path) -> None:
 
 def test_hub_when_offline(tmp_path: Path) -> None:
     """In a process of its own: the hub client reads its settings when it is imported."""
-    code = "from autogaze_mllm.gaze.model import AutoGaze; AutoGaze.from_pretrained('someone/model')"
+    code = "from autogaze_mllm.gaze.autogaze.model import AutoGaze; AutoGaze.from_pretrained('someone/model')"
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 1
-    assert done.stderr.splitlines()[-1].startswith("autogaze_mllm.errors.InputError: someone/model: not a folder, and")
+    assert done.stderr.splitlines()[-1].startswith(
+        "autogaze_mllm.common.errors.InputError: someone/model: not a folder, and"
+    )

@@ -12,13 +12,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.config import AutoGazeConfig
-from autogaze_mllm.gaze.generation import Sampling
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.gaze.autogaze.decoding.generation import Sampling
+from autogaze_mllm.gaze.autogaze.model import AutoGaze
+from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor
 from autogaze_mllm.gaze.grid import PatchGrid, mask_to_positions
-from autogaze_mllm.gaze.info import GazingInfo
-from autogaze_mllm.gaze.model import AutoGaze
-from autogaze_mllm.gaze.processor import AutoGazeImageProcessor
+from autogaze_mllm.gaze.selection import GazingInfo
 
 from .reference_decoder import Reference, assert_rows
 

@@ -10,12 +10,12 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 import autogaze_mllm as am
-from autogaze_mllm.gaze import generation
-from autogaze_mllm.gaze.batching import HOST_BYTES, bytes_per_row, cut_rows
-from autogaze_mllm.gaze.config import GazeEncoderConfig
-from autogaze_mllm.gaze.encoder import TrunkBlock
-from autogaze_mllm.gaze.generation import GazeState
-from autogaze_mllm.gaze.info import GazingInfo
+from autogaze_mllm.gaze.autogaze.config import GazeEncoderConfig
+from autogaze_mllm.gaze.autogaze.decoding import generation
+from autogaze_mllm.gaze.autogaze.decoding.generation import GazeState
+from autogaze_mllm.gaze.autogaze.decoding.micro_batch import HOST_BYTES, bytes_per_row, cut_rows
+from autogaze_mllm.gaze.autogaze.encoder import TrunkBlock
+from autogaze_mllm.gaze.selection import GazingInfo
 from benchmarks.gaze_speed import operations
 
 from .reference_decoder import assert_rows

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from autogaze_mllm.gaze.budget import patches_per_frame
-from autogaze_mllm.gaze.config import AutoGazeConfig
-from autogaze_mllm.gaze.encoder import resize_bicubic
-from autogaze_mllm.gaze.generation import Sampling, choose_patches
+from autogaze_mllm.common.pixels import resize_bicubic
+from autogaze_mllm.gaze.autogaze.budget import patches_per_frame
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.gaze.autogaze.decoding.generation import Sampling, choose_patches
+from autogaze_mllm.gaze.autogaze.model import AutoGaze
+from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor
 from autogaze_mllm.gaze.grid import mask_to_positions
-from autogaze_mllm.gaze.model import AutoGaze
-from autogaze_mllm.gaze.processor import AutoGazeImageProcessor
 
 from .golden_data import (
     Tensors,

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.config import AutoGazeConfig
-from autogaze_mllm.gaze.generation import GazeState
-from autogaze_mllm.gaze.info import GazingInfo
-from autogaze_mllm.gaze.model import AutoGaze
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.gaze.autogaze.decoding.generation import GazeState
+from autogaze_mllm.gaze.autogaze.model import AutoGaze
+from autogaze_mllm.gaze.selection import GazingInfo
 
 from .golden_data import assert_close
 from .reference_decoder import Reference, Result, assert_rows, assert_state

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.selectors import load_selector
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.gaze.selectors.registry import load_selector
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 from benchmarks import gaze_speed

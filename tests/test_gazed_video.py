@@ -11,15 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.encoder import resize_bicubic
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.pixels import PixelFormat, resize_bicubic, resize_frames
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.patches import PatchStore, gather_patches
-from autogaze_mllm.gaze.pipeline import GazedChunk, PixelFormat, gaze_video
-from autogaze_mllm.gaze.selectors import AllSelector, PixelDiffSelector, RandomSelector
+from autogaze_mllm.gaze.pipeline import GazedChunk, gaze_video
+from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
+from autogaze_mllm.gaze.selectors.registry import PixelDiffSelector
 from autogaze_mllm.gaze.settings import VideoSettings
-from autogaze_mllm.video.pictures import resize_frames
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 

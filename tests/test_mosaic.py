@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from autogaze_mllm.gaze.encoder import resize_bicubic
+from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.mosaic import BLANK, psnr, rebuild
 from autogaze_mllm.gaze.overlay import Overlay

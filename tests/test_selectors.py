@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.config import AutoGazeConfig, GazeDecoderConfig, GazeEncoderConfig
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig, GazeDecoderConfig, GazeEncoderConfig
+from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.gaze.grid import PatchGrid
-from autogaze_mllm.gaze.info import GazingInfo
-from autogaze_mllm.gaze.model import AutoGaze
 from autogaze_mllm.gaze.mosaic import psnr, rebuild
-from autogaze_mllm.gaze.pixel_diff import PixelDiffSelector
-from autogaze_mllm.gaze.selectors import AllSelector, RandomSelector, Selector, load_selector, selector_name
+from autogaze_mllm.gaze.selection import GazingInfo
+from autogaze_mllm.gaze.selectors.base import Selector
+from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
+from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
+from autogaze_mllm.gaze.selectors.registry import load_selector, selector_name
 from autogaze_mllm.video.synthetic import moving_scene
 
 SQUARE = PatchGrid.of("32+64", 16)

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 import autogaze_mllm as am
-from autogaze_mllm.evaluation.signvid import sheets
-from autogaze_mllm.evaluation.signvid.legible import SHIFT, read_sign
-from autogaze_mllm.evaluation.signvid.sheets import NOTHING, UNKNOWN, plan_sheet, sheet_labels, write_sheet
-from autogaze_mllm.evaluation.signvid.signs import BORDER, COLOURS, DIGITS, FONTS, MARKS, SIZE, Warp, cell_of, glyphs
-from autogaze_mllm.evaluation.signvid.signs import code_of as code
+from autogaze_mllm.signvid import sheets
+from autogaze_mllm.signvid.legible import SHIFT, read_sign
+from autogaze_mllm.signvid.sheets import NOTHING, UNKNOWN, plan_sheet, sheet_labels, write_sheet
+from autogaze_mllm.signvid.signs import BORDER, COLOURS, DIGITS, FONTS, MARKS, SIZE, Warp, cell_of, glyphs
+from autogaze_mllm.signvid.signs import code_of as code
 from scripts import train_sign_tower
 from scripts.train_sign_tower import WORDS, said_by
 

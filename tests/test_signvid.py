@@ -13,26 +13,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from autogaze_mllm.errors import InputError
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid, options_within
 from autogaze_mllm.evaluation.extraction import named_option, strict
-from autogaze_mllm.evaluation.signvid import Recipe, Shape, ensure_signvid, read_truth, write_signvid
-from autogaze_mllm.evaluation.signvid.backgrounds import FAMILIES
-from autogaze_mllm.evaluation.signvid.conversations import (
-    BY_COLOUR,
-    BY_SIGN,
-    BY_TIME,
-    reply,
-    write_conversations,
-)
-from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED, stored_recipe, video_name, write_videos
-from autogaze_mllm.evaluation.signvid.legible import check_legible
-from autogaze_mllm.evaluation.signvid.plan import hold_of, plan_video
-from autogaze_mllm.evaluation.signvid.questions import LETTERS, ask_about, balanced_letters
-from autogaze_mllm.evaluation.signvid.render import render_video
-from autogaze_mllm.evaluation.signvid.signs import FONTS, plate_size
-from autogaze_mllm.finetuning.data import check_samples
-from autogaze_mllm.finetuning.looks import Look
+from autogaze_mllm.finetuning.data.sample_gaze import Look
+from autogaze_mllm.finetuning.data.samples import check_samples
+from autogaze_mllm.signvid import Recipe, Shape, ensure_signvid, read_truth, write_signvid
+from autogaze_mllm.signvid.backgrounds import FAMILIES
+from autogaze_mllm.signvid.conversations import BY_COLOUR, BY_SIGN, BY_TIME, reply, write_conversations
+from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe, video_name, write_videos
+from autogaze_mllm.signvid.legible import check_legible
+from autogaze_mllm.signvid.plan import hold_of, plan_video
+from autogaze_mllm.signvid.questions import LETTERS, ask_about, balanced_letters
+from autogaze_mllm.signvid.render import render_video
+from autogaze_mllm.signvid.signs import FONTS, plate_size
 from autogaze_mllm.video.reader import VideoReader
 from tests.eval_runs import evaluate
 
@@ -252,13 +246,13 @@ def test_a_reader_of_the_full_frame_fails_on_the_shrunk_one(data):
 
 def test_the_reader_would_read_ordinary_print_when_shrunk(tmp_path, monkeypatch):
     """So it is the fine print that fails it, not a weakness of the reader."""
-    from autogaze_mllm.evaluation.signvid import signs
+    from autogaze_mllm.signvid import signs
 
     monkeypatch.setattr(signs, "CORE", 30.0)  # nothing is taken away from the letters
     monkeypatch.setattr(signs, "GRAIN", 2.0)
     for cached in (signs.glyphs,):
         cached.cache_clear()
-    from autogaze_mllm.evaluation.signvid import legible
+    from autogaze_mllm.signvid import legible
 
     legible._templates.cache_clear()
     try:

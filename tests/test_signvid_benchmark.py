@@ -15,14 +15,14 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.evaluation.signvid import Recipe, Shape
-from autogaze_mllm.evaluation.signvid.curve import Look, targets
-from autogaze_mllm.evaluation.signvid.plan import plan_video, shape_4k
-from autogaze_mllm.evaluation.signvid.signs import BORDER, cell_of
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.evaluation.reports.curve import Look, targets
 from autogaze_mllm.gaze.pipeline import DEFAULT_GRID
-from autogaze_mllm.gaze.selectors import RandomSelector
+from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
+from autogaze_mllm.signvid import Recipe, Shape
+from autogaze_mllm.signvid.plan import plan_video, shape_4k
+from autogaze_mllm.signvid.signs import BORDER, cell_of
 from autogaze_mllm.video.sampling import sample_frames
 from benchmarks import signvid
 

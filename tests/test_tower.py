@@ -18,10 +18,10 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from autogaze_mllm.errors import InputError
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
-from autogaze_mllm.gaze.selectors import AllSelector, RandomSelector
+from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
 from autogaze_mllm.vision.tower import GazedSiglipVisionModel
 
 from .golden_data import assert_close, load, names, part, video, weights

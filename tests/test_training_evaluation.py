@@ -16,8 +16,7 @@ from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from autogaze_mllm import InputError, PatchGrid, PixelDiffSelector, RandomSelector
-from autogaze_mllm.gaze.selectors import AllSelector
-from autogaze_mllm.training.mosaic import MosaicTask
+from autogaze_mllm.gaze.selectors.baselines import AllSelector
 from autogaze_mllm.training.reconstruction import (
     PUBLISHED,
     GreedySelector,
@@ -28,6 +27,7 @@ from autogaze_mllm.training.reconstruction import (
     own_unit,
     score_clip,
 )
+from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.video.reader import VideoReader
 
 from .training_models import busy_clip, small_gaze, write_clips

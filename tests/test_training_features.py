@@ -9,14 +9,14 @@ import pytest
 import torch
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipConfig, SiglipModel
 
-from autogaze_mllm.errors import InputError
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.training.config import TrainingSettings
-from autogaze_mllm.training.loading import load_task
+from autogaze_mllm.training.data.clips import ClipSettings, ClipSource
+from autogaze_mllm.training.tasks.registry import load_task
+from autogaze_mllm.training.tasks.videomae.features import PixelStatistics, WeightedLosses
+from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
+from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
-from autogaze_mllm.training.videomae.features import PixelStatistics, WeightedLosses
-from autogaze_mllm.training.videomae.model import VideoMAEConfig
-from autogaze_mllm.training.videomae.task import VideoMAETask
-from autogaze_mllm.training.videos import ClipSettings, ClipSource
 
 from .training_models import small_gaze, write_clips
 

@@ -8,14 +8,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.files import write_json
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.files import write_json
 from autogaze_mllm.training.algorithms import GazeLoss, grpo_loss, ntp_loss
-from autogaze_mllm.training.labels import collate_labels
+from autogaze_mllm.training.data.clips import frame_indices
+from autogaze_mllm.training.data.labels import collate_labels
 from autogaze_mllm.training.schedules import learning_rate, temperature
-from autogaze_mllm.training.videomae.model import VideoMAEConfig
-from autogaze_mllm.training.videomae.task import VideoMAETask
-from autogaze_mllm.training.videos import frame_indices
+from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
+from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 
 from .golden_data import Tensors, assert_close, load, names, part, video, weights
 

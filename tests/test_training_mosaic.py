@@ -7,12 +7,12 @@ import torch
 
 from autogaze_mllm import AutoGazeImageProcessor, InputError, PatchGrid
 from autogaze_mllm.gaze.mosaic import rebuild
-from autogaze_mllm.training.candidates import search_by_candidates
 from autogaze_mllm.training.config import SearchSettings
-from autogaze_mllm.training.greedy import Disturbance, SearchResult, search_mosaic
 from autogaze_mllm.training.hints import HintHead, token_shares
-from autogaze_mllm.training.mosaic import MosaicTask, MosaicWalk
 from autogaze_mllm.training.objective import search_online, soft_targets
+from autogaze_mllm.training.search.candidates import search_by_candidates
+from autogaze_mllm.training.search.greedy import Disturbance, SearchResult, search_mosaic
+from autogaze_mllm.training.tasks.mosaic import MosaicTask, MosaicWalk
 
 from .training_models import busy_clip, small_gaze
 

@@ -15,15 +15,15 @@ import torch
 
 from autogaze_mllm import AutoGaze, InputError
 from autogaze_mllm.cli import main
-from autogaze_mllm.gaze.config import BudgetConfig
+from autogaze_mllm.gaze.autogaze.config import BudgetConfig
 from autogaze_mllm.training.checkpoints import checkpoint_folders
 from autogaze_mllm.training.config import SearchSettings, TrainingSettings
-from autogaze_mllm.training.labels import key_of, read_labels
-from autogaze_mllm.training.mosaic import MosaicTask
+from autogaze_mllm.training.data.clips import ClipSettings, ClipSource, find_videos
+from autogaze_mllm.training.data.labels import key_of, read_labels
+from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
+from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
-from autogaze_mllm.training.videomae.model import VideoMAEConfig
-from autogaze_mllm.training.videomae.task import VideoMAETask
-from autogaze_mllm.training.videos import ClipSettings, ClipSource, find_videos
 
 from .test_training_golden import CONFIG
 from .training_models import small_gaze, write_clips

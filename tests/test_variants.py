@@ -7,7 +7,7 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.gaze.pipeline import gaze_variants
-from autogaze_mllm.gaze.selectors import AllSelector, RandomSelector
+from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
 
 from .test_wrap import FAMILIES, make
 

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from autogaze_mllm.errors import InputError
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from autogaze_mllm.errors import InputError
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.sampling import sample_frames
 
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.video.pictures import Prefetch
+from autogaze_mllm.common.workers import CoreWorkers, Prefetch
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
-from autogaze_mllm.workers import CoreWorkers
 
 CPU = torch.device("cpu")
 

@@ -22,7 +22,7 @@ GAZE = {"scales": (32, 64), "num_vision_tokens_each_frame": 20, "input_img_size"
 
 def tiny_gaze() -> am.AutoGaze:
     """A random gaze model on the grid 32+64, which has the cells of a 64-pixel tower."""
-    from autogaze_mllm.gaze.config import GazeDecoderConfig, GazeEncoderConfig
+    from autogaze_mllm.gaze.autogaze.config import GazeDecoderConfig, GazeEncoderConfig
 
     torch.manual_seed(0)
     encoder = GazeEncoderConfig(hidden_dim=32, out_dim=32)

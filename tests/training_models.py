@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from autogaze_mllm import AutoGaze, AutoGazeConfig, AutoGazeImageProcessor
-from autogaze_mllm.gaze.config import GazeDecoderConfig, GazeEncoderConfig
+from autogaze_mllm.gaze.autogaze.config import GazeDecoderConfig, GazeEncoderConfig
 from autogaze_mllm.video.writer import write_video
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 Schedule = Literal["linear", "linear_w_warmup", "constant"]
 

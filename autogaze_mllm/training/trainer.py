@@ -22,20 +22,20 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..errors import InputError
-from ..files import output_folder, read_json, write_json
-from ..gaze.model import AutoGaze
-from ..video.pictures import Prefetch
+from ..common.errors import InputError
+from ..common.files import output_folder, read_json, write_json
+from ..common.workers import Prefetch
+from ..gaze.autogaze.model import AutoGaze
 from .checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
 from .config import TrainingSettings
 from .curves import plot_curves
-from .labels import Label, collate_labels, key_of
+from .data.clips import ClipSource
+from .data.labels import Label, collate_labels, key_of
 from .objective import Batch, GazeObjective
 from .schedules import learning_rate, temperature
-from .tasks import ReconstructionTask, TrainableTask
+from .tasks.base import ReconstructionTask, TrainableTask
 from .trackers import Tracker
 from .validation import validate
-from .videos import ClipSource
 
 
 @dataclass(frozen=True)

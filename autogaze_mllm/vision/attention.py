@@ -18,7 +18,7 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 AttentionType = Literal["block_causal", "causal", "bidirectional"]
 Backend = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
