@@ -315,7 +315,6 @@ def test_links_to_files_lead_somewhere():
                 assert (ROOT / page).parent.joinpath(link).is_file(), (page, link)
 
 
-@pytest.mark.skipif(not (PACKAGE / "common").is_dir(), reason="the modules have not moved to their rooms yet")
 def test_modules_that_are_named_exist():
     for page in ("docs/architecture.md", "docs/integrating.md"):
         for line in TEXTS[page].splitlines():
