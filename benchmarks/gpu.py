@@ -49,7 +49,7 @@ class Step:
 
 
 def python(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(HERE / script), *arguments]
+    return [sys.executable, os.path.normpath(f"{HERE.name}/{script}"), *arguments]
 
 
 def plan(small: bool, pack: Path | None) -> list[Step]:
@@ -161,7 +161,7 @@ class Runner:
         threading.Thread(target=ended, daemon=True).start()
 
     def _wait(self, name: str) -> None:
-        step, process, start = self.running.pop(name)
+        step, process, start = self.running[name]  # it stays there until it has ended: an interrupt must find it
         limit = min(start + step.seconds, self.end) - time.monotonic()
         why = ""
         try:
@@ -170,6 +170,7 @@ class Runner:
             why = f"stopped after {time.monotonic() - start:.0f} s"
             _end(process)
             code = None
+        del self.running[name]
         spent = self.spent.get(name, time.monotonic() - start)
         if code:
             why = last_words((self.work / f"{name}.log").read_text(errors="replace")) or f"exit code {code}"
