@@ -44,6 +44,16 @@ class GazingInfo(ModelOutput):
     tiles: GazingInfo | None = None
     state: Any = None
 
+    def to(self, device: torch.device | str) -> GazingInfo:
+        """The same with all of its tensors, those of `tiles` and `state` too, on `device`."""
+
+        def moved(value: Any) -> Any:
+            if isinstance(value, list):
+                return [moved(part) for part in value]
+            return value.to(device) if hasattr(value, "to") else value
+
+        return GazingInfo(**{name: moved(value) for name, value in self.items()})
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -79,9 +89,7 @@ def read_selection(info: Mapping[str, Any], grid: PatchGrid, reader: str) -> Sel
             f"gazing_info: gazing_pos {tuple(positions.shape)}, if_padded_gazing {tuple(padded.shape)} and "
             f"num_gazing_each_frame (sum {sum(counts)}) do not fit together"
         )
-    frame = torch.repeat_interleave(
-        torch.arange(len(counts), device=positions.device), torch.tensor(counts, device=positions.device)
-    )
+    frame = frame_of_entries(counts, positions.device)
     index = (positions.long() - frame * grid.size).masked_fill(padded, 0)
     bad = (index < 0) | (index >= grid.size)
     if bool(bad.any()):
@@ -93,6 +101,12 @@ def read_selection(info: Mapping[str, Any], grid: PatchGrid, reader: str) -> Sel
     return Selection(index, ~padded, frame, counts)
 
 
+def frame_of_entries(counts: list[int], device: torch.device) -> torch.Tensor:
+    """(n,) the frame of each entry, of frames with so many each; made on the host, so that no device is waited for."""
+    frames = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts, dtype=torch.long))
+    return frames.to(device, non_blocking=True)
+
+
 def build_info(
     ids: torch.Tensor, keep: torch.Tensor, counts: list[int], grid: PatchGrid, *, pad_id: int, **extra: Any
 ) -> GazingInfo:
@@ -101,12 +115,12 @@ def build_info(
     pad_id: the index that padded entries carry (published: N for the model's own grid, -1 for other resolutions).
     """
     device = ids.device
-    frame = torch.repeat_interleave(torch.arange(len(counts), device=device), torch.tensor(counts, device=device))
+    frame = frame_of_entries(counts, device)
     positions = ids.masked_fill(~keep, pad_id) + frame * grid.size
     return GazingInfo(
         gazing_pos=positions,
         if_padded_gazing=~keep,
-        num_gazing_each_frame=torch.tensor(counts, device=device),
+        num_gazing_each_frame=torch.tensor(counts).to(device, non_blocking=True),
         gazing_mask=positions_to_masks(ids.masked_fill(~keep, 0), keep, frame, len(counts), grid),
         scales=list(sides_of(grid)),
         num_vision_tokens_each_frame=grid.size,

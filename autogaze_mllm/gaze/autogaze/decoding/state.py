@@ -29,3 +29,9 @@ class GazeState:
         """The state of some of the rows."""
         keys, values, conv = (tuple(x[rows] for x in parts) for parts in (self.keys, self.values, self.conv))
         return GazeState(keys, values, self.lengths[rows], self.unfed[rows], self.unfed_counts[rows], conv)
+
+    def to(self, device: torch.device | str) -> GazeState:
+        """The same on `device`."""
+        keys, values, conv = (tuple(x.to(device) for x in parts) for parts in (self.keys, self.values, self.conv))
+        whole = (self.lengths.to(device), self.unfed.to(device), self.unfed_counts.to(device))
+        return GazeState(keys, values, *whole, conv)
