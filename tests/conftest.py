@@ -16,8 +16,6 @@ from autogaze_mllm.video.writer import write_video
 # Everything here is tiny: threads would only wait for each other, for seconds on a busy machine.
 torch.set_num_threads(1)
 
-SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
-
 
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:

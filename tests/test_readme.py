@@ -5,16 +5,16 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
-from pathlib import Path
 
 import pytest
 
 from autogaze_mllm.cli import main
 from autogaze_mllm.mllm.tiny import tiny_model
 
-from .test_wrap import tiny_gaze
+from .helpers.paths import ROOT
+from .helpers.tiny_models import tiny_gaze
 
-README = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def blocks(language: str) -> list[str]:
