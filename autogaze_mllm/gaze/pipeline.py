@@ -35,8 +35,10 @@ from .settings import VideoSettings
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
 RELEASE_EVERY = 16  # batches of clips
 # Frames that are gazed together where the caller does not say how many clips. On a core of a CPU, fewer spend more time
-# in starting operations than in computing, and more do not help; for accelerators it is a guess that keeps memory low.
-CORE_FRAMES, ACCELERATOR_FRAMES = 32, 128
+# in starting operations than in computing, and more do not help; an H100 is no faster with more than 128 clips of 16
+# (benchmarks/results/gaze_speed_h100.json). Their pictures in float may take a share of its memory.
+CORE_FRAMES, ACCELERATOR_FRAMES = 32, 2048
+MEMORY_SHARE = 32
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
@@ -185,6 +187,17 @@ def shared_batch(clips: int, most: int, workers: int) -> int:
     return -(-clips // (rounds * workers))
 
 
+def frames_together(device: torch.device, grid: PatchGrid) -> int:
+    """How many frames of the grid's size are gazed at a time on this device (each core of a CPU)."""
+    if device.type == "cpu":
+        return CORE_FRAMES
+    if device.type != "cuda":
+        return ACCELERATOR_FRAMES
+    height, width = grid.scales[-1]
+    room = torch.cuda.get_device_properties(device).total_memory // MEMORY_SHARE
+    return max(min(ACCELERATOR_FRAMES, room // (3 * 4 * height * width)), CORE_FRAMES)
+
+
 class _Gazer:
     """Collects the kept patches of the chunks of one video."""
 
@@ -202,7 +215,7 @@ class _Gazer:
         self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
         self.dtype, self.workers = dtype, workers
         self.clip_batch = clip_batch
-        self.together = CORE_FRAMES if device.type == "cpu" else ACCELERATOR_FRAMES
+        self.together = frames_together(device, grid)
         self.clock = Stopwatch(device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once
         self.patches = PatchStore()

@@ -19,17 +19,17 @@ def same_info(one: GazingInfo, other: GazingInfo) -> None:
         assert torch.equal(one[name], other[name]), name
 
 
-def same_state(one: GazeState, other: GazeState) -> None:
+def same_state(one: GazeState, other: GazeState, tolerance: float = 1e-5) -> None:
     """What a row has in use; the room behind it may hold anything."""
     for name in ("lengths", "unfed_counts"):
         assert torch.equal(getattr(one, name), getattr(other, name)), name
     for row, length in enumerate(one.lengths.tolist()):
         for mine, theirs in zip(one.keys + one.values, other.keys + other.values, strict=True):
-            torch.testing.assert_close(mine[row, :, :length], theirs[row, :, :length], rtol=1e-5, atol=1e-5)
+            torch.testing.assert_close(mine[row, :, :length], theirs[row, :, :length], rtol=tolerance, atol=tolerance)
         waiting = int(one.unfed_counts[row])
         assert torch.equal(one.unfed[row, :waiting], other.unfed[row, :waiting])
     for mine, theirs in zip(one.conv, other.conv, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(mine, theirs, rtol=tolerance, atol=tolerance)
 
 
 LLAMA3 = {

@@ -3,7 +3,8 @@
 Starting the operations of a step of ten tokens takes an accelerator's host far longer than the device needs to run
 them. So everything that a step reads or writes lies in buffers that never move, nothing depends on a number of the
 host, and rows that have finished stay. On CUDA such a step is recorded as a graph when it comes for the second time,
-one for each number of rows (padded to a bucket) and each upper bound of the slots in use; compiled it is on demand.
+one for each number of rows (padded to a bucket) and, where masks are made, each upper bound of the slots in use;
+compiled it is on demand. In half precision on CUDA there are no masks, see `gpu_decoder.py`.
 
 Shapes: B rows, P prompt tokens per frame, C channels, K ids per evaluation, V ids, id V - 1 = end.
 """
@@ -11,14 +12,18 @@ Shapes: B rows, P prompt tokens per frame, C channels, K ids per evaluation, V i
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import threading
 from collections.abc import Callable, Iterator
+from types import ModuleType
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 import torch
 
 from ....common.compiling import Compiled
 from ....common.errors import InputError
+from ....common.varlen import can_run
 from ..config import AutoGazeConfig
 from ..decoder import GazeDecoder
 from ..encoder import ConvState
@@ -27,6 +32,9 @@ from .fused_decoder import FusedDecoder
 from .kv_cache import KeyValueCache
 from .sampling import Sampling, pick, real_first, unfed_first
 from .state import GazeState
+
+if TYPE_CHECKING:
+    from .gpu_decoder import GpuDecoder
 
 SLOTS = 256  # the bound of the slots in use moves in steps of this size
 KEPT = 2  # engines that a model keeps for later calls, usually those of a full micro-batch and of what remained
@@ -54,8 +62,17 @@ class DeviceFrames:
         self.config, self.rows, self.capture, self.device = config, rows, capture, like.device
         self.capacity = -(-capacity // SLOTS) * SLOTS
         self.columns = -(-most // step) * step
-        self.cache = KeyValueCache(shape.num_hidden_layers, rows, self.capacity, shape.kv_heads, shape.head_size, like)
-        self.fused = FusedDecoder(decoder, self.capacity)
+        self.kernels = _kernels(like.device) if capture != "compile" else None
+        packed = self.kernels is not None and can_run(like[..., : shape.head_size])
+        self.cache = KeyValueCache(
+            shape.num_hidden_layers, rows, self.capacity, shape.kv_heads, shape.head_size, like, slots_first=packed
+        )
+        self.gpu: GpuDecoder | None = None
+        if packed:
+            from .gpu_decoder import GpuDecoder
+
+            self.gpu = GpuDecoder(decoder, self.capacity, rows, (step, step + config.num_prompt_tokens))
+        self.fused = self.gpu or FusedDecoder(decoder, self.capacity)
         self.slots, self.heads = self._whole(self.capacity).cumsum(0), torch.arange(step, device=like.device)
         self.slots -= 1
         self.vision = like.new_zeros(rows, config.num_prompt_tokens, shape.hidden_size)
@@ -93,8 +110,9 @@ class DeviceFrames:
         """Forgets the call before and takes over what the weights are now. batch: rows that are in use."""
         self.batch = batch
         self.fused.refresh()
-        for part in self.cache.keys + self.cache.values:
-            part.zero_()  # what is hidden has the weight 0, but 0 times NaN is NaN
+        if self.gpu is None:
+            for part in self.cache.keys + self.cache.values:
+                part.zero_()  # what a mask hides has the weight 0, but 0 times NaN is NaN
         self.cache.lengths.zero_()
         self.unfed.fill_(self.config.end_id)
         self.unfed_counts.zero_()
@@ -143,6 +161,8 @@ class DeviceFrames:
 
     def _held(self, new: int) -> torch.Tensor:
         """The slots that may be in use after `new` more tokens; their number is rounded up, so that few differ."""
+        if self.gpu is not None:
+            return self.slots  # each row is read up to its own length
         self.longest += new
         held = self.slots[: min(-(-self.longest // SLOTS) * SLOTS, self.capacity)]
         if self.capture == "compile":
@@ -159,6 +179,9 @@ class DeviceFrames:
 
     def _evaluate(self, x: torch.Tensor, positions: torch.Tensor, readout: torch.Tensor, held: torch.Tensor) -> None:
         """Feeds x (B, q, C) to all rows."""
+        if self.gpu is not None:
+            self.readout.copy_(self.gpu.feed(x, positions, readout, self.cache))
+            return
         slots = self.cache.lengths[:, None] + torch.arange(x.shape[1], device=self.device)
         attend = self.cache.attend_by_slots(slots, readout, held)
         self.readout.copy_(self.fused(x, positions, attend, readout))
@@ -187,6 +210,25 @@ class DeviceFrames:
     def _choose(self, sampling: Sampling | None = None) -> None:
         """Up to K ids of every row from what was read out."""
         step, end = self.config.heads_per_step, self.config.end_id
+        if self.kernels is not None and sampling is None:
+            scores = self.fused.lm_head(self.readout).unflatten(-1, (step, -1))
+            self.kernels.choose(
+                scores,
+                self.fused.losses(self.readout),
+                self.need,
+                self.left,
+                self.at,
+                self.active,
+                self.used,
+                self.ids,
+                self.unfed,
+                self.unfed_counts,
+                self.entries,
+                self.chosen,
+                self.drawn,
+            )
+            self.at.add_(step)
+            return
         place = self.at + self.heads
         allowed = self.active[:, None] & (place < self.left[:, None])  # (B, K)
         picks = pick(self.fused.next_ids(self.readout), self.used, sampling, on_host=False)
@@ -213,6 +255,15 @@ class DeviceFrames:
         self.cache.lengths.add_(step * self.active)
 
 
+def _kernels(device: torch.device) -> ModuleType | None:
+    """Our own kernels, where they can run."""
+    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
+        return None
+    from . import kernels
+
+    return kernels
+
+
 class _Engines:
     """The engines that a model keeps for later calls, locked while they are lent."""
 
@@ -220,6 +271,7 @@ class _Engines:
         self.lock = threading.Lock()
         self.kept: list[tuple[tuple[object, ...], DeviceFrames]] = []  # the one lent last comes first
         self.refused: set[tuple[object, ...]] = set()  # kinds whose recordings failed
+        self.last: tuple[object, ...] | None = None  # what was asked for before
         self.asked = self.built = 0
 
     def lend(
@@ -233,13 +285,17 @@ class _Engines:
         """One of this kind that works on these weights, until `stack` closes. None: do without.
 
         What recording costs, many calls must save. So a caller that asks for ever other kinds, moves its weights from
-        call to call, or lets its state grow, gets a new engine only once in PATIENCE calls.
+        call to call, or lets its state grow, gets a new engine only once in PATIENCE calls; one who asks for the same
+        kind twice in a row is likely to go on with it.
         """
         with self.lock:
             self.asked += 1
+            again, self.last = self.last == (kind, weights), (kind, weights)
+            known_here = any(known == (kind, weights) for known, _ in self.kept)
             engine = next((e for known, e in self.kept if known == (kind, weights) and fits(e)), None)
             if engine is None:
-                if kind in self.refused or (self.built >= KEPT and self.asked < PATIENCE * self.built):
+                settled = again and not known_here
+                if kind in self.refused or not (settled or self.built < KEPT or self.asked >= PATIENCE * self.built):
                     return None
                 self.built += 1
                 self.kept = [(known, other) for known, other in self.kept if known[0] != kind][: KEPT - 1]

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..decoder import Attend, DecoderLayer, GazeDecoder
+from ..decoder import Attend, DecoderLayer, GazeDecoder, RMSNorm
 
 
 class _Joined:
@@ -40,8 +40,8 @@ class _Layer:
     output: nn.Linear
     gate_up: _Joined
     down: nn.Linear
-    first_norm: nn.Module
-    second_norm: nn.Module
+    first_norm: RMSNorm
+    second_norm: RMSNorm
 
     @classmethod
     def of(cls, layer: DecoderLayer) -> _Layer:
@@ -56,7 +56,7 @@ class _Layer:
         )
 
 
-def _add(x: torch.Tensor, linear: nn.Linear, y: torch.Tensor) -> torch.Tensor:
+def add_linear(x: torch.Tensor, linear: nn.Linear, y: torch.Tensor) -> torch.Tensor:
     """x + linear(y) of (B, q, C)."""
     total = torch.addmm(x.flatten(0, 1), y.flatten(0, 1), linear.weight.T).view_as(x)
     return total if linear.bias is None else total + linear.bias
@@ -113,9 +113,9 @@ class FusedDecoder:
                 turned = _rotate(both[:, :, : heads + groups], *rotation)
                 queries, keys, values = turned[:, :, :heads], turned[:, :, heads:], both[:, :, heads + groups :]
             mixed = attend(number, queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2))
-            x = _add(x, layer.output, mixed.transpose(1, 2).flatten(2))
+            x = add_linear(x, layer.output, mixed.transpose(1, 2).flatten(2))
             gate, up = F.linear(layer.second_norm(x), layer.gate_up.weight, layer.gate_up.bias).chunk(2, dim=2)
-            x = _add(x, layer.down, F.silu(gate) * up)
+            x = add_linear(x, layer.down, F.silu(gate) * up)
         return self.norm(x[:, 0])
 
 

@@ -39,12 +39,26 @@ class KeyValueCache:
     """
 
     def __init__(
-        self, layers: int, batch: int, capacity: int, kv_heads: int, head_size: int, like: torch.Tensor
+        self,
+        layers: int,
+        batch: int,
+        capacity: int,
+        kv_heads: int,
+        head_size: int,
+        like: torch.Tensor,
+        slots_first: bool = False,
     ) -> None:
-        shape = (batch, kv_heads, capacity, head_size)
+        """slots_first: in memory the heads of a slot lie together, (B, capacity, G, d), as kernels for packed sequences
+        read them; the shape stays."""
         self.capacity = capacity
-        self.keys = [like.new_zeros(shape) for _ in range(layers)]
-        self.values = [like.new_zeros(shape) for _ in range(layers)]
+
+        def block() -> torch.Tensor:
+            if slots_first:
+                return like.new_zeros(batch, capacity, kv_heads, head_size).transpose(1, 2)
+            return like.new_zeros(batch, kv_heads, capacity, head_size)
+
+        self.keys = [block() for _ in range(layers)]
+        self.values = [block() for _ in range(layers)]
         self.lengths = torch.zeros(batch, dtype=torch.long, device=like.device)
         self._masks: dict[int, torch.Tensor] = {}
 
