@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.data.synthetic import ensure_made_up, write_made_up
+from autogaze_mllm.evaluation.benchmarks.synthetic import ensure_made_up, write_made_up
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 

@@ -14,7 +14,7 @@ import pytest
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation import lmms
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.data.synthetic import write_made_up
+from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
 from autogaze_mllm.mllm.tiny import tiny_model
 
 from ..helpers.paths import ROOT

@@ -17,7 +17,7 @@ import pytest
 
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.data.synthetic import write_made_up
+from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
 
 from ..helpers.eval_runs import command, evaluate, lines_of, refused, without_times
 

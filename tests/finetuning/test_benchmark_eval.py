@@ -11,7 +11,7 @@ import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.answers import read_answers
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.data.synthetic import write_made_up
+from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
 from autogaze_mllm.finetuning.parts import LoraPlan, PartPlan
 from autogaze_mllm.finetuning.run import finetune
 

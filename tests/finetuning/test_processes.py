@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.evaluation.data.synthetic import write_made_up
+from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
 from autogaze_mllm.finetuning.run import finetune
 
 from ..helpers.finetune_files import config, launch, mixed_data, save_base

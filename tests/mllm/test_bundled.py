@@ -14,7 +14,8 @@ from autogaze_mllm.mllm.loading import BUNDLED_FOLDER
 from autogaze_mllm.signvid import Recipe, Shape, write_signvid
 from autogaze_mllm.signvid.conversations import plainly
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, video_name, write_videos
-from tests.helpers.eval_runs import evaluate
+
+from ..helpers.eval_runs import evaluate
 
 RECIPE = Recipe(Shape(448, 448, 8, signs=3), "test", videos=4, questions=6, seed=5)
 

@@ -28,8 +28,8 @@ from autogaze_mllm.signvid.questions import LETTERS, ask_about, balanced_letters
 from autogaze_mllm.signvid.render import render_video
 from autogaze_mllm.signvid.signs import FONTS, plate_size
 from autogaze_mllm.video.reader import VideoReader
-from tests.helpers.eval_runs import evaluate
 
+from ..helpers.eval_runs import evaluate
 from ..helpers.paths import ROOT
 
 SMALL = Recipe(Shape(448, 336, 10, signs=4), videos=5, questions=8, seed=3)

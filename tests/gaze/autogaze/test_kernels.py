@@ -18,8 +18,8 @@ from autogaze_mllm.gaze.autogaze.encoder import GazeVisionEncoder
 from autogaze_mllm.vision import attention
 from autogaze_mllm.vision.attention import AttentionType
 
+from ...helpers.attention import RAGGED, Clips, inputs, plain
 from ...helpers.gaze_models import clip, config_dict, make, rows_alone, same_info, same_state, stopping_requirement
-from ...vision.test_attention import RAGGED, Clips, inputs, plain
 
 
 def plain_varlen(q, k, v, query_starts, key_starts, key_counts, most_queries, most_keys, causal):

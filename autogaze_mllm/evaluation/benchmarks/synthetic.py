@@ -15,7 +15,7 @@ from ...common.errors import InputError
 from ...common.files import output_folder, read_json, write_json
 from ...video.synthetic import moving_scene
 from ...video.writer import write_video
-from ..benchmarks.mvbench import VIDEOS as MVBENCH_VIDEOS
+from .mvbench import VIDEOS as MVBENCH_VIDEOS
 
 WORDS = ("red ball", "blue box", "white sign", "green field", "grey sky", "small text", "long road", "tall tree")
 ASKED = ("What moves in the video?", "What turns up last?", "What stands on the right?", "What is never seen?")
