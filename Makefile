@@ -27,6 +27,8 @@ test: .venv/ready
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry autogaze_mllm benchmarks scripts
 
 clean:
 	rm -rf .venv demo_out build *.egg-info

@@ -111,7 +111,7 @@ def test_info_names_versions_devices_backends_extras(capsys):
     assert found["packages"]["torch"] and found["packages"]["transformers"] and found["packages"]["av"]
     assert found["devices"][0]["device"] == "cpu"
     assert found["attention"]["sdpa"] is True
-    assert set(found["extras"]) == {"deepspeed", "flash", "lmms", "demo"}
+    assert set(found["extras"]) == {"deepspeed", "flash", "lmms", "wandb"}
     assert main(["info"]) == 0
     assert "attention: flash_attention_2" in capsys.readouterr().out
 
