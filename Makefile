@@ -27,6 +27,8 @@ test: .venv/ready
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry autogaze_mllm benchmarks scripts
 
 .venv/docs-ready: .venv/ready
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'

@@ -39,9 +39,7 @@ from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import read_clips
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.video.synthetic import moving_scene
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.reference_decoder import Reference
+from reference_decoder import Reference
 
 FRAMES = 16
 PRESET = (0.2, *[0.06] * 15)

@@ -226,9 +226,7 @@ def facts(path: Path, device_name: str | None) -> None:
     import torch
 
     from autogaze_mllm.common.environment import describe
-
-    sys.path.insert(0, str(HERE.parent))
-    from benchmarks.gaze_speed import matmul_rate, seconds
+    from gaze_speed import matmul_rate, seconds
 
     device = torch.device(device_name or ("cuda" if torch.cuda.is_available() else "cpu"))
     size = 1 << (32 if device.type == "cuda" else 26)
@@ -253,7 +251,9 @@ def facts(path: Path, device_name: str | None) -> None:
 
 def table(report: dict[str, Any]) -> str:
     """The results in a few lines: what came of each step, then the figures that matter."""
-    from benchmarks import gaze_speed, latency, question
+    import gaze_speed
+    import latency
+    import question
 
     lines = ["", "step         state     seconds"]
     for name, step in report["steps"].items():
@@ -297,7 +297,6 @@ def main() -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, interrupted)
     failed = runner.run(steps)
-    sys.path.insert(0, str(HERE.parent))
     text = table(runner.report)
     (arguments.out / "table.txt").write_text(text + "\n")
     print(text)

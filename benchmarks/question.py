@@ -29,10 +29,8 @@ from autogaze_mllm.mllm.native.model import NativeConfig
 from autogaze_mllm.mllm.native.nvila import NvilaModel
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 from autogaze_mllm.mllm.tiny import SPECIAL, tiny_tokenizer
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.latency import SIZES
-from benchmarks.long_video import make_video
+from latency import SIZES
+from long_video import make_video
 
 QUESTION = "What does the sign say?"
 

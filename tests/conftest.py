@@ -14,14 +14,12 @@ import pytest
 import torch
 
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.data.synthetic import ensure_made_up, write_made_up
+from autogaze_mllm.evaluation.benchmarks.synthetic import ensure_made_up, write_made_up
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
 # Everything here is tiny: threads would only wait for each other, for seconds on a busy machine.
 torch.set_num_threads(1)
-
-SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
 
 @pytest.fixture(scope="session")

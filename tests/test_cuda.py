@@ -22,22 +22,22 @@ from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.vision.tower import GazedSiglipVisionModel
 
-from .golden_data import (
+from .helpers.gaze_models import clip, config_dict, make, same_info, same_state, stopping_requirement
+from .helpers.golden_data import (
     Tensors,
     assert_close,
     call_arguments,
     cases,
+    gaze_model,
     independent_rows,
+    label,
     load,
     names,
     part,
     video,
     weights,
 )
-from .selections import as_info, random_kept
-from .test_gaze_engine import same_info, same_state
-from .test_gaze_golden import gaze_model, label
-from .test_gaze_reference import clip, config_dict, make, stopping_requirement
+from .helpers.selections import as_info, random_kept
 
 pytestmark = pytest.mark.cuda
 

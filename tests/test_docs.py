@@ -26,7 +26,7 @@ import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.mllm.tiny import tiny_model
 
-from .test_wrap import tiny_gaze
+from .helpers.tiny_models import tiny_gaze
 
 PACKAGE = Path(am.__file__).resolve().parent
 ROOT = PACKAGE.parent

@@ -127,7 +127,7 @@ def _benchmark(arguments: argparse.Namespace, shard: Shard) -> tuple[Benchmark, 
     kind, options = BENCHMARKS[arguments.benchmark], (arguments.split, arguments.subtitles)
     kind(Path(), *options)  # refused before anything is fetched
     if arguments.made_up is not None:
-        from ..evaluation.data.synthetic import ensure_made_up
+        from ..evaluation.benchmarks.synthetic import ensure_made_up
 
         return kind(ensure_made_up(arguments.benchmark, arguments.made_up), *options), None
     if arguments.data is not None:

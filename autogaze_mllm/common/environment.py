@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "transformers", "accelerate", "peft", "av", "sentencepiece", "safetensors", "datasets")
-EXTRAS = {"deepspeed": "deepspeed", "flash": "flash-attn", "lmms": "lmms-eval", "demo": "gradio"}
+PACKAGES = ("torch", "transformers", "accelerate", "peft", "av", "sentencepiece", "safetensors")
+EXTRAS = {"deepspeed": "deepspeed", "flash": "flash-attn", "lmms": "lmms-eval", "wandb": "wandb"}
 
 
 def _version(package: str) -> str | None:

@@ -77,9 +77,9 @@ def write_conversations(
     workers: int = 1,
     progress: bool = False,
 ) -> Path:
-    """FOLDER/name/*.mp4 and FOLDER/name.jsonl. look: how fine-tuning is to look at the videos (finetuning/data/sample_gaze.py),
-    where not as at all others. Raises InputError for what nothing is trained on: the test split and the seed that is
-    kept for development."""
+    """FOLDER/name/*.mp4 and FOLDER/name.jsonl. look: how fine-tuning is to look at the videos
+    (finetuning/data/sample_gaze.py), where not as at all others. Raises InputError for what nothing is trained on: the
+    test split and the seed that is kept for development."""
     if recipe.split != "train":
         raise InputError("SignVid: training samples come from the train split")
     if recipe.seed == DEVELOPMENT_SEED:

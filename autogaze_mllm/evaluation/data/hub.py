@@ -9,11 +9,14 @@ import tarfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ...common.errors import InputError
 from ...common.files import output_folder
 from ...common.hashing import default_folder
-from ..benchmarks import Benchmark
+
+if TYPE_CHECKING:
+    from ..benchmarks import Benchmark
 
 logger = logging.getLogger(__name__)
 
