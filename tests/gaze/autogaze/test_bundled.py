@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -14,9 +11,8 @@ from autogaze_mllm.gaze.settings import preset
 from autogaze_mllm.training.reconstruction import Matched, Setting, calibration, match, read_clips, score_clip
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
-from ...helpers.paths import ROOT
+from ...helpers.programs import run_script
 
-MAKER = ROOT / "scripts" / "make_training_videos.py"
 CPU = torch.device("cpu")
 
 
@@ -29,8 +25,8 @@ def gaze() -> AutoGaze:
 def clips(tmp_path_factory, gaze) -> list[torch.Tensor]:
     """Videos of the recipe's kind, from a seed and stills that nothing was trained on."""
     folder = tmp_path_factory.mktemp("videos")
-    command = [sys.executable, str(MAKER), str(folder), "--train", "0", "--val", "5", "--frames", "32", "--seed", "42"]
-    subprocess.run(command, check=True, capture_output=True)
+    options = ["--train", "0", "--val", "5", "--frames", "32", "--seed", "42"]
+    assert run_script("make_training_videos", folder, *options) == 0
     return [next(read_clips(path, gaze.grid, 16)) for path in sorted((folder / "val").glob("*.mp4"))]
 
 
