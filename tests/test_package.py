@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -85,6 +86,13 @@ print("all")
 """
     done = run(sys.executable, "-c", code)
     assert done.stdout == "all\n", done.stderr
+
+
+def test_what_docstrings_cite_of_the_specification_is_there() -> None:
+    headings = set(re.findall(r"^## (.+)$", (ROOT / "docs" / "specification.md").read_text(encoding="utf-8"), re.M))
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "autogaze_mllm").rglob("*.py")]
+    cited = [name for text in sources for name in re.findall(r'docs/specification\.md,\s+"([^"]+)"', text)]
+    assert len(cited) >= 10 and set(cited) <= headings
 
 
 @pytest.mark.slow
