@@ -137,6 +137,9 @@ def build(arguments: argparse.Namespace, dtype: torch.dtype) -> tuple[am.AutoGaz
     return plain, model.to(dtype)
 
 
+_references: dict[str, dict[str, Any]] = {}  # by ratio, of this process
+
+
 @torch.no_grad()
 def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str, capture: str | None) -> dict[str, Any]:
     device = torch.device(arguments.device)
@@ -175,7 +178,9 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str, c
         errors = [mosaic_error(plain, few, selection) for selection in (rounded, exact)]
         result["mosaic_error_over_fp32"] = errors[0] / errors[1]
     if dtype == "fp32" and arguments.reference_clips and arguments.loss is None:
-        result |= against_reference(plain, video[: arguments.reference_clips], counts, info)
+        if ratio not in _references:  # it is slow, and no other for larger batches
+            _references[ratio] = against_reference(plain, video[: arguments.reference_clips], counts, info)
+        result |= _references[ratio]
         result["speedup"] = result["reference_seconds_per_clip"] / result["seconds_per_clip"]
     return result
 
@@ -318,7 +323,7 @@ def main() -> None:
     }
     names = (arguments.captures, arguments.dtypes, arguments.ratios, arguments.batches)
     captures, dtypes, ratios, batches = (text.split(",") for text in names)
-    wanted = [(b, r, d, c) for c in captures for d in dtypes for r in ratios for b in batches]
+    wanted = [(b, r, d, c) for c in captures for r in ratios for d in dtypes for b in batches]
     for number, row in enumerate(wanted):
         if time.monotonic() - start > 60 * arguments.minutes:
             print(f"{len(wanted) - number} rows left out: {arguments.minutes} minutes are over", flush=True)

@@ -11,6 +11,7 @@ what each step answers. `--small` runs every step on the CPU at a size that prov
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import shutil
@@ -33,9 +34,9 @@ LARGEST = 15 << 20  # bytes of a file that is brought back
 
 @dataclass(frozen=True)
 class Step:
-    """command: with {work} for the folder that it writes to. seconds: its limit. results: json files that become part
-    of gpu.json; keep: files that are brought back. background: runs beside the others; after: the background step that
-    must have ended."""
+    """command: with {work} for the folder that it writes to and {minutes} for the time left. seconds: its limit.
+    results: json files that become part of gpu.json; keep: files that are brought back. background: runs beside the
+    others; after: the background step that must have ended."""
 
     name: str
     command: list[str]
@@ -48,11 +49,11 @@ class Step:
 
 
 def python(script: str, *arguments: str) -> list[str]:
-    return [sys.executable, str(HERE / script), *arguments]
+    return [sys.executable, os.path.normpath(f"{HERE.name}/{script}"), *arguments]
 
 
-def plan(small: bool, train: str | None) -> list[Step]:
-    """All steps, the most worth first."""
+def plan(small: bool, pack: Path | None) -> list[Step]:
+    """All steps, the most worth first. pack: clips to train the gaze model on, in the time that is left."""
     device = ("--device", "cpu") if small else ()
     tests = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-rA", "--durations=5", "-p", "no:cacheprovider"]
     tests += ["--continue-on-collection-errors"]  # of a package that only other tests need
@@ -64,8 +65,8 @@ def plan(small: bool, train: str | None) -> list[Step]:
     question += ["--gaze", "pixel-diff", "--ratio", "0.05"]
     if not small:
         speed = ["--gaze", "bundled", "--batches", "1,8,32,128,512", "--ratios", "0.1,0.75,preset", "--repeats", "3"]
-        speed += ["--dtypes", "bf16,fp32", "--captures", "graphs,off", "--limit", "1.5", "--minutes", "1.3"]
-        latency = ["--size", "nvila-8b", "--repeats", "3", "--limit", "4"]
+        speed += ["--dtypes", "bf16,fp32", "--captures", "graphs,off", "--limit", "1", "--minutes", "0.7"]
+        latency = ["--size", "nvila-8b", "--repeats", "2", "--limit", "4"]
         video = question = []
     videos = ("--video-folder", "{work}/videos")
     steps = [
@@ -99,10 +100,11 @@ def plan(small: bool, train: str | None) -> list[Step]:
             after="videos",
         ),
     ]
-    if train is not None:
-        steps.append(
-            Step("train", ["bash", "-c", train], 400, keep=("gaze.safetensors", "metrics.jsonl", "curves.png"))
-        )
+    if pack is not None:
+        training = python("../scripts/train_gaze_real.py", str(pack), "{work}/train", *device)
+        training += ["--small"] if small else ["--minutes", "{minutes}"]
+        kept = ("train/gaze/model.safetensors", "train/metrics.jsonl", "train/calibration.json")
+        steps.append(Step("train", training, 900, ("train/calibration.json",), kept))
     return steps
 
 
@@ -134,7 +136,9 @@ class Runner:
         return sum(step["state"] == "failed" for step in self.report["steps"].values())
 
     def _start(self, step: Step) -> None:
-        command = [part.replace("{work}", str(self.work)) for part in step.command]
+        left = max((min(self.end - time.monotonic(), step.seconds) - SPARE) / 60, 0.1)
+        values = {"{work}": str(self.work), "{minutes}": f"{left:.2f}"}
+        command = [functools.reduce(lambda text, pair: text.replace(*pair), values.items(), p) for p in step.command]
         environment = os.environ | {"PYTHONUNBUFFERED": "1"} | step.environment
         # The checkout stands on the path, so that nothing needs to be installed.
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HERE.parent), os.environ.get("PYTHONPATH")]))
@@ -144,7 +148,7 @@ class Runner:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=HERE.parent,
-                env=environment | {"WORK": str(self.work)},
+                env=environment,
                 start_new_session=True,  # so that its children end with it
             )
         start = time.monotonic()
@@ -157,7 +161,7 @@ class Runner:
         threading.Thread(target=ended, daemon=True).start()
 
     def _wait(self, name: str) -> None:
-        step, process, start = self.running.pop(name)
+        step, process, start = self.running[name]  # it stays there until it has ended: an interrupt must find it
         limit = min(start + step.seconds, self.end) - time.monotonic()
         why = ""
         try:
@@ -166,6 +170,7 @@ class Runner:
             why = f"stopped after {time.monotonic() - start:.0f} s"
             _end(process)
             code = None
+        del self.running[name]
         spent = self.spent.get(name, time.monotonic() - start)
         if code:
             why = last_words((self.work / f"{name}.log").read_text(errors="replace")) or f"exit code {code}"
@@ -182,7 +187,7 @@ class Runner:
         results = {}
         for name in step.results:
             try:
-                results[name.removesuffix(".json")] = json.loads((self.work / name).read_text())
+                results[Path(name).stem] = json.loads((self.work / name).read_text())
             except (OSError, ValueError):
                 continue
         self.report["steps"][step.name] = {"state": state, "why": why, "seconds": spent, **results}
@@ -193,7 +198,7 @@ class Runner:
         for name in step.keep:
             path = self.work / name
             if path.exists() and path.stat().st_size <= LARGEST:
-                shutil.copy(path, self.out / name)
+                shutil.copy(path, self.out / path.name)
         print(f"{step.name}: {state} in {spent:.0f} s{': ' + why if why else ''}", flush=True)
 
 
@@ -269,7 +274,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=15, help="for all steps together (default 15)")
     parser.add_argument("--small", action="store_true", help="every step in small, on the CPU")
     parser.add_argument("--only", help="names of steps, with commas between them")
-    parser.add_argument("--train", metavar="COMMAND", help="a last step: training of the gaze model, into $WORK")
+    parser.add_argument("--train", metavar="PACK", type=Path, help="last, train the gaze model on packed clips")
     parser.add_argument("--facts", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--device", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

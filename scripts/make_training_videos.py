@@ -260,7 +260,9 @@ def _words(rng: np.random.Generator) -> str:
     return " ".join(chosen).title() if rng.random() < 0.5 else " ".join(chosen).upper()
 
 
-def scene(rng: np.random.Generator, split: str, width: int, height: int, frames: int) -> Iterator[np.ndarray]:
+def scene(
+    rng: np.random.Generator, split: str, width: int, height: int, frames: int, noisy: bool = True
+) -> Iterator[np.ndarray]:
     """Frames (height, width, 3) uint8."""
     camera = Camera(rng, picture(rng, split), width, height)
     sprites = [Sprite(rng, split, width, height) for _ in range(rng.choice([0, 1, 2, 3, 6]))]
@@ -278,20 +280,21 @@ def scene(rng: np.random.Generator, split: str, width: int, height: int, frames:
         pixels = np.asarray(frame, dtype=np.float32)
         gain = (1 + rng.normal(0, flicker + 1e-9)) * (min(1.0, 0.1 + 2 * time) if fade else 1.0)
         pixels = pixels * np.float32(gain)
-        if noise:
+        if noise and noisy:
             pixels = pixels + rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(noise)
         yield pixels.clip(0, 255).astype(np.uint8)
 
 
-def video(seed: int, split: str, number: int, frames: int) -> Iterator[np.ndarray]:
-    """One to three scenes of one size; now and then one frame is held, as in a recording of a screen."""
+def video(seed: int, split: str, number: int, frames: int, noisy: bool = True) -> Iterator[np.ndarray]:
+    """One to three scenes of one size; now and then one frame is held, as in a recording of a screen. noisy: whether
+    some have sensor noise."""
     rng = np.random.default_rng([seed, ("train", "val").index(split), number])
     width, height = SIZES[rng.integers(len(SIZES))]
     cuts = sorted(int(cut) for cut in rng.integers(1, frames, rng.choice([0, 0, 1, 2])))
     hold = rng.random() < 0.08
     last = None
     for start, end in zip([0, *cuts], [*cuts, frames], strict=True):
-        for place, frame in enumerate(scene(rng, split, width, height, end - start)):
+        for place, frame in enumerate(scene(rng, split, width, height, end - start, noisy)):
             last = last if hold and place % 8 and last is not None else frame
             yield last
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +17,27 @@ def resize_bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tenso
     """
     if images.shape[-2:] == (height, width):
         return images
+    if images.device.type == "cuda":
+        return _resize_by_products(images, height, width)
     flat = images.reshape(-1, *images.shape[-3:])
     return F.interpolate(flat, size=(height, width), mode="bicubic", align_corners=False).unflatten(
         0, images.shape[:-3]
     )
+
+
+def _resize_by_products(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """The same as two matrix products in float32. CUDA's own kernel lets one thread work on a pixel of all images, so
+    that thousands of small pictures take it fifty times as long."""
+    wide = images.float() @ _bicubic_matrix(images.shape[-1], width, images.device).T
+    return (_bicubic_matrix(images.shape[-2], height, images.device) @ wide).to(images.dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def _bicubic_matrix(size: int, wanted: int, device: torch.device) -> torch.Tensor:
+    """(wanted, size) weights of the pixels along one axis: what resizing makes of each of them alone."""
+    units = torch.eye(size)[None, None]  # a row for each pixel, resized along the row
+    resized = F.interpolate(units, size=(size, wanted), mode="bicubic", align_corners=False)
+    return resized[0, 0].T.contiguous().to(device)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,7 @@ class TrainingSettings:
     temperature) at generation's positions; `published` are those of the published trainer.
     convolution_lr: of the gaze model's spatial convolutions, as a share of lr (1: as published).
     hint_weight: of the hints (see `hints`) at the start, in NTP with searched labels; it fades to 0.
+    relative_prediction: 0, or r: an error of the predicted loss counts relative to the loss + r (NTP).
     discount, group_size, temperature, top_k: GRPO. train_gaze, train_task: what learns.
     """
 
@@ -69,6 +70,7 @@ class TrainingSettings:
     log_probabilities: LogProbabilities = "matched"
     predict_loss: bool = True
     prediction_weight: float = 1.0
+    relative_prediction: float = 0.0
     hint_weight: float = 0.3
     search: SearchSettings = SearchSettings()
     group_size: int = 8
@@ -107,6 +109,7 @@ class TrainingSettings:
         _require(min(self.temperature) > 0, f"temperatures must be above 0, got {self.temperature}")
         _require(0 < self.val_ratio <= 1, f"val_ratio must lie in (0, 1], got {self.val_ratio}")
         _require(self.val_loss >= 0, f"val_loss must be at least 0 (0: no stop rule), got {self.val_loss}")
+        _require(self.relative_prediction >= 0, f"relative_prediction is {self.relative_prediction}, below 0")
         _require(self.train_gaze or self.train_task, "nothing is to be trained")
 
     @property

@@ -24,15 +24,16 @@ from .tasks.mosaic import MosaicTask
 @dataclass(frozen=True)
 class Batch:
     """pixels: (B, T, 3, S, S) uint8; seeds: (B,) for what is random about each clip; labels: as `collate_labels` gives
-    them, or None where the labels are searched for here."""
+    them, or None where the labels are searched for here; found: those that were searched for already, with gains."""
 
     pixels: torch.Tensor
     seeds: list[int]
     labels: dict[str, torch.Tensor] | None = None
+    found: SearchResult | None = None
 
     def to(self, device: torch.device) -> Batch:
         labels = self.labels and {name: value.to(device) for name, value in self.labels.items()}
-        return Batch(self.pixels.to(device), self.seeds, labels)
+        return Batch(self.pixels.to(device), self.seeds, labels, self.found)
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,11 @@ class GazeObjective(nn.Module):
             info, losses = batch.labels, batch.labels["task_losses"]
         else:
             assert isinstance(self.task, MosaicTask)
-            search = self.settings.search
-            with full_precision(frames):
-                found = search_online(self.task, self.task.normalize(frames), batch.seeds, search)
-            info, losses = found.info(self.task.grid), found.losses
+            search, found = self.settings.search, batch.found
+            if found is None:
+                with full_precision(frames):
+                    found = search_online(self.task, self.task.normalize(frames), batch.seeds, search)
+            info, losses = found.info(self.task.grid), found.excess
             targets = soft_targets(found, search) if search.sharpness else None
         padded = info["if_padded_gazing"]
         if targets is not None:  # the least that the policy loss can come down to
@@ -88,11 +90,13 @@ class GazeObjective(nn.Module):
                 match_generation=self.settings.log_probabilities == "matched",
                 targets=targets,
             )
+        least = self.settings.relative_prediction
+        unit = losses + least if least else 1.0
         loss = ntp_loss(
             log_probs,
-            predicted,
+            predicted / unit,
             padded,
-            losses,
+            losses / unit,
             torch.ones_like(losses),
             predict_loss=self.settings.predict_loss,
             over_all=self.over_all,
@@ -169,8 +173,15 @@ def full_precision(like: torch.Tensor) -> torch.autocast:
     return torch.autocast(like.device.type, enabled=False)
 
 
-def search_online(task: MosaicTask, video: torch.Tensor, seeds: list[int], settings: SearchSettings) -> SearchResult:
-    """Greedy labels of clips, each to a loss and with a share of random picks that its seed decides."""
+def search_online(
+    task: MosaicTask,
+    video: torch.Tensor,
+    seeds: list[int],
+    settings: SearchSettings,
+    reference: torch.Tensor | None = None,
+) -> SearchResult:
+    """Greedy labels of clips, each to a loss and with a share of random picks that its seed decides. reference: see
+    `search_mosaic`."""
     batch, frames = video.shape[:2]
     low, high = np.log(settings.target)
     targets, shares, draws = [], [], []
@@ -190,6 +201,7 @@ def search_online(task: MosaicTask, video: torch.Tensor, seeds: list[int], setti
         torch.full((batch, frames), min(settings.max_patches, task.grid.size), device=device),
         disturbance if settings.disturbance else None,
         with_gains=settings.sharpness > 0,
+        reference=reference,
     )
 
 

@@ -83,7 +83,7 @@ class GazeTrainer:
         objective = GazeObjective(gaze, task, settings, self._over_all, data.labels is not None)
         self.hints = objective.hints
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
-        self.optimizer = _optimizer(objective, settings)
+        self.optimizer = make_optimizer(objective, settings)
         self._identify()
         self.validation: dict[str, float] = {}  # of the trained model
         self.first_step = 0
@@ -262,7 +262,7 @@ def _sync(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:
     return nullcontext() if last else accelerator.no_sync(module)
 
 
-def _optimizer(objective: GazeObjective, settings: TrainingSettings) -> torch.optim.Optimizer:
+def make_optimizer(objective: GazeObjective, settings: TrainingSettings) -> torch.optim.Optimizer:
     """Convolutions learn more slowly: they sum over hundreds of pixels or thousands of features with a mean far from 0,
     so that steps of a size that suits the decoder would undo within a few of them what they knew."""
     slow = {

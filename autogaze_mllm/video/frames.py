@@ -6,6 +6,7 @@ that is being filled or waits, and one that is being worked on.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,7 +14,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ..common.pixels import resize_frames
-from .reader import VideoReader
+from ..common.workers import Prefetch
+from .reader import FrameChunk, VideoReader
 from .tiles import choose_thumbnails, choose_tiles
 
 
@@ -51,6 +53,23 @@ class PictureSource:
     spent: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "resize": 0.0})
 
     def __iter__(self) -> Iterator[PictureChunk]:
+        with contextlib.ExitStack() as stack:
+            frames: Iterator[FrameChunk] = self._decoded()
+            if self.device.type != "cpu":  # a processor decodes while an accelerator resizes
+                frames = stack.enter_context(Prefetch(frames))
+            yield from self._chunks(frames)
+
+    def _decoded(self) -> Iterator[FrameChunk]:
+        frames = self.reader.read(self.indices, chunk=1)
+        while True:
+            start = time.perf_counter()
+            frame = next(frames, None)
+            self.spent["decode"] += time.perf_counter() - start
+            if frame is None:
+                return
+            yield frame
+
+    def _chunks(self, frames: Iterator[FrameChunk]) -> Iterator[PictureChunk]:
         wanted = set(choose_thumbnails(self.indices, self.thumbnails))
         pictures = torch.empty(0)
         seconds: list[float] = []
@@ -72,10 +91,8 @@ class PictureSource:
                 torch.cat(display) if display else blank,
             )
 
-        frames = self.reader.read(self.indices, chunk=1)
-        start = time.perf_counter()
         for frame in frames:
-            decoded = time.perf_counter()
+            start = time.perf_counter()
             if not done:
                 tiles = self._plan(*frame.frames.shape[1:3])
                 high = round(self.display_width * frame.frames.shape[1] / frame.frames.shape[2] / 2) * 2
@@ -91,14 +108,11 @@ class PictureSource:
             if self.display_width:
                 display.append(resize_frames(frame.frames, shown, self.display_width, torch.device("cpu")))
             done += 1
-            resized = time.perf_counter()
-            self.spent["decode"] += decoded - start
-            self.spent["resize"] += resized - decoded
+            self.spent["resize"] += time.perf_counter() - start
             if len(seconds) == self.chunk_frames:
                 yield chunk()
                 for collected in (seconds, small, small_seconds, display):
                     collected.clear()
-            start = time.perf_counter()
         if seconds:
             yield chunk()
 

@@ -137,15 +137,17 @@ def _used_before(
     columns: (c,) entries that share a head; step_start: (c,) rank at which the step of each began.
     """
     ids = given.ids
-    frame_start = torch.tensor([0, *given.counts[:-1]], device=ids.device).cumsum(0)
-    frame = torch.bucketize(columns, frame_start, right=True) - 1
-    shape = (ids.shape[0], len(columns), end_id + 1)
-    before = torch.zeros(shape, dtype=torch.bool, device=ids.device)
-    within = torch.zeros_like(before)
-    for place, (column, begin) in enumerate(zip(columns.tolist(), frame_start[frame].tolist(), strict=True)):
-        start = begin + int(step_start[place])
-        before[:, place].scatter_(1, given.drawn[:, begin:start], True)
-        within[:, place].scatter_(1, given.drawn[:, start:column], True)
+    counts = torch.tensor(given.counts, device=ids.device)
+    frame_start = counts.cumsum(0) - counts
+    frames = torch.arange(len(counts), device=ids.device).repeat_interleave(counts, output_size=ids.shape[1])
+    ranks = torch.arange(ids.shape[1], device=ids.device) - frame_start[frames]
+    # When each id was first drawn in its frame; two comparisons then answer for all columns at once.
+    never = ids.shape[1]
+    first = torch.full((len(ids), len(given.counts) * (end_id + 1)), never, device=ids.device)
+    first = first.scatter_reduce(1, given.drawn + frames * (end_id + 1), ranks.expand_as(ids), "amin")
+    first = first.unflatten(1, (len(given.counts), -1))[:, frames[columns]]
+    before = first < step_start[:, None]
+    within = ~before & (first < ranks[columns][:, None])
     before[..., end_id] = True
     within[..., end_id] = True
     # A padded entry was never drawn; leaving it something keeps the softmax finite (its value is replaced by 0).

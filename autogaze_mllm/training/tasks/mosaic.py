@@ -63,11 +63,20 @@ class MosaicTask:
             raise InputError(f"mosaic: video {tuple(video.shape)} is not (B, T, 3, H, W) at the size of {self.grid}")
 
     @torch.no_grad()
-    def __call__(self, video: torch.Tensor, info: GazeInput, frames: list[int] | None = None) -> TaskResult:
-        """video: (B, T, 3, H, W), normalised, at the grid's largest scale. The loss after every entry is known."""
+    def __call__(
+        self,
+        video: torch.Tensor,
+        info: GazeInput,
+        frames: list[int] | None = None,
+        reference: torch.Tensor | None = None,
+    ) -> TaskResult:
+        """video: (B, T, 3, H, W), normalised, at the grid's largest scale. The loss after every entry is known.
+
+        reference: what the picture should show, as `video`, where that is a disturbed version of it.
+        """
         self.check(video)
         selection = read_selection(info, self.grid, "the mosaic task")
-        walk = MosaicWalk(self, video)
+        walk = MosaicWalk(self, video, reference)
         losses, pictures = [], []
         indices = selection.index.split(selection.counts, dim=1)
         keeps = selection.keep.split(selection.counts, dim=1)
@@ -121,10 +130,15 @@ class MosaicTables:
 
 
 class MosaicWalk:
-    """Goes through the frames of clips (B, T, 3, H, W), painting as it is told."""
+    """Goes through the frames of clips (B, T, 3, H, W), painting as it is told.
 
-    def __init__(self, task: MosaicTask, video: torch.Tensor) -> None:
+    Patches are painted as `video` shows them; errors are those against `reference` (None: against the same video).
+    """
+
+    def __init__(self, task: MosaicTask, video: torch.Tensor, reference: torch.Tensor | None = None) -> None:
         self.task, self.video = task, video
+        self.reference = video if reference is None else reference
+        task.check(self.reference)
         self.tables = task.tables(video.device)
         self.canvas = task.blank(video[:, 0])
         self.number = -1
@@ -132,11 +146,11 @@ class MosaicWalk:
 
     def next_frame(self) -> MosaicFrame:
         self.number += 1
-        frame = self.video[:, self.number]
-        self.pictures = self.tables.painter.pictures(frame)
+        wanted = self.reference[:, self.number]
+        self.pictures = self.tables.painter.pictures(self.video[:, self.number])
         measure = self.task.measure
-        before = self.tables.error(frame, self.canvas, measure)
-        after = [self.tables.error(frame, picture, measure) for picture in self.pictures]
+        before = self.tables.error(wanted, self.canvas, measure)
+        after = [self.tables.error(wanted, picture, measure) for picture in self.pictures]
         return MosaicFrame(self.tables, before, torch.stack(after, dim=1))
 
     def finish(self, frame: MosaicFrame) -> torch.Tensor:
@@ -160,6 +174,12 @@ class MosaicFrame:
     def loss(self) -> torch.Tensor:
         """(B,)"""
         return self.error.sum(dim=1) / self.tables.pixels
+
+    def floor(self) -> torch.Tensor:
+        """(B,) the loss that would be left if every place could be shown by the scale that shows it best, or stay as it
+        is: 0 for a clean video, what noise leaves for a disturbed one. No selection does better."""
+        best = torch.minimum(self.error, self.after.amin(dim=1))
+        return best.sum(dim=1) / self.tables.pixels
 
     def gains(self) -> torch.Tensor:
         """(B, N) how much the frame's loss falls when each patch is painted next, -inf for those that are."""

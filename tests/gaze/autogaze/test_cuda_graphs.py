@@ -298,6 +298,18 @@ def test_callers_that_ask_for_ever_other_shapes_are_not_slowed_down(taped: list[
     assert len(taped) == device_loop.KEPT + 1, "one more in 40 calls"
 
 
+def test_who_goes_on_with_another_size_is_served(taped: list[Tapes]) -> None:
+    """One kind after the other, each asked for twice in a row and longer than the one before: all get an engine."""
+    config = config_dict(random.Random(5))
+    model, _ = make(config, 5)
+    for frames in (2, 4, 6, 8):
+        video = clip(config, 1, frames)
+        wanted = model.generate(video, 0.5)
+        for _ in range(3):
+            same_info(model.generate(video, 0.5, capture="compile"), wanted)
+    assert len(taped) == 4 and taped[-1].replayed > 0
+
+
 def test_graphs_need_cuda() -> None:
     config = config_dict(random.Random(1))
     with pytest.raises(InputError, match="CUDA graphs"):

@@ -12,7 +12,7 @@ import torch
 if importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs triton and its interpreter (see conftest.py)", allow_module_level=True)
 
-from autogaze_mllm.common import varlen
+from autogaze_mllm.common import pixels, varlen
 from autogaze_mllm.gaze.autogaze.decoding import device_loop, generation, gpu_decoder, kernels
 from autogaze_mllm.gaze.autogaze.encoder import GazeVisionEncoder
 from autogaze_mllm.vision import attention
@@ -116,6 +116,13 @@ def test_packed_attention_as_sequences(
     q, k, v = inputs(clips)
     found = attention.PackedAttention(clips, attn_type, frame_independent, "sdpa", torch.device("cpu"))(q, k, v)
     torch.testing.assert_close(found, plain(clips, attn_type, frame_independent, q, k, v), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("size", "wanted"), [((20, 33), (7, 12)), ((16, 16), (40, 5)), ((9, 14), (9, 30))])
+def test_resizing_by_products(size: tuple[int, int], wanted: tuple[int, int]) -> None:
+    images = torch.randn(2, 3, 3, *size)
+    found = pixels._resize_by_products(images, *wanted)
+    torch.testing.assert_close(found, pixels.resize_bicubic(images, *wanted), rtol=1e-5, atol=1e-5)
 
 
 def test_the_flash_kernel_is_not_asked_for_what_it_cannot() -> None:

@@ -278,6 +278,7 @@ class _Engines:
         self,
         kind: tuple[object, ...],
         weights: tuple[object, ...],
+        size: tuple[int, int],
         fits: Callable[[DeviceFrames], bool],
         build: Callable[[], DeviceFrames],
         stack: contextlib.ExitStack,
@@ -286,15 +287,13 @@ class _Engines:
 
         What recording costs, many calls must save. So a caller that asks for ever other kinds, moves its weights from
         call to call, or lets its state grow, gets a new engine only once in PATIENCE calls; one who asks for the same
-        kind twice in a row is likely to go on with it.
+        kind and `size` twice in a row is likely to go on with it.
         """
         with self.lock:
             self.asked += 1
-            again, self.last = self.last == (kind, weights), (kind, weights)
-            known_here = any(known == (kind, weights) for known, _ in self.kept)
+            settled, self.last = self.last == (kind, weights, size), (kind, weights, size)
             engine = next((e for known, e in self.kept if known == (kind, weights) and fits(e)), None)
             if engine is None:
-                settled = again and not known_here
                 if kind in self.refused or not (settled or self.built < KEPT or self.asked >= PATIENCE * self.built):
                     return None
                 self.built += 1
@@ -364,6 +363,7 @@ def borrowed(
             engine = engines.lend(
                 (rows, chosen, like.device, like.dtype, stream),
                 tuple(weight.data_ptr() for weight in decoder.parameters()),
+                (capacity, most),
                 lambda engine: engine.capacity >= capacity and engine.columns >= most,
                 lambda: build(rows, chosen),
                 stack,
