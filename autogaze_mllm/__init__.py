@@ -16,7 +16,7 @@ from .gaze.pipeline import gaze_video
 from .gaze.selection import GazingInfo
 from .gaze.selectors.base import Selector
 from .gaze.selectors.baselines import AllSelector, RandomSelector
-from .gaze.selectors.registry import PixelDiffSelector
+from .gaze.selectors.pixel_diff import PixelDiffSelector
 from .gaze.settings import VideoSettings, preset
 from .mllm.loading import load
 from .mllm.model import GazedModel

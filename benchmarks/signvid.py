@@ -43,7 +43,7 @@ from autogaze_mllm.evaluation.runner import Job, Runner
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.gaze.gazed_video import GazedVideo
-from autogaze_mllm.gaze.selectors.registry import load_selector
+from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.signvid import Recipe, Shape, ensure_signvid

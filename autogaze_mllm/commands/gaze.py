@@ -24,9 +24,10 @@ def run(arguments: argparse.Namespace) -> int:
     settings = chosen_settings(arguments)
     from ..gaze.autogaze.model import AutoGaze
     from ..gaze.autogaze.pretrained import BUNDLED
+    from ..gaze.grid import DEFAULT_GRID
     from ..gaze.overlay import Overlay
-    from ..gaze.pipeline import DEFAULT_GRID, gaze_video
-    from ..gaze.selectors.registry import load_selector
+    from ..gaze.pipeline import gaze_video
+    from ..gaze.selector_registry import load_selector
     from ..video.reader import VideoReader
     from ..video.writer import video_writer
 

@@ -12,8 +12,8 @@ from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import selector_facts
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_variants
+from ..gaze.selector_registry import selector_name, stop_rule
 from ..gaze.selectors.base import Selector
-from ..gaze.selectors.registry import selector_name, stop_rule
 from ..gaze.settings import VideoSettings
 from .benchmarks import Question
 

@@ -10,9 +10,9 @@ from typing import Any
 
 from ..common.errors import InputError
 from ..gaze.autogaze.model import AutoGaze
+from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import Selector
 from ..gaze.selectors.baselines import AllSelector, RandomSelector
-from ..gaze.selectors.registry import load_selector
 from ..gaze.settings import VideoSettings
 from .reports.document import Block, Heading, Picture, Table, Text
 from .reports.plots import Curve, accuracy_plot

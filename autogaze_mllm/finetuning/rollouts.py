@@ -26,14 +26,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..gaze.autogaze.budget import Ratio
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid
 from ..gaze.pipeline import gaze_variants
+from ..gaze.ratio import Ratio
 from ..gaze.selection import GazingInfo
+from ..gaze.selector_registry import stop_rule
 from ..gaze.selectors.base import Selector
-from ..gaze.selectors.registry import stop_rule
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
 from .opaque_function import OneNode

@@ -30,9 +30,9 @@ from ..common.files import atomic_write, output_folder
 from ..common.hashing import content_hash, default_folder, fingerprint
 from .autogaze.model import AutoGaze
 from .gazed_video import GazedVideo
+from .selector_registry import NAMED, selector_name
 from .selectors.base import Selector
 from .selectors.baselines import RandomSelector
-from .selectors.registry import NAMED, selector_name
 
 logger = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from ..video.sampling import sample_frames
 from .autogaze.model import AutoGaze
 from .autogaze.pretrained import BUNDLED
 from .gazed_video import GazedVideo
-from .grid import PatchGrid
+from .grid import DEFAULT_GRID, PatchGrid
 from .patches import PatchStore
+from .selector_registry import NAMED, load_selector, selector_name, stop_rule
 from .selectors.base import Selector
 from .selectors.baselines import AllSelector
-from .selectors.registry import NAMED, load_selector, selector_name, stop_rule
 from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
@@ -39,7 +39,6 @@ RELEASE_EVERY = 16  # batches of clips
 # (benchmarks/results/gaze_speed_h100.json). Their pictures in float may take a share of its memory.
 CORE_FRAMES, ACCELERATOR_FRAMES = 32, 2048
 MEMORY_SHARE = 32
-DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
 @dataclass(frozen=True)

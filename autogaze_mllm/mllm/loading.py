@@ -12,9 +12,9 @@ from ..common.errors import InputError
 from ..common.files import find_file, read_json
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import VideoCache
+from ..gaze.selector_registry import NAMED
 from ..gaze.selectors.base import Selector
 from ..gaze.selectors.baselines import RandomSelector
-from ..gaze.selectors.registry import NAMED
 from ..gaze.settings import VideoSettings
 from ..vision.attention import Backend
 from .model import GazedModel

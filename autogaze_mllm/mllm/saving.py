@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import InputError
 from ..common.files import output_folder, write_json
 from ..gaze.autogaze.model import AutoGaze
+from ..gaze.selector_registry import selector_name
 from ..gaze.selectors.baselines import RandomSelector
-from ..gaze.selectors.registry import selector_name
 
 if TYPE_CHECKING:
     from .model import GazedModel

@@ -19,10 +19,9 @@ from ..common.files import find_file, read_json
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.autogaze.tiling import Tiling
 from ..gaze.cache import VideoCache
-from ..gaze.grid import PatchGrid, Side, sides_of
-from ..gaze.pipeline import DEFAULT_GRID
+from ..gaze.grid import DEFAULT_GRID, PatchGrid, Side, sides_of
+from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import Selector
-from ..gaze.selectors.registry import load_selector
 from ..gaze.settings import VideoSettings
 from ..vision.attention import AttentionType, Backend
 from ..vision.tower import GazedSiglipVisionModel

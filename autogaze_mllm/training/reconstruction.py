@@ -15,15 +15,15 @@ import torch
 
 from ..common.errors import InputError
 from ..common.pixels import resize_frames
-from ..gaze.autogaze.budget import Ratio, patches_per_frame
 from ..gaze.autogaze.model import AutoGaze
-from ..gaze.grid import PatchGrid
+from ..gaze.grid import DEFAULT_GRID, PatchGrid
 from ..gaze.mosaic import psnr
+from ..gaze.ratio import Ratio, patches_per_frame
 from ..gaze.selection import GazingInfo, build_info, read_selection
+from ..gaze.selector_registry import selector_name
 from ..gaze.selectors.base import Selector
 from ..gaze.selectors.baselines import RandomSelector
 from ..gaze.selectors.pixel_diff import PixelDiffSelector
-from ..gaze.selectors.registry import selector_name
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from .search.greedy import search_mosaic
@@ -233,8 +233,6 @@ def default_task(selector: Selector) -> MosaicTask:
     """The mosaic on the gaze model's own grid and values."""
     if isinstance(selector, AutoGaze):
         return MosaicTask(selector.grid, selector.processor)
-    from ..gaze.pipeline import DEFAULT_GRID
-
     return MosaicTask(DEFAULT_GRID)
 
 

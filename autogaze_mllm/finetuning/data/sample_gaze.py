@@ -8,8 +8,8 @@ from typing import Any
 
 from ...common.errors import InputError
 from ...gaze.autogaze.pretrained import BUNDLED
+from ...gaze.selector_registry import NAMED, load_selector
 from ...gaze.selectors.base import Selector
-from ...gaze.selectors.registry import NAMED, load_selector
 from ...gaze.settings import VideoSettings
 from ...mllm.model import GazedModel
 

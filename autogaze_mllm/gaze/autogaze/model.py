@@ -13,6 +13,7 @@ from torch import nn
 from ...common.errors import InputError
 from ...common.pixels import resize_bicubic
 from ..grid import PatchGrid, Side, mask_to_positions
+from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info, read_selection
 from . import budget as budgets
 from .config import AutoGazeConfig
@@ -95,7 +96,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
     def generate(
         self,
         video: torch.Tensor,
-        gazing_ratio: budgets.Ratio | None = None,
+        gazing_ratio: Ratio | None = None,
         task_loss_requirement: budgets.Requirement | None = None,
         *,
         target_scales: str | list[Side] | tuple[Side, ...] | None = None,
@@ -223,7 +224,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         sampling = Sampling(temperature, top_k) if match_generation else None
         return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling, targets)
 
-    def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: budgets.Ratio, loss: float | None) -> GazingInfo:
+    def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """Selector interface: frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale."""
         if self.config.encoder.temporal_patch_size != 1:
             raise InputError("this gaze model selects for several frames at once; a tower needs it for each frame")
@@ -243,7 +244,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         self,
         batch: int,
         frames: int,
-        ratio: budgets.Ratio | None,
+        ratio: Ratio | None,
         requirement: budgets.Requirement | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Budgets (B, T') on the host, the requirement (B, T') or None, and for the strategy `self` the requirement
@@ -254,7 +255,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             return budgets.requirement_per_frame(value, batch, frames, self.device)
 
         if ratio is not None or requirement is not None:
-            limits = budgets.patches_per_frame(1.0 if ratio is None else ratio, size, batch, frames)
+            limits = patches_per_frame(1.0 if ratio is None else ratio, size, batch, frames)
             return limits, None if requirement is None else need(requirement), None
         training = self.training
         used = config.use_requirement_training if training else config.use_requirement_inference
@@ -263,8 +264,8 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         strategy = config.frame_training if training else config.frame_inference
         if strategy == "dirichlet":
             ratios = budgets.dirichlet_ratios(share, config.dirichlet_alpha, frames)
-            return budgets.patches_per_frame(ratios, size, batch, frames), wanted, None
-        limits = budgets.patches_per_frame(share, size, batch, frames)
+            return patches_per_frame(ratios, size, batch, frames), wanted, None
+        limits = patches_per_frame(share, size, batch, frames)
         probe = need(budgets.draw_requirement(config, training)) if strategy == "self" else None
         return limits, wanted, probe
 

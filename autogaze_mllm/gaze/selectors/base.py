@@ -6,8 +6,8 @@ from typing import Protocol, runtime_checkable
 
 import torch
 
-from ..autogaze.budget import Ratio
 from ..grid import PatchGrid
+from ..ratio import Ratio
 from ..selection import GazingInfo
 
 

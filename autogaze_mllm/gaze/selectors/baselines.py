@@ -6,8 +6,8 @@ import zlib
 
 import torch
 
-from ..autogaze.budget import Ratio, patches_per_frame
 from ..grid import PatchGrid, mask_to_positions
+from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from ..autogaze.budget import Ratio, patches_per_frame
 from ..grid import PatchGrid, mask_to_positions
 from ..mosaic import BLANK, Atoms, PatchPainter
+from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info
 
 MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overlaps; 4 to 10 rounds are usual

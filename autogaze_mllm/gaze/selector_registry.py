@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from ...common.errors import InputError
-from ..autogaze.config import PUBLISHED_TASK
-from ..autogaze.model import AutoGaze
-from ..autogaze.pretrained import BUNDLED
-from ..settings import VideoSettings
-from .base import Selector
-from .baselines import AllSelector, RandomSelector
-from .pixel_diff import PixelDiffSelector
+from ..common.errors import InputError
+from .autogaze.config import PUBLISHED_TASK
+from .autogaze.model import AutoGaze
+from .autogaze.pretrained import BUNDLED
+from .selectors.base import Selector
+from .selectors.baselines import AllSelector, RandomSelector
+from .selectors.pixel_diff import PixelDiffSelector
+from .settings import VideoSettings
 
 NAMED = {"pixel-diff": PixelDiffSelector, "random": RandomSelector, "all": AllSelector}
 
