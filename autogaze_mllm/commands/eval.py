@@ -158,7 +158,7 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, li
 
     from ..evaluation.responders import SCRIPTED, ModelAnswerer, ScriptedAnswerer, Variant
     from ..evaluation.sweep import parse_sweep, sweep_variants
-    from ..gaze.selector_registry import selector_name
+    from ..gaze.selectors.base import selector_name
     from ..gaze.selectors.baselines import AllSelector, RandomSelector
     from ..mllm.wrap import DEFAULT_GAZE
 

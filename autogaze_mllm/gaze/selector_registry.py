@@ -1,32 +1,29 @@
-"""Selectors: anything that picks patches. All take the same frames and return the same GazingInfo."""
+"""The selectors that have a name, and the gaze models of folders and of the hub."""
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..common.errors import InputError
-from .autogaze.config import PUBLISHED_TASK
 from .autogaze.model import AutoGaze
 from .autogaze.pretrained import BUNDLED
-from .selectors.base import Selector
+from .selectors.base import AnySelector, Selector, is_selector
 from .selectors.baselines import AllSelector, RandomSelector
 from .selectors.pixel_diff import PixelDiffSelector
-from .settings import VideoSettings
 
-NAMED = {"pixel-diff": PixelDiffSelector, "random": RandomSelector, "all": AllSelector}
+NAMED: dict[str, type[Selector]] = {kind.name: kind for kind in (PixelDiffSelector, RandomSelector, AllSelector)}
 
 
 def load_selector(
-    gaze: Selector | str | Path,
+    gaze: AnySelector | str | Path,
     *,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
     **hub: Any,
-) -> Selector:
+) -> AnySelector:
     """A selector object, one of the names in NAMED, or an AutoGaze folder, hub id or "bundled" (moved to device and
     dtype)."""
     if isinstance(gaze, (str, Path)):
@@ -36,23 +33,21 @@ def load_selector(
             return AutoGaze.from_pretrained(gaze, device=device, dtype=dtype, **hub)
         except InputError as error:
             raise InputError(f"{error}. Selectors that need no download: {', '.join((BUNDLED, *NAMED))}") from error
-    if isinstance(gaze, AutoGaze):
-        same = torch.device(device or gaze.device) == gaze.device and (dtype or gaze.dtype) == gaze.dtype
-        # The caller's own model stays as it is: another wrapper may be using it.
-        return gaze if same else copy.deepcopy(gaze).to(device=device, dtype=dtype)
-    if isinstance(gaze, Selector) and not isinstance(gaze, type):
+    if isinstance(gaze, Selector):
+        return gaze.moved(device, dtype)
+    if is_selector(gaze):
         return gaze
     names = ", ".join((BUNDLED, *NAMED))
     raise InputError(f"gaze={gaze!r}: expected a model id or folder, one of {names}, or a selector object")
 
 
-def stop_rule(loss: float | None, selector: Selector, settings: VideoSettings) -> float | None:
-    """The loss in force: `loss`, or the selector's default where it is None. Returns None for no stop rule (0)."""
-    published = isinstance(selector, AutoGaze) and selector.config.reconstruction_task == PUBLISHED_TASK
-    default = settings.predicted_loss if published else selector.default_loss
-    chosen = default if loss is None else loss
-    return None if chosen == 0 else chosen
-
-
-def selector_name(selector: Selector) -> str:
-    return getattr(selector, "name", type(selector).__name__)
+def stored_selector(entry: dict[str, Any], path: Path) -> AnySelector | str | Path:
+    """What `load_selector` takes, of an entry that `Selector.store` made. path: the file that the entry stands in."""
+    if "folder" in entry:
+        return path.parent / entry["folder"]
+    name = entry["name"]
+    if name in NAMED:
+        return NAMED[name].restored(entry)
+    if name == BUNDLED:
+        return name
+    raise InputError(f"{path}: saved with a selector of your own ({name}): load it with gaze=<that selector>")
