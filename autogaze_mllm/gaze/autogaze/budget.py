@@ -1,4 +1,7 @@
-"""Budgets: the share that a frame may keep, and the predicted loss at which it may stop earlier (A.7, A.9)."""
+"""Budgets: the share that a frame may keep, and the predicted loss at which it may stop earlier.
+
+docs/specification.md, "Budgets", says how they are drawn.
+"""
 
 from __future__ import annotations
 
