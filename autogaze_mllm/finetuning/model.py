@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..common.errors import listed
 from ..mllm.families import Family
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
@@ -147,7 +148,7 @@ class TrainedModel(nn.Module):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         missing = sorted(trained - state_dict.keys())
         if strict and missing:
-            raise RuntimeError(f"the checkpoint lacks {missing[0]} and {len(missing) - 1} more")
+            raise RuntimeError(f"the checkpoint lacks {listed(missing, 1)}")
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:

@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..common.errors import InputError
-from ..common.files import atomic_write, output_folder
+from ..common.files import output_folder
+from ..common.weights import read_weights, write_weights
 from .families import Family
 from .native.checkpoint import find_weights, save_weights
 
@@ -40,8 +39,7 @@ def save_parts(folder: Path, family: Family, tensors: Mapping[str, torch.Tensor]
         assert lora is not None
         target = output_folder(folder / ADAPTER)
         lora.save_pretrained(target)
-        with atomic_write(target / ADAPTER_WEIGHTS) as temporary:
-            save_file(adapter, temporary, metadata={"format": "pt"})
+        write_weights(target / ADAPTER_WEIGHTS, adapter)
     return {"parts": sorted(parts), "adapter": bool(adapter)}
 
 
@@ -55,7 +53,7 @@ def load_parts(folder: Path, family: Family, stored: Mapping[str, Any]) -> None:
         if wrong:
             raise InputError(f"{folder / part}: {wrong[0]} does not fit the base model {base.config._name_or_path!r}")
         for path in sorted({found.path for found in weights.values()}):
-            for name, tensor in _read(path).items():
+            for name, tensor in read_weights(path).items():
                 own[name].data.copy_(tensor)
     if stored.get("adapter"):
         _load_adapter(folder / ADAPTER, base)
@@ -66,7 +64,7 @@ def _load_adapter(folder: Path, base: nn.Module) -> None:
 
     weights = {
         name.removeprefix(PEFT_PREFIX).replace(".weight", ".default.weight"): tensor
-        for name, tensor in _read(folder / ADAPTER_WEIGHTS).items()
+        for name, tensor in read_weights(folder / ADAPTER_WEIGHTS).items()
     }
     if not any(".lora_" in name for name, _ in base.named_parameters()):
         inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base)
@@ -77,13 +75,6 @@ def _load_adapter(folder: Path, base: nn.Module) -> None:
         raise InputError(f"{folder}: {odd} does not fit the base model")
     for name, parameter in own.items():
         parameter.data.copy_(weights[name])
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
 def merge_adapter(base: nn.Module) -> None:

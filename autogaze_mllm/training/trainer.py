@@ -22,7 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..common.errors import InputError
+from ..common.errors import DivergenceError, InputError
 from ..common.files import output_folder, read_json, write_json
 from ..common.workers import Prefetch
 from ..gaze.autogaze.model import AutoGaze
@@ -157,7 +157,7 @@ class GazeTrainer:
         means = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")
         values = dict(zip(names, means.tolist(), strict=True))
         if not np.isfinite(values["loss"]):
-            raise InputError(f"the loss of step {step} is not a number; a lower --lr may help")
+            raise DivergenceError(f"the loss of step {step} is not a number; a lower --lr may help")
         return values | {"lr": rate}
 
     def _batches(self) -> Iterator[Batch]:

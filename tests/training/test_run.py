@@ -307,6 +307,14 @@ def test_labelling_goes_on_where_it_stopped(videos: Path, tmp_path: Path, capsys
     assert not parts.exists()
 
 
+def test_a_loss_that_is_no_number_ends_a_run_in_one_line(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(videos, tmp_path, "--steps", "5", "--optimizer", "sgd", "--lr", "1e30")) == 3
+    assert "the loss of step 1 is not a number; a lower --lr may help" in capsys.readouterr().err.splitlines()[-1]
+    assert len(losses(tmp_path)) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
