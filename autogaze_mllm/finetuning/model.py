@@ -162,7 +162,7 @@ def _divided(
 ) -> tuple[list[nn.Module], list[nn.Parameter], list[nn.Module]]:
     """What lies below `module`: the largest modules that belong before the LLM's layers, loose parameters that do, and
     the largest modules that hold nothing of the kind. path: of the module in the base, with its dot."""
-    starts = (*family.PARTS["tower"], *family.PARTS["projector"])
+    starts = (*family.PREFIXES["tower"], *family.PREFIXES["projector"])
 
     def before(name: str, child: nn.Module) -> bool:
         return child is embedding or f"{name}.".startswith(starts)
