@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..gaze.settings import VideoSettings
@@ -60,7 +60,7 @@ def usable_device(name: str | None) -> str:
             raise InputError("device 'meta' holds no values, so nothing can be computed on it")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"device {name!r} cannot be used: {first_line(error)}") from error
     return name
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line, listed
 from ..common.files import find_file, read_json
 from ..gaze.cache import VideoCache
 from ..gaze.grid import PatchGrid, Side, sides_of
@@ -155,10 +155,10 @@ def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family],
         path = find_file(source, "config.json", **hub)
         kind = read_json(path).get("model_type") if path else None
         family_of_type(kind, str(source))
-        raise InputError(f"{source}: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"{source}: {first_line(error)}") from error
     except (OSError, json.JSONDecodeError) as error:
         find_file(source, "config.json", **hub)  # says in one line why there is no configuration
-        raise InputError(f"{source}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"{source}: cannot be loaded: {first_line(error)}") from error
     adapter = family_class(config, str(source))
     adapter.check_tower(config)
     return adapter, functools.partial(_load_by_transformers, source, options)
@@ -170,11 +170,9 @@ def _load_by_transformers(source: str | Path, hub: dict[str, Any], device: Any, 
             source, dtype=dtype or "auto", output_loading_info=True, **hub
         )
     except Exception as error:  # damaged files and wrong shapes come as errors of many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{source}: weights cannot be loaded: {reason}") from error
+        raise InputError(f"{source}: weights cannot be loaded: {first_line(error)}") from error
     model, found = loaded
     missing = sorted(found["missing_keys"])
     if missing:  # transformers would go on with random values in their place
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(f"{source}: the checkpoint lacks {shown}")
+        raise InputError(f"{source}: the checkpoint lacks {listed(missing, 5)}")
     return model.to(device) if device is not None else model
