@@ -16,7 +16,7 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.evaluation.reports.curve import Look, targets
-from autogaze_mllm.gaze.pipeline import DEFAULT_GRID
+from autogaze_mllm.gaze.grid import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.signvid import Recipe, Shape

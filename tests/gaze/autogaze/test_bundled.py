@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
-from autogaze_mllm.gaze.selectors.registry import PixelDiffSelector, load_selector, stop_rule
+from autogaze_mllm.gaze.selector_registry import load_selector
+from autogaze_mllm.gaze.selectors.base import stop_rule
+from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
 from autogaze_mllm.gaze.settings import preset
 from autogaze_mllm.training.reconstruction import Matched, Setting, calibration, match, read_clips, score_clip
 from autogaze_mllm.training.tasks.mosaic import MosaicTask

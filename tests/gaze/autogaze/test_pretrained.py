@@ -113,10 +113,11 @@ def rewrite_config(folder: Path, **changes: Any) -> None:
 
 EMBED, HEAD = "gazing_model.connector.pos_embed", "gazing_model.gaze_decoder.lm_head.weight"
 DAMAGE: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
-    "missing weight": (lambda f: rewrite_weights(f, lambda w: w.pop(EMBED)), [f"missing {EMBED}"]),
-    "unknown weight": (lambda f: rewrite_weights(f, lambda w: w.update(extra=torch.zeros(1))), ["unknown extra"]),
+    "missing weight": (lambda f: rewrite_weights(f, lambda w: w.pop(EMBED)), [f"missing: {EMBED}"]),
+    "unknown weight": (lambda f: rewrite_weights(f, lambda w: w.update(extra=torch.zeros(1))), ["left over: extra"]),
     "misshapen weight": (
-        lambda f: rewrite_weights(f, lambda w: w.update({HEAD: w[HEAD][:-1].clone()})), [HEAD, "(62, 32)", "(63, 32)"],
+        lambda f: rewrite_weights(f, lambda w: w.update({HEAD: w[HEAD][:-1].clone()})),
+        [f"of another shape: {HEAD} (stored 62x32, expected 63x32)"],
     ),
     "other model's weights": (lambda f: rewrite_weights(f, lambda w: w.clear()), ["missing", "more"]),
     "truncated weights": (lambda f: os.truncate(f / "model.safetensors", 1000), ["model.safetensors"]),
