@@ -28,8 +28,8 @@ from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.files import output_folder, write_json
 from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.gaze.selection import read_selection
+from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.base import Selector
-from autogaze_mllm.gaze.selectors.registry import load_selector
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import (
     PUBLISHED,

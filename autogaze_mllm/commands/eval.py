@@ -155,8 +155,8 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, li
 
     from ..evaluation.responders import SCRIPTED, ModelAnswerer, ScriptedAnswerer, Variant
     from ..evaluation.sweep import parse_sweep, sweep_variants
+    from ..gaze.selectors.base import selector_name
     from ..gaze.selectors.baselines import AllSelector, RandomSelector
-    from ..gaze.selectors.registry import selector_name
     from ..mllm.wrap import DEFAULT_GAZE
 
     points = None if arguments.sweep is None else parse_sweep(arguments.sweep)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..common.errors import InputError
 from ..gaze.autogaze.model import AutoGaze
-from ..gaze.selectors.registry import selector_name
+from ..gaze.selectors.base import selector_name
 from ..mllm.model import GazedModel
 
 Mode = Literal["off", "full", "lora"]

@@ -56,6 +56,7 @@ def zero3(place):
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_zero2_learns_as_one_process_does(place, plain):
     found = launch(arguments(place, "zero2", "--deepspeed", "zero2"))
     assert found["losses"][-1] < found["losses"][0] - 0.2
@@ -63,12 +64,14 @@ def test_zero2_learns_as_one_process_does(place, plain):
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_zero3_learns_as_one_process_does(zero3, plain):
     assert zero3["losses"][-1] < zero3["losses"][0] - 0.2
     assert zero3["losses"] == pytest.approx(plain["losses"], abs=1e-3)
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_a_zero3_checkpoint_resumes_with_the_identical_losses(place, zero3):
     shutil.copytree(place / "zero3" / "checkpoint-3", place / "resumed" / "checkpoint-3")
     found = launch(arguments(place, "resumed", "--deepspeed", "zero3", "--resume"))
@@ -80,6 +83,7 @@ def test_a_zero3_checkpoint_resumes_with_the_identical_losses(place, zero3):
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_a_zero3_result_loads_in_one_process_with_the_gathered_weights(place, zero3, plain):
     """Without DeepSpeed, from what was written, against the float32 weights that DeepSpeed's own files hold."""
     checkpoint = place / "zero3" / "checkpoint-6"

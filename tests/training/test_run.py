@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -130,6 +131,17 @@ def test_a_run_with_other_settings_is_refused(videos: Path, tmp_path: Path) -> N
     with pytest.raises(InputError, match="other settings \\(lr\\)"):
         trainer(small_gaze(), data(videos), settings(steps=2, lr=1e-4), tmp_path)
     trainer(small_gaze(), data(videos), settings(steps=2, keep=5), tmp_path)
+
+
+def test_a_run_begun_before_there_was_a_setting_goes_on_with_its_default(videos: Path, tmp_path: Path) -> None:
+    trainer(small_gaze(), data(videos), settings(steps=2), tmp_path).train()
+    path = tmp_path / "settings.json"
+    stored = json.loads(path.read_text())
+    del stored["prediction_weight"], stored["search"]["sharpness"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="other settings \\(prediction_weight\\)"):
+        trainer(small_gaze(), data(videos), settings(steps=2, prediction_weight=2.0), tmp_path)
+    assert trainer(small_gaze(), data(videos), settings(steps=2), tmp_path).first_step > 0
 
 
 def test_accumulated_gradients_see_every_clip_once(videos: Path, tmp_path: Path) -> None:
@@ -282,17 +294,14 @@ def test_labelling_goes_on_where_it_stopped(videos: Path, tmp_path: Path, capsys
     arguments = ["label", str(videos), "--frames", "1", "--loss", "0.3", "--max-ratio", "0.02", "--batch", "1"]
     whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
     assert main([*arguments, "--out", str(whole), "--workers", "2"]) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autogaze_mllm.cli", *arguments, "--out", str(broken)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
+    process = multiprocessing.get_context("fork").Process(target=main, args=([*arguments, "--out", str(broken)],))
+    process.start()
     parts = tmp_path / ".broken.json.parts"
     while len(list(parts.glob("part-*.json"))) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     marked = sorted(parts.glob("part-*.json"))[0]
     stored = json.loads(marked.read_text())
     (path,) = stored["labels"]
