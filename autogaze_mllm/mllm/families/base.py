@@ -121,9 +121,14 @@ class Family(ABC):
         ]
         return fingerprint(weights) + (str(adapters) if adapters else "")
 
+    @property
+    def dense_side(self) -> int:
+        """Pixels along one side of a dense picture."""
+        return self.config.vision_config.image_size
+
     def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
         """(T, H, W, 3) uint8 -> (T, 3, S, S) as a dense tower takes them, by the same resize that gaze uses."""
-        side = self.config.vision_config.image_size
+        side = self.dense_side
         return self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")).float() / 255)
 
     def gazed_count(self, counts: list[int]) -> int:

@@ -38,11 +38,6 @@ class NativeFamily(Family):
         return self.base.mm_projector
 
     @property
-    def dense_side(self) -> int:
-        """Pixels along one side of a dense picture."""
-        return self.config.vision_config.image_size
-
-    @property
     def dense_patches(self) -> int:
         """Patches of a dense picture."""
         return (self.dense_side // self.config.vision_config.patch_size) ** 2
