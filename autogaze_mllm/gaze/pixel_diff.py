@@ -4,25 +4,40 @@ Every frame starts from the canvas that the patches kept in earlier frames paint
 all scales compete by how much squared error they take away; coarse ones win where a coarse picture is enough, finer
 ones follow where detail is missing. A frame is finished when it has spent its budget, or when no place of the size of
 one finest patch is off by more than `loss`.
+
+Sensor noise differs in every frame without anything having changed. How much there is is estimated from the clip
+(`noise`), and errors are counted as they would be against the picture without it: what noise adds to a difference is
+taken off it, and what a patch would bring onto the canvas is put on its account (Stein's unbiased estimate of risk).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from .budget import Ratio, patches_per_frame
+from .encoder import resize_bicubic
 from .grid import PatchGrid, mask_to_positions
 from .info import GazingInfo, build_info
 from .mosaic import BLANK, PainterAxis, PatchPainter
+from .noise import noise_level
 
+MARGIN = 0.2  # a patch must take away more than this share of the noise's variance: estimates are noisy themselves
 MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overlaps; 4 to 10 rounds are usual
 
 
 class PixelDiffSelector:
-    """`loss`: root mean square error, on a scale where black to white is 1, that a place may be off by."""
+    """`loss`: root mean square error, on a scale where black to white is 1, that a place may be off by.
+
+    noise_floor: whether what sensor noise explains does not count as change.
+    """
 
     name = "pixel-diff"
     default_loss: float | None = 0.05
+
+    def __init__(self, noise_floor: bool = True) -> None:
+        self.noise_floor = noise_floor
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; loss None: only the budget ends a frame."""
@@ -32,9 +47,11 @@ class PixelDiffSelector:
         painter = PatchPainter(grid, frames.device)
         atoms = Atoms(painter)
         canvas = torch.full_like(frames[:, 0], BLANK)
+        level = noise_level(frames) if self.noise_floor else frames.new_zeros(batch)
+        noise = Noise(level.square(), _own_share(painter))
         ids, keeps = [], []
         for t in range(steps):
-            mask, canvas = _next_frame(painter, atoms, canvas, frames[:, t], budgets[:, t], loss or 0.0)
+            mask, canvas = _next_frame(painter, atoms, canvas, frames[:, t], budgets[:, t], loss or 0.0, noise)
             index, padded = mask_to_positions(mask)
             ids.append(index.clamp(min=0))
             keeps.append(~padded)
@@ -46,6 +63,38 @@ class PixelDiffSelector:
             pad_id=-1,
             has_task_loss_requirement=loss is not None,
         )
+
+
+@dataclass(frozen=True)
+class Noise:
+    """variance: (B,) of a pixel; own: per scale, the share of a pixel's own noise in what its patch shows there."""
+
+    variance: torch.Tensor
+    own: list[float]
+
+    def of(self, rows: torch.Tensor) -> Noise:
+        return Noise(self.variance[rows], self.own)
+
+    def off(self, error: torch.Tensor, pixels: torch.Tensor, own: float = 0.0) -> torch.Tensor:
+        """Squared error against the noisy frame (B, rows, columns) -> what to expect against the clean one. own: 0 for
+        a picture that does not come from this frame."""
+        return error - self.variance[:, None, None] * (1 - 2 * own) * pixels
+
+
+def _own_share(painter: PatchPainter) -> list[float]:
+    """1 for the finest scale, which is the frame itself, less for those that average over pixels."""
+    shares = []
+    for (height, width), axes in zip(painter.grid.scales, painter.axes, strict=True):
+        share = 1.0
+        for side, axis in zip((height, width), axes, strict=True):
+            length = axis.enlarge.shape[0]
+            # Lines along the other direction: enlarging is separable, and so is its trace.
+            lines = torch.eye(length, device=axis.enlarge.device)[None, None].expand(1, 1, length, length)
+            shrunk = resize_bicubic(lines, side, length)[0, 0]
+            shown = shrunk if side == length else axis.enlarge @ shrunk
+            share *= float(shown.diagonal().mean())
+        shares.append(share)
+    return shares
 
 
 class Atoms:
@@ -90,7 +139,13 @@ class _AtomAxis:
 
 
 def _next_frame(
-    painter: PatchPainter, atoms: Atoms, canvas: torch.Tensor, frame: torch.Tensor, budgets: torch.Tensor, loss: float
+    painter: PatchPainter,
+    atoms: Atoms,
+    canvas: torch.Tensor,
+    frame: torch.Tensor,
+    budgets: torch.Tensor,
+    loss: float,
+    noise: Noise,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """canvas, frame (B, 3, H, W), budgets (B,) -> patches kept (B, N) 0/1 and the canvas with them painted.
 
@@ -98,9 +153,11 @@ def _next_frame(
     least one, as with the gaze model), and cost no more than the comparison.
     """
     finest = len(painter.axes) - 1
-    before = atoms.squared_error(frame, canvas)
+    before = noise.off(atoms.squared_error(frame, canvas), atoms.pixels)
     wrong = atoms.sums(before, finest)
-    allowed = atoms.sums(atoms.pixels[None], finest) * loss**2
+    # No patch makes a place better than the noise in it.
+    bearable = (noise.variance * (1 + MARGIN)).clamp(min=loss**2)
+    allowed = atoms.sums(atoms.pixels[None], finest) * bearable[:, None]
     mask = frame.new_zeros(len(frame), painter.grid.size)
     mask.scatter_(1, painter.grid.offsets[finest] + wrong.argmax(dim=1, keepdim=True), 1.0)
     # The finest scale is the canvas itself, so its picture is the frame.
@@ -109,26 +166,37 @@ def _next_frame(
     if not len(busy):
         return mask, quiet
     pictures = painter.pictures(frame[busy])
-    after = [atoms.squared_error(frame[busy], picture) for picture in pictures]
-    mask[busy] = _choose(atoms, before[busy], after, budgets[busy], allowed)
+    noise = noise.of(busy)
+    after = [
+        noise.off(atoms.squared_error(frame[busy], picture), atoms.pixels, own)
+        for picture, own in zip(pictures, noise.own, strict=True)
+    ]
+    mask[busy] = _choose(atoms, before[busy], after, budgets[busy], allowed[busy], MARGIN * noise.variance)
     quiet[busy] = painter.paint(canvas[busy], pictures, list(mask[busy].split(list(painter.grid.counts), dim=1)))
     return mask, quiet
 
 
 def _choose(
-    atoms: Atoms, before: torch.Tensor, after: list[torch.Tensor], budgets: torch.Tensor, allowed: torch.Tensor
+    atoms: Atoms,
+    before: torch.Tensor,
+    after: list[torch.Tensor],
+    budgets: torch.Tensor,
+    allowed: torch.Tensor,
+    margin: torch.Tensor,
 ) -> torch.Tensor:
-    """before: error map of the canvas; after: that of each scale's picture; allowed: (1, n) error that a finest patch
-    may keep, exceeded somewhere in every row. -> (B, N) 0/1, at least one patch and at most `budgets` (B,) per row."""
+    """before: error map of the canvas; after: that of each scale's picture; allowed: (B, n) error that a finest patch
+    may keep, exceeded somewhere in every row; margin: (B,) error of a pixel that is not worth a patch. -> (B, N) 0/1,
+    at least one patch and at most `budgets` (B,) per row."""
     grid, finest = atoms.grid, len(after) - 1
     painted = torch.full_like(before, -1)  # finest scale painted in this frame
     chosen = before.new_zeros(len(before), grid.size)
+    spent = margin[:, None, None] * atoms.pixels
     for _ in range(MAX_ROUNDS):
         bad = atoms.spread((atoms.sums(before, finest) > allowed).float(), finest)
         gains = []
         for scale, error in enumerate(after):
             # A coarse patch is painted below finer ones of the same frame, so there it changes nothing.
-            gain = atoms.sums((before - error) * (painted < scale), scale)
+            gain = atoms.sums((before - error - spent) * (painted < scale), scale)
             gains.append(gain * (atoms.sums(bad, scale) > 0))
         gain = torch.cat(gains, dim=1).masked_fill(chosen > 0, 0.0)
         winners = _beats_neighbours(atoms, gain)

@@ -181,7 +181,7 @@ def search_online(
     reference: torch.Tensor | None = None,
 ) -> SearchResult:
     """Greedy labels of clips, each to a loss and with a share of random picks that its seed decides. reference: see
-    `search_mosaic`."""
+    `search_mosaic`; losses to reach are above what noise leaves."""
     batch, frames = video.shape[:2]
     low, high = np.log(settings.target)
     targets, shares, draws = [], [], []
@@ -202,6 +202,7 @@ def search_online(
         disturbance if settings.disturbance else None,
         with_gains=settings.sharpness > 0,
         reference=reference,
+        above_floor=True,
     )
 
 
