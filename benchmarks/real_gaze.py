@@ -2,9 +2,10 @@
 
 Every selector sees the disturbed clip; the error of what it keeps is measured against the clean one. For each setting
 (loss to stop at, or share of the patches) the patches that a selector keeps are set against those that others need for
-the same mosaic error: greedy search, which knows the clean picture, frame by frame; pixel-diff with and without its
-noise floor and random choice, on average over the clip, at the better of a stop rule and a budget. Writes clips.csv,
-summary.csv, summary.json and patches.png into OUT; intervals (95 %) are bootstrapped over clips.
+the same mosaic error: greedy search, which knows the clean picture, frame by frame; pixel-diff, with its noise floor
+and `raw` without, by its stop rule and (`_budget`) by a share of the patches, and random choice, on average over the
+clip. Writes clips.csv, summary.csv, summary.json and patches.png into OUT; intervals (95 %) are over clips, bootstrapped.
+What OUT holds already is not measured again, so a model can be added to a table.
 
     python benchmarks/real_gaze.py videos/ --gaze bundled,OTHER --out results/
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import sys
 import time
 from collections.abc import Sequence
@@ -36,15 +38,17 @@ from autogaze_mllm.training.reconstruction import Setting, default_task, own_uni
 from autogaze_mllm.training.videos import find_videos
 
 SETTINGS = "task_0.20,task_0.40,ratio_0.05,ratio_0.10"
-RIVALS = {"pixel_diff": "pixel-diff", "pixel_diff_raw": "pixel-diff-raw", "random": "random"}
-STRENGTHS = np.linspace(0.04, 1.0, 14) ** 1.5  # of a rival: share of the patches, or how strict its stop rule is
+RIVALS = ("pixel_diff", "pixel_diff_raw", "pixel_diff_budget", "pixel_diff_raw_budget", "random_budget")
+KEYS = ("video", "condition", "selector", "setting")
+SHARES = (0.01, 0.02, 0.04, 0.07, 0.11, 0.17, 0.26, 0.4, 0.65, 1.0)  # of the patches
+RULES = (0.36, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025, 0.012, 0.004)  # where black to white is 1
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", help="folder, video or list; with commas")
     parser.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
-    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw,greedy,random", help="models, names")
+    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw", help="models, names, greedy")
     parser.add_argument("--settings", default=SETTINGS, help=f"default {SETTINGS}")
     parser.add_argument("--conditions", default=",".join(CONDITIONS), help="default: all")
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip, evenly spread over it (default 16)")
@@ -72,15 +76,22 @@ def run(arguments: argparse.Namespace) -> None:
     selectors = {Path(name).name or name: load(name, device) for name in arguments.gaze.split(",")}
     task = next((default_task(s) for s in selectors.values() if hasattr(s, "processor")), default_task(load("random")))
     out = output_folder(arguments.out)
-    rows: list[dict[str, Any]] = []
+    rows, curves = read_csv(out / "clips.csv"), read_json(out / "curves.json") if (out / "curves.json").exists() else {}
+    known = {tuple(row[key] for key in KEYS) for row in rows}
     for path in tqdm(videos, unit="video"):
         clip = CameraClip(path, arguments.frames, task.grid.scales[-1][0])
         for condition in arguments.conditions.split(","):
-            shown, seen = (part[None].to(device).float() / 255 for part in clip.under(condition))
-            judge = Judge(task, shown, seen)
-            for name, selector in selectors.items():
-                rows += [{"video": path.name, "condition": condition, **judge.row(name, selector, s)} for s in settings]
+            judge: Judge | None = None
+            for name, setting in itertools.product(selectors, settings):
+                where = {"video": path.name, "condition": condition, "selector": name, "setting": setting.name}
+                if tuple(where.values()) in known:
+                    continue
+                if judge is None:
+                    shown, seen = (part[None].to(device).float() / 255 for part in clip.under(condition))
+                    judge = Judge(task, shown, seen, curves.setdefault(f"{path.name} {condition}", {}))
+                rows.append({**where, **judge.row(selectors[name], setting)})
         write_csv(out / "clips.csv", rows)
+        write_json(out / "curves.json", curves)
     summary = summarise(rows)
     write_csv(out / "summary.csv", summary)
     write_json(
@@ -102,13 +113,16 @@ def load(name: str, device: torch.device | None = None) -> Any:
 class Judge:
     """One clip under one condition. shown, seen: (1, T, 3, S, S) in [0, 1]."""
 
-    def __init__(self, task: MosaicTask, shown: torch.Tensor, seen: torch.Tensor) -> None:
+    def __init__(
+        self, task: MosaicTask, shown: torch.Tensor, seen: torch.Tensor, curves: dict[str, list[list[float]]]
+    ) -> None:
+        """curves: of the rivals, those that were measured before."""
         self.task, self.frames = task, seen
         self.video, self.wanted = task.normalize(seen), task.normalize(shown)
         self.size = seen.shape[1] * task.grid.size
-        self._curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._curves = curves
 
-    def row(self, name: str, selector: Any, setting: Setting) -> dict[str, Any]:
+    def row(self, selector: Any, setting: Setting) -> dict[str, Any]:
         start = time.perf_counter()
         info = self._greedy(setting) if selector == "greedy" else self._select(selector, setting)
         seconds = time.perf_counter() - start
@@ -124,8 +138,6 @@ class Judge:
         ended = (kept > 1) & (kept < limit) if setting.loss is not None else torch.zeros_like(kept, dtype=torch.bool)
         mean = float(losses.mean())
         return {
-            "selector": name,
-            "setting": setting.name,
             "patches": int(kept.sum()),
             "loss": mean,
             "seconds": seconds,
@@ -153,25 +165,19 @@ class Judge:
     def _needs(self, rival: str, loss: float) -> float:
         """Patches at which the rival is as good; all of them where it never is."""
         if rival not in self._curves:
-            self._curves[rival] = self._curve(load(RIVALS[rival]))
-        losses, patches = self._curves[rival]
-        if loss < losses[0]:
-            return float(self.size)
-        return float(np.interp(loss, losses, patches))
+            self._curves[rival] = self._curve(rival)
+        losses, patches = zip(*self._curves[rival], strict=True)
+        return float(self.size) if loss < losses[0] else float(np.interp(loss, losses, patches))
 
-    def _curve(self, rival: Any) -> tuple[np.ndarray, np.ndarray]:
-        """The least loss for any number of patches, as rising losses with falling patches."""
-        points = []
-        for strength in STRENGTHS.tolist():
-            points.append(self._point(rival, strength, None))
-            if not isinstance(rival, RandomSelector):
-                points.append(self._point(rival, 1.0, 0.4 * (1 - strength) ** 3))
-        best: list[tuple[float, int]] = []
-        for patches, loss in sorted(points):
+    def _curve(self, rival: str) -> list[list[float]]:
+        """The least loss for any number of patches: pairs (loss, patches), losses rising and patches falling."""
+        selector = RandomSelector() if rival.startswith("random") else PixelDiffSelector("raw" not in rival)
+        ways = [(share, None) for share in SHARES] if rival.endswith("_budget") else [(1.0, rule) for rule in RULES]
+        best: list[list[float]] = []
+        for patches, loss in sorted(self._point(selector, *way) for way in ways):
             if not best or loss < best[-1][0]:
-                best.append((loss, patches))
-        losses, counts = zip(*reversed(best), strict=True)
-        return np.array(losses), np.array(counts, dtype=float)
+                best.append([loss, float(patches)])
+        return best[::-1]
 
     def _point(self, rival: Any, ratio: float, rule: float | None) -> tuple[int, float]:
         kept, losses = self._measure(rival.select(self.frames, self.task.grid, ratio, rule))
@@ -216,6 +222,13 @@ def _line(condition: str, selector: str, setting: str, rows: list[dict[str, Any]
     if asked is not None:
         line |= ratio(total("ended_loss"), asked * total("ended"), "reached_over_asked")
     return line
+
+
+def read_csv(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: v if k in KEYS else float(v) for k, v in row.items()} for row in csv.DictReader(file)]
 
 
 def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:

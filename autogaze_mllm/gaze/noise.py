@@ -1,9 +1,10 @@
 """How much of what differs between frames is noise of the sensor, estimated from the clip itself.
 
-Noise is everywhere, also where nothing moves and where nothing is drawn. So it is measured block by block, in what two
-frames do not share, and the quieter blocks decide: motion and texture only ever make a block louder.
+Noise is everywhere, also where nothing moves and where nothing is drawn. So it is measured block by block, within
+frames and in what two frames do not share, and the quieter blocks decide: motion and texture only ever make a block
+louder.
 
-Shapes: B clips, T frames, H x W pixels.
+Shapes: B clips, H x W pixels.
 """
 
 from __future__ import annotations
@@ -18,23 +19,30 @@ QUIET = 0.2  # the quantile of the blocks that decides
 KERNEL = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))
 
 
-def noise_level(frames: torch.Tensor) -> torch.Tensor:
-    """frames (B, T, 3, H, W) in [0, 1] -> (B,) standard deviation of the noise of a pixel, 0 where there is none.
+class NoiseMeter:
+    """Goes through the frames of clips; what it says of a frame depends on that frame and the ones before."""
 
-    From differences of neighbouring frames; of a single frame, from the frame. Each clip's number is its own alone.
-    """
-    batch, steps = frames.shape[:2]
-    if min(frames.shape[-2:]) < BLOCK + 2:
-        return frames.new_zeros(batch)
-    levels = []
-    for t in range(max(steps - 1, 1)):
-        here = (frames[:, t + 1] - frames[:, t]) / 2**0.5 if steps > 1 else frames[:, 0]
-        levels.append(_block_levels(here))
-    return torch.cat(levels, dim=1).quantile(QUIET, dim=1)
+    def __init__(self) -> None:
+        self._last: torch.Tensor | None = None
+        self._within: list[torch.Tensor] = []
+        self._between: list[torch.Tensor] = []
+
+    def next_frame(self, frame: torch.Tensor) -> torch.Tensor:
+        """frame (B, 3, H, W) in [0, 1] -> (B,) standard deviation of the noise of a pixel, 0 where there is none."""
+        if min(frame.shape[-2:]) < BLOCK + 2:
+            return frame.new_zeros(len(frame))
+        self._within.append(block_levels(frame))
+        if self._last is not None:
+            self._between.append(block_levels(frame - self._last) / 2**0.5)
+        self._last = frame
+        level = torch.cat(self._within, dim=1).quantile(QUIET, dim=1)
+        if self._between:
+            level = torch.minimum(level, torch.cat(self._between, dim=1).quantile(QUIET, dim=1))
+        return level
 
 
-def _block_levels(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) -> (B, blocks) the deviation in each block, by the median, mean over channels."""
+def block_levels(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) -> (B, blocks) the deviation of the noise in each block, by the median, mean over channels."""
     kernel = images.new_tensor(KERNEL)[None, None] / 6
     high = F.conv2d(images.flatten(0, 1)[:, None], kernel).abs()
     rows, columns = (side // BLOCK * BLOCK for side in high.shape[-2:])

@@ -21,7 +21,7 @@ from .encoder import resize_bicubic
 from .grid import PatchGrid, mask_to_positions
 from .info import GazingInfo, build_info
 from .mosaic import BLANK, PainterAxis, PatchPainter
-from .noise import noise_level
+from .noise import NoiseMeter
 
 MARGIN = 0.2  # a patch must take away more than this share of the noise's variance: estimates are noisy themselves
 MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overlaps; 4 to 10 rounds are usual
@@ -47,10 +47,11 @@ class PixelDiffSelector:
         painter = PatchPainter(grid, frames.device)
         atoms = Atoms(painter)
         canvas = torch.full_like(frames[:, 0], BLANK)
-        level = noise_level(frames) if self.noise_floor else frames.new_zeros(batch)
-        noise = Noise(level.square(), _own_share(painter))
+        meter, own = NoiseMeter() if self.noise_floor else None, _own_share(painter)
         ids, keeps = [], []
         for t in range(steps):
+            level = frames.new_zeros(batch) if meter is None else meter.next_frame(frames[:, t])
+            noise = Noise(level.square(), own)
             mask, canvas = _next_frame(painter, atoms, canvas, frames[:, t], budgets[:, t], loss or 0.0, noise)
             index, padded = mask_to_positions(mask)
             ids.append(index.clamp(min=0))
