@@ -4,7 +4,7 @@ Every selector sees the disturbed clip; the error of what it keeps is measured a
 (loss to stop at, or share of the patches) the patches that a selector keeps are set against those that others need for
 the same mosaic error: greedy search, which knows the clean picture, frame by frame; pixel-diff, with its noise floor
 and `raw` without, by its stop rule and (`_budget`) by a share of the patches, and random choice, on average over the
-clip. Writes clips.csv, summary.csv, summary.json and patches.png into OUT; intervals (95 %) are over clips, bootstrapped.
+clip. Writes clips.csv, summary.csv, summary.json and patches.png into OUT; 95 % intervals are bootstrapped over clips.
 What OUT holds already is not measured again, so a model can be added to a table.
 
     python benchmarks/real_gaze.py videos/ --gaze bundled,OTHER --out results/
