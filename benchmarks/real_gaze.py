@@ -28,7 +28,7 @@ from tqdm import tqdm
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.errors import InputError
 from autogaze_mllm.files import output_folder, read_json, write_json
-from autogaze_mllm.gaze.info import GazingInfo
+from autogaze_mllm.gaze.info import GazingInfo, read_selection
 from autogaze_mllm.gaze.pixel_diff import PixelDiffSelector
 from autogaze_mllm.gaze.selectors import RandomSelector, load_selector
 from autogaze_mllm.training.camera import CODEC, CONDITIONS, NOISE, CameraClip
@@ -119,6 +119,8 @@ class Judge:
         """curves: of the rivals, those that were measured before."""
         self.task, self.frames = task, seen
         self.video, self.wanted = task.normalize(seen), task.normalize(shown)
+        painter = task.tables(seen.device).painter
+        self.pictures = [painter.pictures(self.video[:, t]) for t in range(seen.shape[1])]
         self.size = seen.shape[1] * task.grid.size
         self._curves = curves
 
@@ -159,8 +161,19 @@ class Judge:
 
     def _measure(self, info: Any) -> tuple[torch.Tensor, torch.Tensor]:
         """-> patches and loss of each frame, (T,)"""
-        result = self.task(self.video, info, reference=self.wanted)
-        return result.kept[0].cpu(), result.frame_losses[0].cpu()
+        grid, painter = self.task.grid, self.task.tables(self.video.device).painter
+        selection = read_selection(info, grid, "the judge")
+        place = (selection.index + selection.frame * grid.size)[selection.keep]
+        mask = (
+            self.video.new_zeros(self.video.shape[1] * grid.size)
+            .index_fill(0, place, 1.0)
+            .unflatten(0, (-1, grid.size))
+        )
+        canvas, losses = self.task.blank(self.video[:, 0]), []
+        for t, pictures in enumerate(self.pictures):
+            canvas = painter.paint(canvas, pictures, list(mask[t : t + 1].split(list(grid.counts), dim=1)))
+            losses.append((canvas - self.wanted[:, t]).abs().mean())
+        return mask.sum(dim=1).long().cpu(), torch.stack(losses).cpu()
 
     def _needs(self, rival: str, loss: float) -> float:
         """Patches at which the rival is as good; all of them where it never is."""
