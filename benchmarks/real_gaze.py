@@ -51,6 +51,7 @@ def main() -> int:
     parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw", help="models, names, greedy")
     parser.add_argument("--settings", default=SETTINGS, help=f"default {SETTINGS}")
     parser.add_argument("--conditions", default=",".join(CONDITIONS), help="default: all")
+    parser.add_argument("--rivals", default=",".join(RIVALS), help="whose patches are counted, beside greedy's")
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip, evenly spread over it (default 16)")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, required=True)
@@ -73,6 +74,7 @@ def run(arguments: argparse.Namespace) -> None:
         videos = [path for path in videos if path.name in named]
     if not videos:
         raise InputError(f"{arguments.videos}: no videos there")
+    rivals = [name for name in arguments.rivals.split(",") if name]
     selectors = {Path(name).name or name: load(name, device) for name in arguments.gaze.split(",")}
     task = next((default_task(s) for s in selectors.values() if hasattr(s, "processor")), default_task(load("random")))
     out = output_folder(arguments.out)
@@ -88,7 +90,7 @@ def run(arguments: argparse.Namespace) -> None:
                     continue
                 if judge is None:
                     shown, seen = (part[None].to(device).float() / 255 for part in clip.under(condition))
-                    judge = Judge(task, shown, seen, curves.setdefault(f"{path.name} {condition}", {}))
+                    judge = Judge(task, shown, seen, rivals, curves.setdefault(f"{path.name} {condition}", {}))
                 rows.append({**where, **judge.row(selectors[name], setting)})
         write_csv(out / "clips.csv", rows)
         write_json(out / "curves.json", curves)
@@ -114,9 +116,15 @@ class Judge:
     """One clip under one condition. shown, seen: (1, T, 3, S, S) in [0, 1]."""
 
     def __init__(
-        self, task: MosaicTask, shown: torch.Tensor, seen: torch.Tensor, curves: dict[str, list[list[float]]]
+        self,
+        task: MosaicTask,
+        shown: torch.Tensor,
+        seen: torch.Tensor,
+        rivals: Sequence[str],
+        curves: dict[str, list[list[float]]],
     ) -> None:
         """curves: of the rivals, those that were measured before."""
+        self.rivals = rivals
         self.task, self.frames = task, seen
         self.video, self.wanted = task.normalize(seen), task.normalize(shown)
         painter = task.tables(seen.device).painter
@@ -146,7 +154,7 @@ class Judge:
             "ended": int(ended.sum()),
             "ended_loss": float(losses[ended].sum()),
             "greedy": int((greedy.ids >= 0).sum()),
-            **{rival: self._needs(rival, mean) for rival in RIVALS},
+            **{rival: self._needs(rival, mean) for rival in self.rivals},
         }
 
     def _select(self, selector: Any, setting: Setting) -> GazingInfo:
@@ -229,7 +237,7 @@ def _line(condition: str, selector: str, setting: str, rows: list[dict[str, Any]
 
     line: dict[str, Any] = {"condition": condition, "selector": selector, "setting": setting, "videos": len(videos)}
     line |= {name: float(np.mean([row[name] for row in rows])) for name in ("patches", "loss", "seconds")}
-    for other in ("greedy", *RIVALS):
+    for other in [name for name in ("greedy", *RIVALS) if name in rows[0]]:
         line |= ratio(total("patches"), total(other), f"over_{other}")
     asked = Setting.parse(setting).loss
     if asked is not None:
@@ -263,7 +271,10 @@ def plot(path: Path, summary: Sequence[dict[str, Any]]) -> None:
     conditions = [c for c in CONDITIONS if any(line["condition"] == c for line in summary)]
     selectors = [s for s in dict.fromkeys(line["selector"] for line in summary) if s not in ("greedy", "random")]
     others = {"over_greedy": "greedy", "over_pixel_diff_raw": "pixel-diff without a noise floor"}
-    figure, axes = pyplot.subplots(len(settings), 2, figsize=(14, 2.8 * len(settings)), squeeze=False, sharex=True)
+    others = {key: name for key, name in others.items() if key in summary[0]}
+    figure, axes = pyplot.subplots(
+        len(settings), len(others), figsize=(14, 2.8 * len(settings)), squeeze=False, sharex=True
+    )
     for row, setting in zip(axes, settings, strict=True):
         for axis, (key, name) in zip(row, others.items(), strict=True):
             for number, selector in enumerate(selectors):

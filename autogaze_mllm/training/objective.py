@@ -90,8 +90,9 @@ class GazeObjective(nn.Module):
                 match_generation=self.settings.log_probabilities == "matched",
                 targets=targets,
             )
+        # Relative to what is predicted, not to what came of it: that would teach to predict too little.
         least = self.settings.relative_prediction
-        unit = losses + least if least else 1.0
+        unit = predicted.detach().clamp(min=0) + least if least else 1.0
         loss = ntp_loss(
             log_probs,
             predicted / unit,
