@@ -7,7 +7,7 @@ TORCH_VERSION := 2.13.0
 TORCH ?= torch==$(TORCH_VERSION)$(if $(shell command -v nvidia-smi 2>/dev/null)$(filter Darwin,$(shell uname -s)),,+cpu)
 BIN := .venv/bin
 
-.PHONY: demo test check clean
+.PHONY: demo test check docs clean
 
 .venv/ready: pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 2; }
@@ -27,6 +27,15 @@ test: .venv/ready
 check: .venv/ready
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry autogaze_mllm benchmarks scripts
+
+.venv/docs-ready: .venv/ready
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+docs: .venv/docs-ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv demo_out build *.egg-info
+	rm -rf .venv demo_out build site *.egg-info

@@ -1,19 +1,23 @@
 """Speed and memory of gazing: the decoding engine beside the plain reference decoder, in the same run.
 
-For every batch size, budget and number format: seconds for each 16-frame clip, peak memory above the model and its
-input, floating-point operations and their share of the machine's measured matmul rate, and the same for the reference
-decoder of the tests (dense masks, concatenated caches, every token through every layer), which runs on fewer clips.
+For every batch size, budget, number format and way of starting steps (--captures): seconds for each 16-frame clip, peak
+memory above the model and its input, floating-point operations and their share of the machine's measured matmul rate,
+and the same for the reference decoder of the tests (dense masks, concatenated caches, every token through every layer),
+which runs on fewer clips. On the CPU each row has a process of its own, whose peak memory is its own; a device counts
+its memory by itself, so there one process does. What does not fit is a row that says so.
 Without --gaze the weights are random: neither time nor memory depend on them without a stop rule. With trained weights,
 --loss switches the stop rule on, and the agreement of bf16 with fp32 means something: the share of ids that both keep,
 and the error of the mosaic painted from what bf16 keeps over that of what fp32 keeps, on the same clips.
 
     python benchmarks/gaze_speed.py --out benchmarks/results/gaze_speed_cpu.json
     python benchmarks/gaze_speed.py --gaze bundled --videos FOLDER --dtypes bf16 --batches 16 --ratios 0.1,0.75
+    python benchmarks/gaze_speed.py --gaze bundled --batches 1,8,32,128,512 --captures graphs,off --minutes 2
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import subprocess
@@ -27,20 +31,19 @@ import numpy as np
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.environment import machine
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.gaze.config import AutoGazeConfig
-from autogaze_mllm.memory import PeakMemory
-from autogaze_mllm.training.mosaic import MosaicTask
+from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.memory import PeakMemory
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import read_clips
-from autogaze_mllm.training.videos import find_videos
+from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.video.synthetic import moving_scene
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from tests.reference_decoder import Reference
+from reference_decoder import Reference
 
 FRAMES = 16
 PRESET = (0.2, *[0.06] * 15)
+DISTINCT = 32  # generated clips; larger batches repeat them
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -87,6 +90,7 @@ def _synchronize(device: torch.device) -> None:
         torch.accelerator.synchronize(device)
 
 
+@functools.cache
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     """Operations in a second of a large square product."""
     size = 2048 if device.type == "cpu" else 8192
@@ -94,19 +98,21 @@ def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
     return 2 * size**3 / seconds(lambda: left @ right, 10, 10, device)
 
 
-def read(model: am.AutoGaze, count: int, videos: str | None) -> torch.Tensor:
+def read(model: am.AutoGaze, count: int, videos: str | None, device: torch.device | str = "cpu") -> torch.Tensor:
     """Clips (count, 16, 3, H, W) at the model's largest scale, preprocessed: of generated scenes, or one of each video
     (of val/, where there is one), from the first again where there are too few."""
     height, width = model.grid.scales[-1]
     if videos is None:
-        scenes = (np.stack(list(moving_scene(width, height, FRAMES, seed=seed))) for seed in range(count))
+        distinct = range(min(count, DISTINCT))
+        scenes = (np.stack(list(moving_scene(width, height, FRAMES, seed=seed))) for seed in distinct)
         found = [torch.from_numpy(scene).permute(0, 3, 1, 2) for scene in scenes]
     else:
         paths = (find_videos(videos, "val") or find_videos(videos))[:count]
         found = [clip for path in paths for clip in read_clips(path, model.grid, FRAMES) if len(clip) == FRAMES]
     if not found:
         raise InputError(f"{videos}: no videos of {FRAMES} frames there")
-    return model.processor.normalize(torch.stack([found[n % len(found)] for n in range(count)]).float() / 255)
+    distinct = model.processor.normalize(torch.stack(found[:count]).to(device).float() / 255)
+    return distinct[torch.arange(count, device=device) % len(distinct)]
 
 
 def mosaic_error(model: am.AutoGaze, video: torch.Tensor, info: am.GazingInfo) -> float:
@@ -120,24 +126,34 @@ def kept(info: am.GazingInfo) -> list[set[int]]:
     return [set(ids[~padded].tolist()) for ids, padded in rows]
 
 
-@torch.no_grad()
-def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -> dict[str, Any]:
+def build(arguments: argparse.Namespace, dtype: torch.dtype) -> tuple[am.AutoGaze, am.AutoGaze]:
+    """The model in float32, and the same weights in `dtype`."""
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     plain = am.AutoGaze.from_pretrained(arguments.gaze) if arguments.gaze else am.AutoGaze()
-    plain = plain.eval().to(device)
-    video = read(plain, batch, arguments.videos).to(device)
-    budget: float | tuple[float, ...] = PRESET if ratio == "preset" else float(ratio)
+    plain = plain.eval().to(device, torch.float32)
     model = am.AutoGaze(plain.config).eval().to(device)
     model.load_state_dict(plain.state_dict())
-    model.to(DTYPES[dtype])
-    need, capture = arguments.loss, arguments.capture
+    return plain, model.to(dtype)
+
+
+_references: dict[str, dict[str, Any]] = {}  # by ratio, of this process
+
+
+@torch.no_grad()
+def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str, capture: str | None) -> dict[str, Any]:
+    device = torch.device(arguments.device)
+    plain, model = build(arguments, DTYPES[dtype])
+    video = read(plain, batch, arguments.videos, device)
+    budget: float | tuple[float, ...] = PRESET if ratio == "preset" else float(ratio)
+
+    def gaze() -> am.GazingInfo:
+        return model.generate(video, budget, arguments.loss, capture=capture)  # type: ignore[arg-type]
+
     peak = PeakMemory(device)
-    info = model.generate(video, budget, need, capture=capture)
+    info = gaze()
     peak_bytes = peak.above
-    spent = seconds(
-        lambda: model.generate(video, budget, need, capture=capture), arguments.repeats, arguments.limit, device
-    )
+    spent = seconds(gaze, arguments.repeats, arguments.limit, device)
     counts = [
         round(int((~x).sum()) / batch) for x in info.if_padded_gazing.split(info.num_gazing_each_frame.tolist(), 1)
     ]
@@ -146,6 +162,7 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
         "batch": batch,
         "ratio": ratio,
         "dtype": dtype,
+        "capture": capture or "default",
         "patches_per_clip": sum(counts),
         "seconds_per_clip": spent / batch,
         "peak_mib": peak_bytes / 2**20,
@@ -154,39 +171,122 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str) -
         "share_of_matmul_rate": work * batch / spent / rate,
     }
     if dtype != "fp32":
-        exact = plain.generate(video, budget, need)
-        same = sum(len(a & b) for a, b in zip(kept(exact), kept(info), strict=True))
+        few = video[:DISTINCT]
+        exact, rounded = (part.generate(few, budget, arguments.loss, capture="off") for part in (plain, model))
+        same = sum(len(a & b) for a, b in zip(kept(exact), kept(rounded), strict=True))
         result["ids_as_in_fp32"] = same / sum(map(len, kept(exact)))
-        errors = [mosaic_error(plain, video, selection) for selection in (info, exact)]
+        errors = [mosaic_error(plain, few, selection) for selection in (rounded, exact)]
         result["mosaic_error_over_fp32"] = errors[0] / errors[1]
-    if dtype == "fp32" and arguments.reference_clips and device.type == "cpu" and need is None:
-        clips = video[: arguments.reference_clips]
-        reference = Reference(plain.config.to_dict(), plain.state_dict())
-        peak = PeakMemory(device)
-        start = time.perf_counter()
-        expected = reference.generate(clips, counts)
-        result["reference_seconds_per_clip"] = (time.perf_counter() - start) / len(clips)
-        result["reference_peak_mib"] = peak.above / 2**20
-        result["reference_clips"] = len(clips)
+    if dtype == "fp32" and arguments.reference_clips and arguments.loss is None:
+        if ratio not in _references:  # it is slow, and no other for larger batches
+            _references[ratio] = against_reference(plain, video[: arguments.reference_clips], counts, info)
+        result |= _references[ratio]
         result["speedup"] = result["reference_seconds_per_clip"] / result["seconds_per_clip"]
-        frame = torch.repeat_interleave(torch.arange(FRAMES), torch.tensor(counts)) * reference.size
-        result["ids_as_in_reference"] = (info.gazing_pos[: len(clips)] == expected.ids + frame).float().mean().item()
     return result
 
 
+def against_reference(
+    plain: am.AutoGaze, clips: torch.Tensor, counts: list[int], info: am.GazingInfo
+) -> dict[str, Any]:
+    """Time and memory of the reference decoder on the same clips and device, and the share of ids it chooses too."""
+    device = clips.device
+    with device:  # the reference makes its masks where it is told to
+        reference = Reference(plain.config.to_dict(), plain.state_dict())
+        peak = PeakMemory(device)
+        expected = None
+
+        def generate() -> None:
+            nonlocal expected
+            expected = reference.generate(clips, counts)
+
+        if device.type != "cpu":
+            generate()  # warm-up: the first call loads kernels
+        _synchronize(device)
+        start = time.perf_counter()
+        generate()
+        _synchronize(device)
+        spent = time.perf_counter() - start
+    assert expected is not None
+    frame = torch.repeat_interleave(torch.arange(FRAMES), torch.tensor(counts)).to(device) * reference.size
+    return {
+        "reference_seconds_per_clip": spent / len(clips),
+        "reference_peak_mib": peak.above / 2**20,
+        "reference_clips": len(clips),
+        "ids_as_in_reference": (info.gazing_pos[: len(clips)] == expected.ids + frame).float().mean().item(),
+    }
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = ["batch  ratio   dtype  s/clip  share of matmul  peak MiB  speed-up over the reference or nearness to fp32"]
+    lines = [
+        "batch  ratio   dtype  steps     s/clip  clips/s  share of matmul  peak MiB  speed-up over the reference or "
+        "nearness to fp32"
+    ]
     for row in rows:
+        start = f"{row['batch']:>5}  {row['ratio']:<6}  {row['dtype']:<5}  {row['capture']:<7}"
+        if "error" in row:
+            lines.append(f"{start}  {row['error']}")
+            continue
         last = "-"
         if "speedup" in row:
             last = f"{row['speedup']:.1f}x ({row['reference_clips']} clips)"
         elif "ids_as_in_fp32" in row:
             last = f"{row['ids_as_in_fp32']:.1%} of the ids, mosaic error x {row['mosaic_error_over_fp32']:.4f}"
         lines.append(
-            f"{row['batch']:>5}  {row['ratio']:<6}  {row['dtype']:<5}  {row['seconds_per_clip']:>6.3f}  "
-            f"{row['share_of_matmul_rate']:>15.0%}  {row['peak_mib']:>8.0f}  {last}"
+            f"{start}  {row['seconds_per_clip']:>7.4f}  {1 / row['seconds_per_clip']:>7.1f}  "
+            f"{row['share_of_matmul_rate']:>15.1%}  {row['peak_mib']:>8.0f}  {last}"
         )
     return "\n".join(lines)
+
+
+def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
+    """Clips a second against the batch, a line for each budget, format and way of starting steps."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    ratios = list(dict.fromkeys(row["ratio"] for row in rows))
+    figure, axes = plt.subplots(1, len(ratios), figsize=(5 * len(ratios), 4), layout="constrained", squeeze=False)
+    for axis, ratio in zip(axes[0], ratios, strict=True):
+        lines: dict[str, list[tuple[int, float]]] = {}
+        for row in rows:
+            if row["ratio"] == ratio and "error" not in row:
+                point = (row["batch"], 1 / row["seconds_per_clip"])
+                lines.setdefault(f"{row['dtype']}, steps: {row['capture']}", []).append(point)
+        for name, points in lines.items():
+            axis.plot(*zip(*sorted(points), strict=True), "o-", label=name)
+        name = "0.2, then 0.06" if ratio == "preset" else ratio
+        axis.set(xscale="log", yscale="log", xlabel="clips gazed together", ylabel="clips a second")
+        axis.set_title(f"kept share {name}")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend()
+    figure.suptitle(title)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def measured(arguments: argparse.Namespace, row: tuple[str, str, str, str]) -> dict[str, Any]:
+    """One row: in this process where the device counts its own memory, in one of its own on the CPU."""
+    batch, ratio, dtype, capture = row
+    if torch.device(arguments.device).type == "cpu":
+        command = [sys.executable, __file__, *sys.argv[1:], "--measure", ",".join(row)]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
+        return json.loads(done.stdout)
+    try:
+        return measure(arguments, int(batch), ratio, dtype, None if capture == "default" else capture)
+    except torch.OutOfMemoryError:
+        torch.cuda.empty_cache()
+        return {"batch": int(batch), "ratio": ratio, "dtype": dtype, "capture": capture, "error": "out of memory"}
+
+
+def write(result: dict[str, Any], path: Path | None) -> None:
+    """After every row, so that nothing is lost when a long run is ended."""
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    if any("error" not in row for row in result["rows"]):
+        plot(result["rows"], path.with_suffix(".png"), f"Gazing clips of {FRAMES} frames: {result['machine']}")
 
 
 def main() -> None:
@@ -194,41 +294,45 @@ def main() -> None:
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--ratios", default="0.1,0.25,0.75,preset")
     parser.add_argument("--dtypes", default="fp32,bf16")
+    parser.add_argument("--captures", default="default", help="how decoding steps are started: off, graphs, compile")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gaze", help="folder or id of a gaze model (default: random weights)")
     parser.add_argument("--videos", help="folder, video or list that clips are read from (default: generated scenes)")
     parser.add_argument("--loss", type=float, help="stop rule, for trained weights")
-    parser.add_argument("--capture", choices=["off", "graphs", "compile"], help="how decoding steps are started")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=20, help="seconds for the repeats of one measurement")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="no row is begun after so many")
     parser.add_argument(
         "--reference-clips", type=int, default=1, help="clips for the reference decoder; 0: leave it out"
     )
-    parser.add_argument("--out", type=Path, help="json file")
+    parser.add_argument("--out", type=Path, help="json file; a plot is written beside it")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        batch, ratio, dtype = arguments.measure.split(",")
-        print(json.dumps(measure(arguments, int(batch), ratio, dtype)))
+        batch, ratio, dtype, capture = arguments.measure.split(",")
+        chosen = None if capture == "default" else capture
+        print(json.dumps(measure(arguments, int(batch), ratio, dtype, chosen)))
         return
-    rows = []
-    for batch in arguments.batches.split(","):
-        for ratio in arguments.ratios.split(","):
-            for dtype in arguments.dtypes.split(","):  # each in a process of its own, whose peak memory is its own
-                command = [sys.executable, __file__, *sys.argv[1:], "--measure", f"{batch},{ratio},{dtype}"]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=os.environ)
-                rows.append(json.loads(done.stdout))
-                print(table(rows) if len(rows) == 1 else table(rows[-1:]).splitlines()[1], flush=True)
+    start = time.monotonic()
+    rows: list[dict[str, Any]] = []
     result = {
         "command": "python " + " ".join(sys.argv),
         "machine": machine(arguments.device),
-        "capture": arguments.capture or "the default",
         "frames_per_clip": FRAMES,
         "rows": rows,
     }
-    if arguments.out:
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+    names = (arguments.captures, arguments.dtypes, arguments.ratios, arguments.batches)
+    captures, dtypes, ratios, batches = (text.split(",") for text in names)
+    wanted = [(b, r, d, c) for c in captures for r in ratios for d in dtypes for b in batches]
+    for number, row in enumerate(wanted):
+        if time.monotonic() - start > 60 * arguments.minutes:
+            print(f"{len(wanted) - number} rows left out: {arguments.minutes} minutes are over", flush=True)
+            result["left_out"] = len(wanted) - number
+            break
+        rows.append(measured(arguments, row))
+        print(table(rows) if len(rows) == 1 else table(rows[-1:]).splitlines()[1], flush=True)
+        write(result, arguments.out)
+    write(result, arguments.out)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 import autogaze_mllm as am
-from autogaze_mllm.environment import machine
+from autogaze_mllm.common.environment import machine
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 
 # (frames per second, side in pixels, kept share of the patches): the paper's points
@@ -43,6 +43,9 @@ POINTS = [
     (30, 3584, 0.009),
 ]
 TILE, CLIP = 224, 16
+# Frames that are gazed and pictures that a dense tower encodes at a time, where nobody says.
+PROBE = {"cpu": 512, "cuda": 4096}  # tokens of the prefill that says how long a longer one would take
+TOGETHER = {"cpu": (64, 64), "cuda": (4096, 512)}
 
 
 @dataclass(frozen=True)
@@ -144,11 +147,12 @@ class Clock:
         if self.device.type != "cpu":
             torch.accelerator.synchronize(self.device)
 
-    def batches(self, call: Callable[[int], Any], count: int) -> Timing:
+    def batches(self, call: Callable[[int], Any], count: int, warm_up: bool = True) -> Timing:
         """call(n) for n in range(count), all of them or as many as the limit lets."""
         try:
             for _ in range(1 if self.device.type == "cpu" else 3):  # steps are captured when they come again
-                call(0)
+                if warm_up:
+                    call(0)
             runs: list[float] = []
             part = count
             while len(runs) < self.repeats and (not runs or sum(runs) + runs[0] < self.limit):
@@ -167,27 +171,30 @@ class Clock:
             return Timing(None, why="out of memory")
 
 
-def measure_point(models: Models, clock: Clock, fps: int, side: int, ratio: float, batch: int) -> dict[str, Any]:
+def measure_point(
+    models: Models, clock: Clock, fps: int, side: int, ratio: float, together: tuple[int, int]
+) -> dict[str, Any]:
+    """together: frames that are gazed, and pictures that the dense tower encodes, at a time."""
     device, dtype = models.device, models.dtype
     tiles = (side // TILE) ** 2
-    frames = torch.rand(1, 3, side, side, device=device)
+    frame = torch.rand(3, side, side, device=device, dtype=dtype)
+    grid_of_tiles = frame.unflatten(2, (-1, TILE)).unflatten(1, (-1, TILE))  # (3, rows, TILE, columns, TILE)
+    whole = grid_of_tiles.permute(1, 3, 0, 2, 4).flatten(0, 1).contiguous()
 
     def cut(first: int, last: int) -> torch.Tensor:
         """Tiles [first, last), all of the same frame: what they show does not matter."""
-        grid = frames.unflatten(3, (-1, TILE)).unflatten(2, (-1, TILE))
-        rows = side // TILE
-        return torch.stack([grid[0, :, n // rows % rows, :, n % rows] for n in range(first, last)]).to(dtype)
+        return whole[torch.arange(first, last, device=device) % tiles]
 
     result: dict[str, Any] = {"fps": fps, "side": side, "ratio": ratio, "tiles": tiles}
     stages: dict[str, Timing] = {}
-    images = fps * tiles
+    images, batch = fps * tiles, together[1]
     groups = -(-images // batch)
     stages["dense tower"] = clock.batches(
         lambda n: models.tower(cut(n * batch, min(images, (n + 1) * batch))).last_hidden_state, groups
     )
     # Gaze sees a second of each tile as one clip (of at most 16 frames; longer seconds are two).
     lengths = [min(CLIP, fps - start) for start in range(0, fps, CLIP)]
-    per_call = max(batch // CLIP, 1)
+    per_call = max(together[0] // CLIP, 1)
     calls = [(length, min(per_call, tiles - first)) for length in lengths for first in range(0, tiles, per_call)]
     grid = models.gazed_tower.grid
     gazed: dict[tuple[int, int], tuple[torch.Tensor, am.GazingInfo]] = {}  # one call of each shape
@@ -243,22 +250,21 @@ def measure_point(models: Models, clock: Clock, fps: int, side: int, ratio: floa
 def _prefill(models: Models, clock: Clock, tokens: int) -> Timing:
     """Time of the prefill, left out where a short one says that it would take too long."""
     config = models.llm.config
+    few = min(tokens, PROBE.get(models.device.type, PROBE["cpu"]))
     weights = sum(p.numel() for p in models.llm.model.layers.parameters())
-    work = [
-        2 * n * weights + 2 * config.num_hidden_layers * config.hidden_size * n**2 for n in (min(tokens, 512), tokens)
-    ]
+    work = [2 * n * weights + 2 * config.num_hidden_layers * config.hidden_size * n**2 for n in (few, tokens)]
 
     def run(count: int) -> Callable[[int], None]:
         embedded = torch.randn(count, config.hidden_size, device=models.device, dtype=models.dtype)
         return lambda _: models.first_token(embedded)
 
-    short = clock.batches(run(min(tokens, 512)), 1)
-    if tokens <= 512 or short.seconds is None:
+    short = clock.batches(run(few), 1)
+    if tokens == few or short.seconds is None:
         return short
     expected = short.seconds * work[1] / work[0]
     if expected > 4 * clock.limit:
         return Timing(None, why=f"not run ({expected:.0f} s)")
-    return clock.batches(run(tokens), 1)
+    return clock.batches(run(tokens), 1, warm_up=expected < clock.limit / 4)  # the short one loaded the kernels
 
 
 def ask(device: torch.device, counts: list[int], size: str) -> list[dict[str, Any]]:
@@ -343,7 +349,11 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=len(POINTS), help="only the first N points")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=10, help="seconds for one measurement")
-    parser.add_argument("--batch", type=int, default=64, help="images of a dense batch, frames of a gazed one")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        help="images of a dense batch and frames of a gazed one (default: 64 on a CPU, more on a GPU)",
+    )
     parser.add_argument("--ask", nargs="?", const="16,128,1024", help="also one question on videos of so many frames")
     parser.add_argument("--out", type=Path, help="json file; a plot is written beside it")
     arguments = parser.parse_args()
@@ -359,7 +369,8 @@ def main() -> None:
         "rows": rows,
     }
     for point in POINTS[: arguments.points]:
-        rows.append(measure_point(models, clock, *point, arguments.batch))
+        together = (arguments.batch,) * 2 if arguments.batch else TOGETHER.get(device.type, TOGETHER["cpu"])
+        rows.append(measure_point(models, clock, *point, together))
         print("\n".join(table(rows).splitlines()[0 if len(rows) == 1 else len(rows) :]), flush=True)
         write(result, arguments.out)
     if arguments.ask:

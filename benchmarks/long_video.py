@@ -21,12 +21,13 @@ import numpy as np
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.environment import machine
+from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.memory import PeakMemory
+from autogaze_mllm.common.pixels import resize_frames
 from autogaze_mllm.gaze.pipeline import cut_tiles
-from autogaze_mllm.gaze.selectors import Selector, stop_rule
+from autogaze_mllm.gaze.selectors.base import Selector
+from autogaze_mllm.gaze.selectors.registry import stop_rule
 from autogaze_mllm.gaze.settings import VideoSettings, preset
-from autogaze_mllm.memory import PeakMemory
-from autogaze_mllm.video.pictures import resize_frames
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.sampling import sample_frames
 from autogaze_mllm.video.tiles import choose_tiles
@@ -54,7 +55,7 @@ def make_video(path: Path, width: int, height: int, frames: int) -> None:
 
 def random_gaze_model(size: str) -> am.AutoGaze:
     """Random weights: neither memory nor time depend on them."""
-    from autogaze_mllm.gaze.config import AutoGazeConfig, GazeDecoderConfig, GazeEncoderConfig
+    from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig, GazeDecoderConfig, GazeEncoderConfig
 
     torch.manual_seed(0)
     if size == "released":

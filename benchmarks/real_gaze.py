@@ -26,16 +26,17 @@ import torch
 from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.files import output_folder, read_json, write_json
-from autogaze_mllm.gaze.info import GazingInfo, read_selection
-from autogaze_mllm.gaze.pixel_diff import PixelDiffSelector
-from autogaze_mllm.gaze.selectors import RandomSelector, load_selector
-from autogaze_mllm.training.camera import CODEC, CONDITIONS, NOISE, CameraClip
-from autogaze_mllm.training.greedy import search_mosaic
-from autogaze_mllm.training.mosaic import MosaicTask
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.files import output_folder, read_json, write_json
+from autogaze_mllm.gaze.selection import GazingInfo, read_selection
+from autogaze_mllm.gaze.selectors.baselines import RandomSelector
+from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
+from autogaze_mllm.gaze.selectors.registry import load_selector
+from autogaze_mllm.training.data.camera import CODEC, CONDITIONS, NOISE, CameraClip
+from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import Setting, default_task, own_unit
-from autogaze_mllm.training.videos import find_videos
+from autogaze_mllm.training.search.greedy import search_mosaic
+from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
 SETTINGS = "task_0.20,task_0.40,ratio_0.05,ratio_0.10"
 RIVALS = ("pixel_diff", "pixel_diff_raw", "pixel_diff_budget", "pixel_diff_raw_budget", "random_budget")

@@ -27,28 +27,29 @@ from typing import Any
 
 import torch
 
-from autogaze_mllm.environment import machine
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.evaluation.answerers import ModelAnswerer, Variant, Watched
+from autogaze_mllm.common.distributed import Shard
+from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.files import read_json, write_json
+from autogaze_mllm.common.hashing import fingerprint
+from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.evaluation.benchmarks import Question
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
-from autogaze_mllm.evaluation.report import make_report
+from autogaze_mllm.evaluation.reports.curve import Look, look_of, table, write_curve
+from autogaze_mllm.evaluation.reports.report import make_report
+from autogaze_mllm.evaluation.responders import ModelAnswerer, Variant, Watched
 from autogaze_mllm.evaluation.run import Run, check_same
 from autogaze_mllm.evaluation.runner import Job, Runner
-from autogaze_mllm.evaluation.shard import Shard
-from autogaze_mllm.evaluation.signvid import Recipe, Shape, ensure_signvid
-from autogaze_mllm.evaluation.signvid.curve import Look, look_of, table, write_curve
-from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED
-from autogaze_mllm.evaluation.signvid.legible import check_legible
-from autogaze_mllm.evaluation.signvid.plan import TILE, TILES_4K, shape_4k
-from autogaze_mllm.files import read_json, write_json
-from autogaze_mllm.gaze.cache import VideoCache, fingerprint
-from autogaze_mllm.gaze.checkpoint import BUNDLED
+from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
+from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.gaze.gazed_video import GazedVideo
-from autogaze_mllm.gaze.selectors import load_selector
+from autogaze_mllm.gaze.selectors.registry import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
-from autogaze_mllm.memory import PeakMemory
 from autogaze_mllm.mllm.model import GazedModel
+from autogaze_mllm.signvid import Recipe, Shape, ensure_signvid
+from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
+from autogaze_mllm.signvid.legible import check_legible
+from autogaze_mllm.signvid.plan import TILE, TILES_4K, shape_4k
 from autogaze_mllm.video.tiles import choose_tiles
 
 SHRUNK = 448  # pixels of the shorter side of `whole-448`, or a little more where the tiles do not fit the frame
@@ -143,7 +144,7 @@ def shuffled(questions: Sequence[Question]) -> list[Question]:
 def load_base(model: str, device: str | None, dtype: torch.dtype | None, settings: VideoSettings) -> GazedModel:
     """The model with a selector that nothing is decided by: each look brings its own."""
     import autogaze_mllm as am
-    from autogaze_mllm.mllm.wrap import SETTINGS_FILE
+    from autogaze_mllm.mllm.saving import SETTINGS_FILE
 
     if model == BUNDLED or Path(model, SETTINGS_FILE).is_file():
         return am.load(model, gaze="all", device=device, dtype=dtype, cache=False, **settings.to_dict())

@@ -13,16 +13,16 @@ import time
 from pathlib import Path
 
 import autogaze_mllm as am
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.evaluation.signvid import Recipe, ensure_signvid
-from autogaze_mllm.evaluation.signvid.conversations import plainly
-from autogaze_mllm.evaluation.signvid.dataset import video_name
-from autogaze_mllm.evaluation.signvid.plan import shape_4k
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import gaze_video
-from autogaze_mllm.gaze.selectors import load_selector
+from autogaze_mllm.gaze.selectors.registry import load_selector
 from autogaze_mllm.mllm.model import GazedModel
+from autogaze_mllm.signvid import Recipe, ensure_signvid
+from autogaze_mllm.signvid.conversations import plainly
+from autogaze_mllm.signvid.dataset import video_name
+from autogaze_mllm.signvid.plan import shape_4k
 from autogaze_mllm.video.writer import video_writer
 
 FRAMES, SIGNS, SEED = 6, 3, 7

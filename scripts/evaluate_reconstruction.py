@@ -24,12 +24,12 @@ from PIL import Image
 from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.files import output_folder, write_json
-from autogaze_mllm.gaze.info import read_selection
-from autogaze_mllm.gaze.selectors import Selector, load_selector
-from autogaze_mllm.training.loading import load_task
-from autogaze_mllm.training.mosaic import MosaicTask
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.files import output_folder, write_json
+from autogaze_mllm.gaze.selection import read_selection
+from autogaze_mllm.gaze.selectors.base import Selector
+from autogaze_mllm.gaze.selectors.registry import load_selector
+from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import (
     PUBLISHED,
     ClipScore,
@@ -42,9 +42,10 @@ from autogaze_mllm.training.reconstruction import (
     read_clips,
     score_clip,
 )
-from autogaze_mllm.training.tasks import ReconstructionTask
+from autogaze_mllm.training.tasks.base import ReconstructionTask
+from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.registry import load_task
 from autogaze_mllm.training.validation import picture_rows
-from autogaze_mllm.training.videos import find_videos
 
 NUMBERS = ("ratio", "loss", "mae", "mse", "psnr", "ssim")
 

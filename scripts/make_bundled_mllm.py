@@ -20,14 +20,14 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.evaluation.signvid.conversations import BY_COLOUR, BY_TIME, PROMPT
-from autogaze_mllm.evaluation.signvid.questions import INSTRUCTION
-from autogaze_mllm.evaluation.signvid.signs import ARROWS, COLOURS
-from autogaze_mllm.files import output_folder, write_json
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.files import output_folder, write_json
 from autogaze_mllm.gaze.pipeline import DEFAULT_GRID, gaze_video
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.native.vila import VilaModel
+from autogaze_mllm.signvid.conversations import BY_COLOUR, BY_TIME, PROMPT
+from autogaze_mllm.signvid.questions import INSTRUCTION
+from autogaze_mllm.signvid.signs import ARROWS, COLOURS
 
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<vila/sentinel>", "<image>", "<vila/video>")
 ENDS = {"eos_token_id": "<|im_end|>", "pad_token_id": "<|endoftext|>"}

@@ -1,12 +1,12 @@
 """Writes a small data set for fine-tuning: clips of a box in one of eight colours, each with a question and its answer.
 
-Usage: python scripts/make_finetune_data.py FOLDER   (FOLDER/train.jsonl and the clips beside it)
+python scripts/make_finetune_data.py data      # data/train.jsonl and the clips beside it
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,5 +48,11 @@ def write_data(folder: Path) -> Path:
     return path
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    print(write_data(parser.parse_args().folder))
+
+
 if __name__ == "__main__":
-    print(write_data(Path(sys.argv[1])))
+    main()

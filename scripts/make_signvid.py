@@ -16,12 +16,12 @@ import json
 import sys
 from pathlib import Path
 
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.evaluation.signvid import Recipe, Shape, write_signvid
-from autogaze_mllm.evaluation.signvid.conversations import TURNS, write_conversations
-from autogaze_mllm.evaluation.signvid.dataset import DEVELOPMENT_SEED, stored_recipe
-from autogaze_mllm.evaluation.signvid.legible import check_legible
-from autogaze_mllm.evaluation.signvid.plan import Split
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.signvid import Recipe, Shape, write_signvid
+from autogaze_mllm.signvid.conversations import TURNS, write_conversations
+from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe
+from autogaze_mllm.signvid.legible import check_legible
+from autogaze_mllm.signvid.plan import Split
 
 
 def main() -> int:

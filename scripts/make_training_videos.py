@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
-from autogaze_mllm.errors import InputError
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.writer import write_video
 
 TRAIN_STILLS = [

@@ -1,15 +1,28 @@
-"""Writes docs/overlay.png, the picture of the README: one frame of the demo's overlay video."""
+"""Writes docs/overlay.png, the picture of README and manual: one frame of the demo's overlay video.
+
+python scripts/readme_picture.py demo_out/overlay.mp4 3
+"""
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 from PIL import Image
 
 from autogaze_mllm.video.reader import VideoReader
 
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "overlay.png"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("overlay", type=Path, help="what the demo wrote")
+    parser.add_argument("frame", type=int)
+    arguments = parser.parse_args()
+    chunk = next(VideoReader(arguments.overlay).read([arguments.frame]))
+    Image.fromarray(chunk.frames[0]).save(TARGET, optimize=True)
+
+
 if __name__ == "__main__":
-    overlay, frame = Path(sys.argv[1]), int(sys.argv[2])
-    target = Path(__file__).resolve().parents[1] / "docs" / "overlay.png"
-    Image.fromarray(next(VideoReader(overlay).read([frame])).frames[0]).save(target, optimize=True)
+    main()

@@ -24,18 +24,18 @@ from pathlib import Path  # noqa: E402
 import torch  # noqa: E402
 
 from autogaze_mllm import AutoGaze  # noqa: E402
-from autogaze_mllm.errors import InputError  # noqa: E402
-from autogaze_mllm.files import write_json  # noqa: E402
+from autogaze_mllm.common.errors import InputError  # noqa: E402
+from autogaze_mllm.common.files import write_json  # noqa: E402
 from autogaze_mllm.training.config import SearchSettings, TrainingSettings  # noqa: E402
-from autogaze_mllm.training.mosaic import MosaicTask  # noqa: E402
 from autogaze_mllm.training.on_device.augment import TakeSettings, TakeSource  # noqa: E402
 from autogaze_mllm.training.on_device.calibrate import LOSSES, calibrate, reached  # noqa: E402
 from autogaze_mllm.training.on_device.loop import ClockTrainer, Stage  # noqa: E402
 from autogaze_mllm.training.on_device.pack import read_pack  # noqa: E402
 from autogaze_mllm.training.on_device.pool import PoolSettings  # noqa: E402
+from autogaze_mllm.training.tasks.mosaic import MosaicTask  # noqa: E402
 
 SIZES = {  # of each stage: clips of a pool and of a step, and their frames; clips to calibrate on
-    "cuda": {"short": (512, 64, 4), "search": (256, 32, 16), "own": (512, 32, 16), "calibration": 128},
+    "cuda": {"short": (512, 64, 4), "search": (256, 32, 16), "own": (512, 32, 16), "calibration": 64},
     "cpu": {"short": (16, 8, 4), "search": (8, 4, 16), "own": (8, 4, 16), "calibration": 24},
     "small": {"short": (4, 2, 2), "search": (2, 1, 3), "own": (2, 1, 3), "calibration": 2},
 }
@@ -77,7 +77,7 @@ def run(arguments: argparse.Namespace) -> None:
     takes = TakeSource(real, generated, device, arguments.seed)
     gaze = AutoGaze.from_pretrained(arguments.init, device=device).float()
     print(f"{len(real)} real and {len(generated)} generated clips on {device}: {_passed():.1f} s", flush=True)
-    reserve = min(max(0.08 * seconds, 4.0), 120.0)
+    reserve = min(max(0.08 * seconds, 25.0 if device.type == "cuda" else 4.0), 120.0)  # to calibrate and to save
     trainer = ClockTrainer(
         gaze,
         takes,

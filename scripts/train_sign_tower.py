@@ -28,14 +28,14 @@ from torch import nn
 from tqdm import tqdm
 
 import autogaze_mllm as am
-from autogaze_mllm.errors import InputError
-from autogaze_mllm.evaluation.signvid.sheets import KINDS, NOTHING, SIDE, SIZES, UNKNOWN, write_sheet
-from autogaze_mllm.evaluation.signvid.signs import COLOURS, DIGITS, MARKS
-from autogaze_mllm.files import output_folder
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.files import output_folder
+from autogaze_mllm.common.pixels import PixelFormat
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.patches import gather_patches
-from autogaze_mllm.gaze.pipeline import PixelFormat
+from autogaze_mllm.signvid.sheets import KINDS, NOTHING, SIDE, SIZES, UNKNOWN, write_sheet
+from autogaze_mllm.signvid.signs import COLOURS, DIGITS, MARKS
 
 TILE = 224
 BEHIND = 0.1  # weight of patches that show no sign

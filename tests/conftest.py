@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
+
+if shutil.which("nvidia-smi") is None:
+    os.environ["TRITON_INTERPRET"] = "1"  # before anything imports triton: our kernels run on the CPU, too
 
 import pytest
 import torch
 
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
-from autogaze_mllm.evaluation.made_up import ensure_made_up, write_made_up
+from autogaze_mllm.evaluation.benchmarks.synthetic import ensure_made_up, write_made_up
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
 # Everything here is tiny: threads would only wait for each other, for seconds on a busy machine.
 torch.set_num_threads(1)
-
-SHARED_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
 
 @pytest.fixture(scope="session")

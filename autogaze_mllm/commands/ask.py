@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..errors import InputError
+from ..common.errors import InputError
 from .options import ONLY_SIGNS, gaze_options, kept_rows, load_model, print_rows, quiet, seconds_row
 
 

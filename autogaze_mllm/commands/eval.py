@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..common.errors import InputError
 from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
-    from ..evaluation.answerers import Answerer, Variant
+    from ..common.distributed import Shard
     from ..evaluation.benchmarks import Benchmark, Question
-    from ..evaluation.shard import Shard
+    from ..evaluation.responders import Answerer, Variant
 
 NAMES = ("hlvid", "videomme", "mvbench", "nextqa", "longvideobench", "egoschema", "mlvu")
 MISSING_SHOWN = 5
@@ -67,9 +67,9 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
 def run_benchmark(arguments: argparse.Namespace) -> int:
     quiet()
     _check(arguments)
+    from ..common.distributed import Shard
     from ..evaluation.run import Run
     from ..evaluation.runner import Job, Runner
-    from ..evaluation.shard import Shard
 
     shard = Shard.from_environment()
     benchmark, commit = _benchmark(arguments, shard)
@@ -127,12 +127,12 @@ def _benchmark(arguments: argparse.Namespace, shard: Shard) -> tuple[Benchmark, 
     kind, options = BENCHMARKS[arguments.benchmark], (arguments.split, arguments.subtitles)
     kind(Path(), *options)  # refused before anything is fetched
     if arguments.made_up is not None:
-        from ..evaluation.made_up import ensure_made_up
+        from ..evaluation.benchmarks.synthetic import ensure_made_up
 
         return kind(ensure_made_up(arguments.benchmark, arguments.made_up), *options), None
     if arguments.data is not None:
         return kind(Path(arguments.data), *options), None
-    from ..evaluation.hub import fetch
+    from ..evaluation.data.hub import fetch
 
     folder, commit = fetch(kind, arguments.split, arguments.revision)
     return kind(folder, *options), commit
@@ -156,9 +156,10 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, li
     """What answers, and the ways in which it sees the videos."""
     import torch
 
-    from ..evaluation.answerers import SCRIPTED, ModelAnswerer, ScriptedAnswerer, Variant
+    from ..evaluation.responders import SCRIPTED, ModelAnswerer, ScriptedAnswerer, Variant
     from ..evaluation.sweep import parse_sweep, sweep_variants
-    from ..gaze.selectors import AllSelector, RandomSelector, selector_name
+    from ..gaze.selectors.baselines import AllSelector, RandomSelector
+    from ..gaze.selectors.registry import selector_name
     from ..mllm.wrap import DEFAULT_GAZE
 
     points = None if arguments.sweep is None else parse_sweep(arguments.sweep)
@@ -183,7 +184,7 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, li
 
 
 def _environment() -> dict[str, Any]:
-    from ..environment import describe
+    from ..common.environment import describe
 
     found = describe()
     return {name: found[name] for name in ("autogaze_mllm", "python", "packages", "devices")}
@@ -191,7 +192,7 @@ def _environment() -> dict[str, Any]:
 
 def _finish(arguments: argparse.Namespace, jobs: list[Any]) -> int:
     """Writes and prints the reports. -> 1 when a video could not be read."""
-    from ..evaluation.report import write_report
+    from ..evaluation.reports.report import write_report
     from ..evaluation.sweep import write_sweep
 
     reports = [write_report(job.run) for job in jobs]
@@ -216,7 +217,7 @@ def _finish(arguments: argparse.Namespace, jobs: list[Any]) -> int:
 
 
 def _print_report(report: dict[str, Any], name: str) -> None:
-    from ..evaluation.report import pace, percent
+    from ..evaluation.reports.report import pace, percent
 
     scores = report["scores"]
     title = f"{report['title']}, {name}" if name else report["title"]
@@ -236,7 +237,7 @@ def _print_report(report: dict[str, Any], name: str) -> None:
 
 def run_report(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..evaluation.report import write_report
+    from ..evaluation.reports.report import write_report
     from ..evaluation.run import read_run
 
     report = write_report(read_run(arguments.folder))
@@ -248,7 +249,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
 
 def run_compare(arguments: argparse.Namespace) -> int:
-    from ..evaluation.compare import compare_runs, table_of
+    from ..evaluation.reports.compare import compare_runs, table_of
 
     result = compare_runs(arguments.first, arguments.second)
     print(json.dumps(result) if arguments.json else table_of(result))

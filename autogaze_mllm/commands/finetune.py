@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..common.errors import InputError
 from .options import gaze_options, load_model, print_rows, quiet
 
 if TYPE_CHECKING:
@@ -93,10 +93,10 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None and not arguments.dry_run:
         raise InputError("--output is missing: where checkpoints and the result go")
     quiet()
-    from ..finetuning import processes
-    from ..finetuning.data import load_samples
-    from ..finetuning.engine import chosen_engine
-    from ..finetuning.examination import chosen_benchmark
+    from ..common import distributed
+    from ..finetuning.benchmark_eval import chosen_benchmark
+    from ..finetuning.data.samples import load_samples
+    from ..finetuning.deepspeed import chosen_engine
     from ..finetuning.run import describe, finetune, latest_checkpoint, prepare, training_device
 
     config = _config(arguments)
@@ -115,7 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(json.dumps(told)) if arguments.json else print_rows(_rows(told))
         return 0
     result = finetune(model, config, source)
-    if processes.is_first():
+    if distributed.is_first():
         kept = ("steps", "loss", "eval_loss", "eval_accuracy", "output")
         rows = [(name, str(result[name])) for name in kept if name in result]
         print(json.dumps(result)) if arguments.json else print_rows(rows)
@@ -126,8 +126,8 @@ def _base_source(model: str | None) -> str | None:
     """Where the base of the named model lies; None for the built-in one."""
     from pathlib import Path
 
-    from ..files import read_json
-    from ..mllm.wrap import SETTINGS_FILE
+    from ..common.files import read_json
+    from ..mllm.saving import SETTINGS_FILE
 
     if model is None or not (Path(model) / SETTINGS_FILE).is_file():
         return model
@@ -208,7 +208,7 @@ def _rows(told: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ..finetuning.data import check_samples
+    from ..finetuning.data.samples import check_samples
 
     files = [*arguments.data, *arguments.eval_data]
     samples, faults = check_samples(files, arguments.media_root, progress=not arguments.json)

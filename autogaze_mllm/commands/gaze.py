@@ -7,7 +7,7 @@ import json
 import os
 from contextlib import nullcontext
 
-from ..errors import InputError
+from ..common.errors import InputError
 from .options import chosen_settings, gaze_options, kept_rows, print_rows, quiet, seconds_row, usable_device
 
 
@@ -22,11 +22,11 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     quiet()
     settings = chosen_settings(arguments)
-    from ..gaze.checkpoint import BUNDLED
-    from ..gaze.model import AutoGaze
+    from ..gaze.autogaze.model import AutoGaze
+    from ..gaze.autogaze.pretrained import BUNDLED
     from ..gaze.overlay import Overlay
     from ..gaze.pipeline import DEFAULT_GRID, gaze_video
-    from ..gaze.selectors import load_selector
+    from ..gaze.selectors.registry import load_selector
     from ..video.reader import VideoReader
     from ..video.writer import video_writer
 

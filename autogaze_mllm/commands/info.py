@@ -16,7 +16,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..environment import describe
+    from ..common.environment import describe
 
     found = describe()
     if arguments.json:

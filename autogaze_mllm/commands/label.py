@@ -37,8 +37,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..training.labelling import LabelSettings, label_videos
-    from ..training.videos import find_videos
+    from ..training.data.clips import find_videos
+    from ..training.search.labelling import LabelSettings, label_videos
 
     settings = LabelSettings(
         task=arguments.task,

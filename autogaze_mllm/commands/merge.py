@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ..errors import InputError
+from ..common.errors import InputError
 from .options import quiet
 
 
@@ -22,8 +22,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..mllm.tuned import merge_adapter
-    from ..mllm.wrap import load, save_base
+    from ..mllm.loading import load
+    from ..mllm.saving import save_base
+    from ..mllm.trained_parts import merge_adapter
 
     target = Path(arguments.target)
     if target.is_dir() and any(target.iterdir()):

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..gaze.settings import VideoSettings
@@ -68,10 +68,12 @@ def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedM
     """untrained: without --model, an untrained model, to see something run; otherwise the bundled one."""
     from pathlib import Path
 
-    from ..gaze.checkpoint import BUNDLED
+    from ..gaze.autogaze.pretrained import BUNDLED
     from ..gaze.settings import preset
+    from ..mllm.loading import load
+    from ..mllm.saving import SETTINGS_FILE
     from ..mllm.tiny import tiny_model
-    from ..mllm.wrap import DEFAULT_GAZE, SETTINGS_FILE, load, wrap
+    from ..mllm.wrap import DEFAULT_GAZE, wrap
 
     device, cache, options = usable_device(arguments.device), not arguments.no_cache, given(arguments)
     # Without a preset the model's family, or what was saved with the model, decides what the options change.

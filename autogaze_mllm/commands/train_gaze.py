@@ -6,13 +6,13 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError
+from ..common.errors import InputError
 from .options import print_rows, quiet
 
 if TYPE_CHECKING:
-    from ..gaze.model import AutoGaze
+    from ..gaze.autogaze.model import AutoGaze
     from ..training.config import TrainingSettings
-    from ..training.tasks import ReconstructionTask
+    from ..training.tasks.base import ReconstructionTask
     from ..training.trainer import TrainingData
 
 MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
@@ -205,9 +205,9 @@ def _settings(arguments: argparse.Namespace, kind: type[TrainingSettings], steps
 def _data(arguments: argparse.Namespace) -> TrainingData:
     from pathlib import Path
 
-    from ..training.labels import key_of, read_labels
+    from ..training.data.clips import ClipSettings, ClipSource, find_videos
+    from ..training.data.labels import key_of, read_labels
     from ..training.trainer import TrainingData
-    from ..training.videos import ClipSettings, ClipSource, find_videos
 
     low, high = _span(arguments.strides, "--strides")
     settings = ClipSettings(arguments.frames, (int(low), int(high)), 224, arguments.min_crop, arguments.mirror)
@@ -233,8 +233,8 @@ def _gaze(arguments: argparse.Namespace, data: TrainingData) -> AutoGaze:
 
     import torch
 
-    from ..gaze.config import PUBLISHED_TASK, AutoGazeConfig, BudgetConfig
-    from ..gaze.model import AutoGaze
+    from ..gaze.autogaze.config import PUBLISHED_TASK, AutoGazeConfig, BudgetConfig
+    from ..gaze.autogaze.model import AutoGaze
     from ..training.initialize import initialize
 
     changes = _budget(arguments)
@@ -289,7 +289,7 @@ def _budget(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _task(arguments: argparse.Namespace, gaze: AutoGaze) -> ReconstructionTask:
-    from ..training.loading import load_task
+    from ..training.tasks.registry import load_task
 
     changes = {"loss_type": arguments.task_losses, "loss_weights": arguments.task_weights}
     models = {"dinov2_reg": arguments.dinov2_reg, "siglip2": arguments.siglip2}

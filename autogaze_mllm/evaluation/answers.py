@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 PATTERN = "answers-*.jsonl"
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..files import output_folder, read_json, write_json
+from ..common.distributed import Shard
+from ..common.errors import InputError
+from ..common.files import output_folder, read_json, write_json
+from ..common.json_diff import differences
 from .answers import PATTERN, Answer, read_answers
-from .shard import Shard
 
 RUN_FILE = "run.json"
 FORMAT = 1
@@ -81,17 +82,3 @@ def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
     changes = [f"{name}: {old} -> {new}" for name, old, new in differences(before, now)]
     if changes:
         raise InputError(f"{path}: this run was begun with other settings; choose another --out ({'; '.join(changes)})")
-
-
-def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted name, value before, value now) wherever two trees of json values differ."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in sorted(before.keys() | now.keys()):
-            yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
-    elif _plain(before) != _plain(now):
-        yield name, str(_plain(before)), str(_plain(now))
-
-
-def _plain(value: Any) -> Any:
-    """Tuples come back from json as lists."""
-    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

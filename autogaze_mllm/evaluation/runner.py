@@ -18,14 +18,14 @@ from itertools import chain
 import torch
 from tqdm.auto import tqdm
 
-from ..errors import InputError
+from ..common.distributed import Shard
+from ..common.errors import InputError
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
-from .answerers import Answerer, Variant, Watched
 from .answers import Answer, AnswerLog
 from .benchmarks import Benchmark, Question
+from .responders import Answerer, Variant, Watched
 from .run import Run
-from .shard import Shard
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5

@@ -8,14 +8,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import InputError
-from ..gaze.model import AutoGaze
-from ..gaze.selectors import AllSelector, RandomSelector, Selector, load_selector
+from ..common.errors import InputError
+from ..gaze.autogaze.model import AutoGaze
+from ..gaze.selectors.base import Selector
+from ..gaze.selectors.baselines import AllSelector, RandomSelector
+from ..gaze.selectors.registry import load_selector
 from ..gaze.settings import VideoSettings
-from .answerers import Variant
-from .document import Block, Heading, Picture, Table, Text
-from .plots import Curve, accuracy_plot
-from .report import percent, write_documents
+from .reports.document import Block, Heading, Picture, Table, Text
+from .reports.plots import Curve, accuracy_plot
+from .reports.report import percent, write_documents
+from .responders import Variant
 
 KINDS: dict[str, Callable[[str], Any]] = {
     "gaze": str,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ..errors import InputError
-from .dataset import TooLong
+from ..common.errors import InputError
+from .data.dataset import TooLong
 from .parts import PARTS, PRESETS, LoraPlan, PartPlan, RolloutPlan
 
 Precision = Literal["auto", "bf16", "fp32"]

@@ -1,8 +1,8 @@
 """The wrapped model as it is trained: everything before the LLM's layers is one module, so that samples may differ.
 
 Samples with several videos, one, an image or none run the tower a different number of times, and not the same parts of
-it. So that part is run inside one autograd node (`one_node.py` says why), and so is a gaze model that is trained along.
-For ZeRO-3 these modules are leaves: their parameters are gathered and released together.
+it. So that part is run inside one autograd node (`opaque_function.py` says why), and so is a gaze model that is
+trained along. For ZeRO-3 these modules are leaves: their parameters are gathered and released together.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..mllm.families import Family, Media
+from ..mllm.families import Family
+from ..mllm.media import Media
 from ..mllm.model import GazedModel
-from .conversation import IGNORED
-from .dataset import Item, collator, padding_id, with_counts
-from .one_node import OneNode
+from .data.conversation import IGNORED
+from .data.dataset import Item, collator, padding_id, with_counts
+from .opaque_function import OneNode
 from .parts import RolloutPlan
 from .rollouts import Film, GazePolicy, policy_term
 

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from ..errors import InputError
-from ..gaze.model import AutoGaze
-from ..gaze.selectors import selector_name
+from ..common.errors import InputError
+from ..gaze.autogaze.model import AutoGaze
+from ..gaze.selectors.registry import selector_name
 from ..mllm.model import GazedModel
 
 Mode = Literal["off", "full", "lora"]

@@ -26,16 +26,17 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..gaze.budget import Ratio
+from ..gaze.autogaze.budget import Ratio
+from ..gaze.autogaze.model import AutoGaze
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid
-from ..gaze.info import GazingInfo
-from ..gaze.model import AutoGaze
 from ..gaze.pipeline import gaze_variants
-from ..gaze.selectors import Selector, stop_rule
-from ..mllm.families import Media
+from ..gaze.selection import GazingInfo
+from ..gaze.selectors.base import Selector
+from ..gaze.selectors.registry import stop_rule
+from ..mllm.media import Media
 from ..mllm.model import GazedModel
-from .one_node import OneNode
+from .opaque_function import OneNode
 from .parts import RolloutPlan
 
 

@@ -12,18 +12,18 @@ from typing import Any, Literal
 import torch
 from transformers import TrainingArguments, set_seed
 
-from ..errors import InputError
-from ..files import output_folder
-from ..gaze.cache import default_folder
+from ..common import distributed
+from ..common.errors import InputError
+from ..common.files import output_folder
+from ..common.hashing import default_folder
 from ..mllm.model import GazedModel
-from . import processes
+from .benchmark_eval import Examination, chosen_benchmark
 from .config import FinetuneConfig
-from .data import Sample, load_samples
-from .dataset import ConversationDataset
-from .engine import chosen_engine, offloads, zero_stage
-from .examination import Examination, chosen_benchmark
-from .gazing import GazedCache, MediaStore
-from .memory import Load, Shape, estimate_memory
+from .data.dataset import ConversationDataset
+from .data.media_store import GazedCache, MediaStore
+from .data.samples import Sample, load_samples
+from .deepspeed import chosen_engine, offloads, zero_stage
+from .memory_estimate import Load, Shape, estimate_memory
 from .model import TrainedModel
 from .parts import part_sizes, set_precision, switch_on
 
@@ -52,8 +52,8 @@ def training_device(cpu: bool) -> torch.device:
     """The device of this process."""
     if cpu or not torch.cuda.is_available():
         return torch.device("cpu")
-    torch.cuda.set_device(processes.local_rank())
-    return torch.device("cuda", processes.local_rank())
+    torch.cuda.set_device(distributed.local_rank())
+    return torch.device("cuda", distributed.local_rank())
 
 
 def chosen_precision(config: FinetuneConfig, device: torch.device) -> Literal["bf16", "fp32"]:
@@ -69,7 +69,7 @@ def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
         raise InputError("this model holds LoRA of an earlier training: merge it first (`autogaze-mllm merge`)")
     samples = load_samples(config.data, config.media_root)
     held_out = load_samples(config.eval_data, config.media_root) if config.eval_data else []
-    progress = config.progress and processes.rank() == 0
+    progress = config.progress and distributed.rank() == 0
     precision = chosen_precision(config, model.device)
     set_seed(config.seed)  # LoRA begins with the same random values everywhere
     lora = switch_on(model, config.parts, config.lora)
@@ -179,7 +179,7 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
             if one in last:
                 result |= {one: last[one], all_: [entry[one] for entry in history if one in entry]}
     model.eval()
-    processes.finish()
+    distributed.finish()
     return result
 
 
@@ -206,12 +206,12 @@ def _base_source(model: GazedModel, output: Path, given: str | None) -> str:
     if given is not None:
         return os.path.abspath(given) if Path(given).is_dir() else given
     own = output.resolve() / "base"
-    if processes.rank() == 0 and not own.exists():
+    if distributed.rank() == 0 and not own.exists():
         part = output_folder(own.with_name(".base.part"))
         model.family.base.save_pretrained(part)
         model.preprocessing.save_pretrained(part)
         part.replace(own)
-    processes.wait()
+    distributed.wait()
     return str(own)
 
 

@@ -17,15 +17,15 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
-from ..files import output_folder, read_json, write_json
-from ..gaze.model import AutoGaze
+from ..common import distributed
+from ..common.files import output_folder, read_json, write_json
+from ..gaze.autogaze.model import AutoGaze
 from ..mllm.model import GazedModel
-from ..mllm.tuned import load_parts, save_parts
-from ..mllm.wrap import SETTINGS_FILE, save_settings
-from . import processes
+from ..mllm.saving import SETTINGS_FILE, save_settings
+from ..mllm.trained_parts import load_parts, save_parts
+from .benchmark_eval import Examination
 from .config import FinetuneConfig
-from .dataset import ConversationDataset, LengthSampler, collator, padding_id
-from .examination import Examination
+from .data.dataset import ConversationDataset, LengthSampler, collator, padding_id
 from .model import TrainedModel
 from .parts import trained_groups
 
@@ -50,7 +50,7 @@ class GazedTrainer(Trainer):
         self.config, self.base_source, self.lora = config, base_source, lora
         self.trained, self.gazed = model, model.gazed
         self.examination: Examination | None = None
-        batch = config.batch_size * config.accumulate * processes.count()
+        batch = config.batch_size * config.accumulate * distributed.count()
         self.order = LengthSampler(train.lengths, batch, config.seed, config.group_by_length)
         super().__init__(
             model,

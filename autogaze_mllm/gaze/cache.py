@@ -10,13 +10,12 @@ Notable design decisions:
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import logging
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,52 +25,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..errors import InputError
-from ..files import atomic_write, output_folder
+from ..common.errors import InputError
+from ..common.files import atomic_write, output_folder
+from ..common.hashing import content_hash, default_folder, fingerprint
+from .autogaze.model import AutoGaze
 from .gazed_video import GazedVideo
-from .model import AutoGaze
-from .selectors import NAMED, RandomSelector, Selector, selector_name
+from .selectors.base import Selector
+from .selectors.baselines import RandomSelector
+from .selectors.registry import NAMED, selector_name
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same settings begin to give another result
 GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
 STALE_SECONDS = 24 * 3600  # half-written files older than this belong to nobody
-SAMPLES = 2048  # values of each tensor that a fingerprint reads
-
-
-def default_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "autogaze_mllm"
-
-
-@functools.lru_cache(maxsize=256)
-def _content_hash(path: str, size: int, modified: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
-
-
-def content_hash(path: str | Path) -> str:
-    """Hash of a file's bytes; read again only when its size or time of change is another."""
-    try:
-        facts = os.stat(path)
-        return _content_hash(os.path.realpath(path), facts.st_size, facts.st_mtime_ns)
-    except OSError as error:
-        raise InputError(f"{path}: no such file" if not Path(path).exists() else f"{path}: {error.strerror}") from error
-
-
-def fingerprint(weights: Mapping[str, torch.Tensor]) -> str:
-    """Hash over names, shapes, types and evenly spread values of a state dict.
-
-    Reading every value of a large tower for each question would cost more than it saves; training changes all of them.
-    """
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(weights.items()):
-        flat = tensor.detach().flatten()
-        sample = flat[:: max(len(flat) // SAMPLES, 1)].to("cpu", torch.float64)
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(sample.numpy().tobytes())
-    return digest.hexdigest()
 
 
 def selector_facts(selector: Selector) -> dict[str, Any] | None:

@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..errors import InputError
-from ..files import atomic_write, output_folder
+from ..common.errors import InputError
+from ..common.files import atomic_write, output_folder
 from .grid import PatchGrid
-from .info import read_selection
 from .patches import gather_patches
+from .selection import read_selection
 
 FORMAT = 1
 TENSORS = ("patches", "positions", "frame_counts", "clip_frames", "timestamps", "pictures")

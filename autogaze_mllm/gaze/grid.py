@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 Side = int | tuple[int, int]
 

@@ -10,7 +10,7 @@ import math
 
 import torch
 
-from .encoder import resize_bicubic
+from ..common.pixels import resize_bicubic
 from .grid import PatchGrid
 
 BLANK = 0.5  # the canvas before the first frame
@@ -89,3 +89,44 @@ def rebuild(frames: torch.Tensor, masks: list[torch.Tensor], grid: PatchGrid) ->
 def psnr(squared_error: float) -> float:
     """Mean squared error of values in [0, 1] -> decibels (infinite for 0)."""
     return math.inf if squared_error == 0 else -10 * math.log10(squared_error)
+
+
+class Atoms:
+    """The frame cut along the patch borders of all scales: every atom lies in one patch of each scale (or in none).
+
+    Errors are summed over atoms once a frame; competing patches then only add and compare these few numbers. Maps have
+    the shape (B, atom rows, atom columns).
+    """
+
+    def __init__(self, painter: PatchPainter) -> None:
+        self.grid = painter.grid
+        self.rows = _AtomAxis([vertical for vertical, _ in painter.axes])
+        self.columns = _AtomAxis([horizontal for _, horizontal in painter.axes])
+        self.pixels = self.rows.members.sum(1)[:, None] * self.columns.members.sum(1)
+
+    def squared_error(self, one: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) -> summed squared difference, mean over channels."""
+        return self.rows.members @ (one - other).square().mean(dim=1) @ self.columns.members.T
+
+    def spread(self, values: torch.Tensor, scale: int) -> torch.Tensor:
+        """Per patch (B, n_s) -> map, 0 where no patch of the scale lies."""
+        cells = values.unflatten(1, self.grid.cells[scale])
+        return self.rows.of_cell[scale].T @ cells @ self.columns.of_cell[scale]
+
+    def sums(self, maps: torch.Tensor, scale: int) -> torch.Tensor:
+        """Map -> sum over each patch (B, n_s)."""
+        return (self.rows.of_cell[scale] @ maps @ self.columns.of_cell[scale].T).flatten(1)
+
+
+class _AtomAxis:
+    """members: (atoms, pixels) 0/1; of_cell: per scale (cells, atoms) 0/1, a column of zeros where no patch lies."""
+
+    def __init__(self, axes: list[PainterAxis]) -> None:
+        where = torch.stack([torch.where(axis.covered, axis.cell, -1) for axis in axes])  # (scales, pixels)
+        kinds, atom = torch.unique_consecutive(where, dim=1, return_inverse=True)
+        numbers = torch.arange(kinds.shape[1], device=where.device)
+        self.members = (atom[None] == numbers[:, None]).float()
+        self.of_cell = [
+            (cell[None] == torch.arange(axis.cells, device=where.device)[:, None]).float()
+            for cell, axis in zip(kinds, axes, strict=True)
+        ]

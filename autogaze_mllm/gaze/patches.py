@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from .encoder import resize_bicubic
+from ..common.pixels import resize_bicubic
 from .grid import PatchGrid
 
 

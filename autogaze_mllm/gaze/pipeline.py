@@ -6,76 +6,40 @@ gazed, so what is held is the chunk and the kept patches, not the video (`benchm
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
 
-from ..errors import InputError
-from ..memory import release_free_memory
-from ..video.pictures import PictureChunk, PictureSource, Prefetch
+from ..common.errors import InputError
+from ..common.memory import release_free_memory
+from ..common.pixels import PixelFormat
+from ..common.timing import Stopwatch
+from ..common.workers import CoreWorkers, Prefetch
+from ..video.frames import PictureChunk, PictureSource
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
-from ..workers import CoreWorkers
-from .checkpoint import BUNDLED
+from .autogaze.model import AutoGaze
+from .autogaze.pretrained import BUNDLED
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
-from .model import AutoGaze
 from .patches import PatchStore
-from .selectors import NAMED, AllSelector, Selector, load_selector, selector_name, stop_rule
+from .selectors.base import Selector
+from .selectors.baselines import AllSelector
+from .selectors.registry import NAMED, load_selector, selector_name, stop_rule
 from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
 RELEASE_EVERY = 16  # batches of clips
 # Frames that are gazed together where the caller does not say how many clips. On a core of a CPU, fewer spend more time
-# in starting operations than in computing, and more do not help; for accelerators it is a guess that keeps memory low.
-CORE_FRAMES, ACCELERATOR_FRAMES = 32, 128
+# in starting operations than in computing, and more do not help; an H100 is no faster with more than 128 clips of 16
+# (benchmarks/results/gaze_speed_h100.json). Their pictures in float may take a share of its memory.
+CORE_FRAMES, ACCELERATOR_FRAMES = 32, 2048
+MEMORY_SHARE = 32
 DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
-
-
-@dataclass
-class Stopwatch:
-    """Seconds of work per stage, over all threads; an accelerator's queue is emptied first, so that work is counted
-    where it was asked for."""
-
-    device: torch.device
-    seconds: dict[str, float] = field(default_factory=dict)
-    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            if self.device.type != "cpu":
-                torch.accelerator.synchronize(self.device)
-            with self.lock:
-                self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
-
-
-@dataclass(frozen=True)
-class PixelFormat:
-    """How the tower wants its pixels: (x - mean) / std of values in [0, 1]."""
-
-    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
-    std: tuple[float, ...] = (0.5, 0.5, 0.5)
-
-    def normalize(self, frames: torch.Tensor) -> torch.Tensor:
-        """(..., 3, H, W) in [0, 1] -> the tower's values."""
-        mean = torch.tensor(self.mean, device=frames.device, dtype=frames.dtype)[:, None, None]
-        std = torch.tensor(self.std, device=frames.device, dtype=frames.dtype)[:, None, None]
-        return (frames - mean) / std
-
-    def normalize_patches(self, patches: torch.Tensor) -> torch.Tensor:
-        """(N, 3 * patch * patch) in [0, 1] -> the tower's values. Far fewer than normalising frames first, and the
-        same, because resizing keeps constants."""
-        return self.normalize(patches.unflatten(1, (3, -1, 1))).flatten(1)
 
 
 @dataclass(frozen=True)
@@ -223,6 +187,17 @@ def shared_batch(clips: int, most: int, workers: int) -> int:
     return -(-clips // (rounds * workers))
 
 
+def frames_together(device: torch.device, grid: PatchGrid) -> int:
+    """How many frames of the grid's size are gazed at a time on this device (each core of a CPU)."""
+    if device.type == "cpu":
+        return CORE_FRAMES
+    if device.type != "cuda":
+        return ACCELERATOR_FRAMES
+    height, width = grid.scales[-1]
+    room = torch.cuda.get_device_properties(device).total_memory // MEMORY_SHARE
+    return max(min(ACCELERATOR_FRAMES, room // (3 * 4 * height * width)), CORE_FRAMES)
+
+
 class _Gazer:
     """Collects the kept patches of the chunks of one video."""
 
@@ -240,7 +215,7 @@ class _Gazer:
         self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
         self.dtype, self.workers = dtype, workers
         self.clip_batch = clip_batch
-        self.together = CORE_FRAMES if device.type == "cpu" else ACCELERATOR_FRAMES
+        self.together = frames_together(device, grid)
         self.clock = Stopwatch(device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once
         self.patches = PatchStore()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from types import NoneType
 from typing import Any
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 Ratio = float | tuple[float, ...]
 

@@ -16,17 +16,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import InputError
+from ..common.errors import InputError
+from ..common.timing import Stopwatch
 from ..gaze.cache import VideoCache, selector_facts
 from ..gaze.gazed_video import GazedVideo
-from ..gaze.pipeline import Stopwatch, gaze_video
-from ..gaze.selectors import Selector
+from ..gaze.pipeline import gaze_video
+from ..gaze.selectors.base import Selector
 from ..gaze.settings import VideoSettings
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from ..vision.tower import GazedSiglipVisionModel
-from .families import Family, Media
-from .prefix import OWN_CACHE, PromptPrefix
+from .families import Family
+from .media import Media
 from .preprocessing import Preprocessing
 from .prompt import (
     ImageSource,
@@ -38,6 +39,9 @@ from .prompt import (
     render_chat,
     tags_in,
 )
+from .prompt_cache import OWN_CACHE, PromptPrefix
+from .registry import forget
+from .saving import save
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +118,6 @@ class GazedModel(nn.Module):
 
     def unwrap(self) -> nn.Module:
         """The base model, exactly as it came in. This wrapper cannot be used afterwards."""
-        from .wrap import forget
-
         base = self.family.base
         forget(base)
         object.__setattr__(self, "_family", None)
@@ -440,6 +442,4 @@ class GazedModel(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Writes base model, gaze model and settings; `autogaze_mllm.load` reads them back."""
-        from .wrap import save
-
         save(self, folder)

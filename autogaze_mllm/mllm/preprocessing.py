@@ -13,8 +13,8 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
-from ..errors import InputError
-from ..files import find_file, read_json
+from ..common.errors import InputError
+from ..common.files import find_file, read_json
 from .native.llama_tokenizer import read_llama_tokenizer
 
 

@@ -14,8 +14,9 @@ import jinja2
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import InputError
-from .families import Family, Media
+from ..common.errors import InputError
+from .families import Family
+from .media import Media
 from .preprocessing import Preprocessing
 
 ImageSource = str | Path | Image.Image

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,27 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from ..errors import InputError
-from ..files import find_file, output_folder, read_json, write_json
+from ..common.errors import InputError
+from ..common.files import find_file, read_json
+from ..gaze.autogaze.model import AutoGaze
+from ..gaze.autogaze.tiling import Tiling
 from ..gaze.cache import VideoCache
-from ..gaze.checkpoint import BUNDLED
 from ..gaze.grid import PatchGrid, Side, sides_of
-from ..gaze.model import AutoGaze
 from ..gaze.pipeline import DEFAULT_GRID
-from ..gaze.selectors import NAMED, RandomSelector, Selector, load_selector, selector_name
+from ..gaze.selectors.base import Selector
+from ..gaze.selectors.registry import load_selector
 from ..gaze.settings import VideoSettings
-from ..gaze.tiling import Tiling
 from ..vision.attention import AttentionType, Backend
 from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, family_class
 from .model import GazedModel
 from .native import native_class
 from .preprocessing import Preprocessing
-from .tuned import load_parts
+from .registry import remember, wrapper_of
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_GAZE = "nvidia/AutoGaze"
-SETTINGS_FILE = "autogaze_mllm.json"
-BUNDLED_FOLDER = Path(__file__).parents[1] / "bundled" / "mllm"
-
-# Which base models are wrapped now. Nothing is written on the base itself.
-_wrapped: weakref.WeakKeyDictionary[nn.Module, weakref.ref[GazedModel]] = weakref.WeakKeyDictionary()
 
 
 def wrap(
@@ -86,8 +80,7 @@ def wrap(
         base, source = model, type(model).__name__
         if device is not None or dtype is not None:
             raise InputError("device and dtype are those of the loaded model: move it with .to() before wrapping")
-        holder = _wrapped.get(base)
-        if holder is not None and holder() is not None:
+        if wrapper_of(base) is not None:
             raise InputError("this model is already wrapped: use that wrapper, or call its unwrap() first")
         adapter = family_class(getattr(base, "config", None), source)
         settings = _settings(settings or adapter.default_settings(), overrides)
@@ -114,7 +107,7 @@ def wrap(
         Tiling.plan(selector.grid, tower.grid)  # a gaze model that cannot select on this grid is refused here
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
-    _wrapped[base] = weakref.ref(wrapped)
+    remember(base, wrapped)
     return wrapped
 
 
@@ -137,117 +130,6 @@ def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:
             logger.warning("going without a cache: %s", error)
             return None
     return cache if isinstance(cache, VideoCache) else VideoCache(cache)
-
-
-def forget(base: nn.Module) -> None:
-    """The base is free to be wrapped again."""
-    _wrapped.pop(base, None)
-
-
-def save(model: GazedModel, folder: str | Path) -> None:
-    """folder/base: model, tokenizer, image processor. folder/gaze: gaze model. The settings file is written last, so a
-    folder that has one is complete."""
-    if any(".lora_" in name for name, _ in model.family.base.named_parameters()):
-        raise InputError("this model holds LoRA: it is saved by what trained it, or merged (`autogaze-mllm merge`)")
-    save_base(model, folder, "base")
-
-
-def save_base(model: GazedModel, folder: str | Path, below: str) -> None:
-    """below: where in the folder the base model lies; "" for the folder itself."""
-    target = output_folder(folder)
-    (target / SETTINGS_FILE).unlink(missing_ok=True)
-    model.family.base.save_pretrained(target / below)
-    model.preprocessing.save_pretrained(target / below)
-    save_settings(model, target, base=below or ".")
-
-
-def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, Any] | None = None) -> None:
-    """Writes the gaze model, then the settings file. base: the base model's folder, below this one, or where else it
-    comes from. tuned: what `save_parts` gave."""
-    selector = model.gaze
-    stored: dict[str, Any] = {"name": selector_name(selector)}
-    if isinstance(selector, AutoGaze):
-        selector.save_pretrained(target / "gaze")
-        stored = {"folder": "gaze"}
-    elif isinstance(selector, RandomSelector):
-        stored["seed"] = selector.seed
-    tower = model.tower
-    write_json(
-        target / SETTINGS_FILE,
-        {
-            "format": 1,
-            "base": base,
-            **({"tuned": tuned} if tuned is not None else {}),
-            "gaze": stored,
-            "settings": model.settings.to_dict(),
-            "tower": {
-                "scales": list(tower.grid.scales),
-                "attn_type": tower.attn_type,
-                "frame_independent": tower.frame_independent,
-            },
-        },
-    )
-
-
-def load(
-    folder: str | Path = BUNDLED,
-    *,
-    base: str | Path | None = None,
-    gaze: Selector | str | Path | None = None,
-    device: torch.device | str | None = None,
-    dtype: torch.dtype | str | None = None,
-    backend: Backend = "sdpa",
-    cache: VideoCache | str | Path | bool = True,
-    **overrides: Any,
-) -> GazedModel:
-    """What `save_pretrained` or fine-tuning wrote; default: the model that is bundled, which reads SignVid's signs and
-    nothing else. gaze: another selector than the stored one (needed for one of your own class), which then stops at its
-    own default loss unless `loss` is given. base: where the base model is now, if it was fine-tuned from another
-    place."""
-    source = Path(folder)
-    if str(folder) == BUNDLED:
-        source, dtype = BUNDLED_FOLDER, dtype or torch.float32  # stored in bf16 for its size alone
-    path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
-    if path is None:
-        raise InputError(f"{folder}: no such folder")
-    stored = read_json(path)
-    if stored.get("format") != 1:
-        raise InputError(f"{path}: format {stored.get('format')!r} is not known to this version, which reads format 1")
-    settings = VideoSettings.from_dict(stored["settings"])
-    if gaze is None:
-        gaze = _stored_selector(stored["gaze"], source, path)
-    elif gaze != stored["gaze"].get("name"):
-        settings = settings.changed(loss=None)  # what is stored is in the unit of another selector
-    tower = dict(stored["tower"])
-    tower["scales"] = [tuple(side) for side in tower["scales"]]
-    settings = settings.changed(**overrides)
-    place = base or _stored_base(stored, source, path)
-    model = wrap(place, gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower)
-    if "tuned" in stored:
-        load_parts(source, model.family, stored["tuned"])
-    return model
-
-
-def _stored_base(stored: dict[str, Any], source: Path, path: Path) -> str | Path:
-    told = stored.get("base", "base")
-    inside = source / told
-    if inside.is_dir() or "tuned" not in stored:
-        return inside
-    if Path(told).is_absolute() and not Path(told).is_dir():
-        raise InputError(f"{path}: the base model is no longer at {told}: give its place with base=")
-    return told
-
-
-def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Selector | str | Path:
-    if "folder" in stored:
-        return source / stored["folder"]
-    if stored["name"] == "random":
-        return RandomSelector(stored["seed"])
-    if stored["name"] not in (BUNDLED, *NAMED):
-        raise InputError(
-            f"{path}: saved with a selector of your own ({stored['name']}): load it with gaze=<that selector>"
-        )
-    return stored["name"]
 
 
 def _settings(settings: VideoSettings | None, overrides: dict[str, Any]) -> VideoSettings:

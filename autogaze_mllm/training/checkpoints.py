@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..errors import InputError
-from ..files import output_folder, read_json, write_json
-from ..gaze.model import AutoGaze
-from .tasks import TrainableTask
+from ..common.errors import InputError
+from ..common.files import output_folder, read_json, write_json
+from ..gaze.autogaze.model import AutoGaze
+from .tasks.base import TrainableTask
 
 STATE = "state.json"
 HINTS = "hints.safetensors"

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from ..errors import InputError
+from ..common.errors import InputError
 from .schedules import Schedule
 
 Algorithm = Literal["ntp", "grpo"]

@@ -19,10 +19,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..gaze.decoder import Attention, DecoderLayer, rotate
+from ..gaze.autogaze.decoder import Attention, DecoderLayer, rotate
+from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
-from ..gaze.model import AutoGaze
-from .greedy import SearchResult
+from .search.greedy import SearchResult
 
 
 @dataclass(frozen=True)

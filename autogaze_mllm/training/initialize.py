@@ -15,10 +15,10 @@ import math
 
 import torch
 
-from ..gaze.decoder import DecoderLayer
-from ..gaze.encoder import TrunkBlock
+from ..gaze.autogaze.decoder import DecoderLayer
+from ..gaze.autogaze.encoder import TrunkBlock
+from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
-from ..gaze.model import AutoGaze
 
 BANDWIDTH = 1.1  # codes of places this many finest patches apart are still alike (correlation exp(-1/2))
 TOKENS = 0.5  # spread of what vision tokens show, and of their places

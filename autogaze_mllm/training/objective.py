@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..gaze.model import AutoGaze
+from ..gaze.autogaze.model import AutoGaze
 from .algorithms import GazeLoss, Total, alone, grpo_loss, ntp_loss
 from .config import SearchSettings, TrainingSettings
-from .greedy import Disturbance, SearchResult, search_mosaic
 from .hints import HintHead
-from .mosaic import MosaicTask
-from .tasks import ReconstructionTask
+from .search.greedy import Disturbance, SearchResult, search_mosaic
+from .tasks.base import ReconstructionTask
+from .tasks.mosaic import MosaicTask
 
 
 @dataclass(frozen=True)

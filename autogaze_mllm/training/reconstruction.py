@@ -13,20 +13,22 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..errors import InputError
-from ..gaze.budget import Ratio, patches_per_frame
+from ..common.errors import InputError
+from ..common.pixels import resize_frames
+from ..gaze.autogaze.budget import Ratio, patches_per_frame
+from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
-from ..gaze.info import GazingInfo, build_info, read_selection
-from ..gaze.model import AutoGaze
 from ..gaze.mosaic import psnr
-from ..gaze.pixel_diff import PixelDiffSelector
-from ..gaze.selectors import RandomSelector, Selector, selector_name
-from ..video.pictures import resize_frames
+from ..gaze.selection import GazingInfo, build_info, read_selection
+from ..gaze.selectors.base import Selector
+from ..gaze.selectors.baselines import RandomSelector
+from ..gaze.selectors.pixel_diff import PixelDiffSelector
+from ..gaze.selectors.registry import selector_name
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
-from .greedy import search_mosaic
-from .mosaic import MosaicTask
-from .tasks import ReconstructionTask
+from .search.greedy import search_mosaic
+from .tasks.base import ReconstructionTask
+from .tasks.mosaic import MosaicTask
 
 PUBLISHED = "ratio_0.10,ratio_0.25,ratio_0.50,ratio_0.75,ratio_1.00,task_0.70,ratio_0.75_task_0.70"
 

@@ -1,10 +1,10 @@
-"""Learning rate and sampling temperature over the optimizer steps (section D.4 of the published trainer's facts)."""
+"""Learning rate and sampling temperature over the optimizer steps (docs/specification.md, "Schedules")."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 Schedule = Literal["linear", "linear_w_warmup", "constant"]
 

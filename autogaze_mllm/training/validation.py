@@ -8,15 +8,15 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from ..files import atomic_write, output_folder
+from ..common.files import atomic_write, output_folder
+from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
-from ..gaze.info import GazingInfo, Selection, read_selection
-from ..gaze.model import AutoGaze
+from ..gaze.selection import GazingInfo, Selection, read_selection
 from .config import TrainingSettings
-from .greedy import search_mosaic
-from .mosaic import MosaicTask
-from .tasks import ReconstructionTask
-from .videos import ClipSource
+from .data.clips import ClipSource
+from .search.greedy import search_mosaic
+from .tasks.base import ReconstructionTask
+from .tasks.mosaic import MosaicTask
 
 SCALE_COLOURS = ((255, 80, 80), (255, 190, 60), (90, 220, 90), (90, 170, 255))
 PICTURES = 4  # clips shown

@@ -23,7 +23,7 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 logger = logging.getLogger(__name__)
 

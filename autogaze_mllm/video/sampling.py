@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 
 def sample_frames(total: int, wanted: int) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import InputError
+from ..common.errors import InputError
 
 
 def choose_tiles(width: int, height: int, max_tiles: int, side: int, enlarge: bool = True) -> tuple[int, int]:

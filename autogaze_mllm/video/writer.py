@@ -11,8 +11,8 @@ from typing import Any
 import av
 import numpy as np
 
-from ..errors import InputError
-from ..files import atomic_write, output_folder
+from ..common.errors import InputError
+from ..common.files import atomic_write, output_folder
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts"}
 CODECS = {".webm": "libvpx-vp9"}  # libx264 elsewhere

@@ -18,7 +18,8 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 
-from ..errors import InputError
+from ..common.errors import InputError
+from ..common.varlen import can_run, varlen_attention
 
 AttentionType = Literal["block_causal", "causal", "bidirectional"]
 Backend = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
@@ -123,7 +124,21 @@ class PackedAttention:
             batches.append((queries, keys, mask, real))
         return batches
 
+    @functools.cached_property
+    def _sequences(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int, int]:
+        """Where the queries and keys of each span begin, how many keys it has, and the most of each, for
+        `varlen_attention`; spans lie in packed order, so that the queries of one end where those of the next begin."""
+        starts = [*(span.start for span in self.spans), self.spans[-1].start + self.spans[-1].queries]
+        keys = [*(span.first_key for span in self.spans), 0]
+        counts = [span.keys for span in self.spans]
+        tensors = (torch.tensor(numbers, dtype=torch.int32).to(self.device) for numbers in (starts, keys, counts))
+        return *tensors, max(span.queries for span in self.spans), max(counts)  # type: ignore[return-value]
+
     def _sdpa(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """torch's own kernels: in half precision on a GPU the one for packed sequences, else batches of spans."""
+        if self.spans and not self.dropout and can_run(q):
+            starts, keys, counts, most_queries, most_keys = self._sequences
+            return varlen_attention(q, k, v, starts, keys, counts, most_queries, most_keys, self.causal)
         outputs, rows = [], []
         for queries, keys, mask, real in self._batches:
             output = F.scaled_dot_product_attention(

@@ -20,9 +20,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..compiling import Compiled
-from ..errors import InputError
-from ..gaze.encoder import resize_bicubic
+from ..common.compiling import Compiled
+from ..common.errors import InputError
+from ..common.pixels import resize_bicubic
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from .attention import AttentionType, Backend, PackedAttention

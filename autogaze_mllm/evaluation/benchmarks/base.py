@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from ...errors import InputError
+from ...common.errors import InputError
+from ..data.subtitles import Cue
+from ..data.tables import Row, content_of, find_tables
 from ..extraction import named_option, strict
-from ..subtitles import Cue
-from ..tables import Row, content_of, find_tables
 
 VIDEO_ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 

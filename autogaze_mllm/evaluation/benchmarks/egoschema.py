@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..data.tables import Row, read_rows
 from ..extraction import whole_option
-from ..tables import Row, read_rows
 from .base import Benchmark, Published, Question
 
 INSTRUCTION = "Answer with the option's letter from the given choices directly."

@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..data.tables import Row, read_rows
 from ..extraction import first_word
-from ..tables import Row, read_rows
 from .base import Benchmark, Published, Question
 
 LETTERS = "ABCD"

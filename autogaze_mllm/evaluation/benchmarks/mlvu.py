@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..data.tables import Row, read_rows
 from ..extraction import before_bracket
-from ..tables import Row, read_rows
 from .base import Benchmark, Published, Question
 
 INSTRUCTION = "Only give the best option.\nBest option: ("

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ...errors import InputError
+from ...common.errors import InputError
+from ..data.tables import Row, read_rows
 from ..extraction import first_word
-from ..tables import Row, read_rows
 from .base import Benchmark, Published, Question, lettered
 
 VIDEOS = {

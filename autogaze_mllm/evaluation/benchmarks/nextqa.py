@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..data.tables import Row, read_rows
 from ..extraction import last_mention
-from ..tables import Row, read_rows
 from .base import Benchmark, Published, Question, lettered
 
 LETTERS = "ABCDE"

@@ -10,10 +10,10 @@ import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from ...errors import InputError
+from ...common.errors import InputError
+from ..data.subtitles import Cue, read_subtitles, shown_at
+from ..data.tables import Row, read_rows
 from ..extraction import first_capital
-from ..subtitles import Cue, read_subtitles, shown_at
-from ..tables import Row, read_rows
 from .base import Benchmark, Published, Question
 
 LETTERS = "ABCD"

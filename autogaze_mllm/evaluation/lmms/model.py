@@ -10,12 +10,14 @@ import torch
 from lmms_eval.api.model import lmms
 from tqdm.auto import tqdm
 
-from ...errors import InputError
+from ...common.distributed import Shard
+from ...common.errors import InputError
 from ...gaze.settings import preset as preset_named
-from ...mllm.families import Media
+from ...mllm.loading import load
+from ...mllm.media import Media
 from ...mllm.model import GazedModel
-from ...mllm.wrap import DEFAULT_GAZE, SETTINGS_FILE, load, wrap
-from ..shard import Shard
+from ...mllm.saving import SETTINGS_FILE
+from ...mllm.wrap import DEFAULT_GAZE, wrap
 
 Request = Any  # lmms_eval.api.instance.Instance
 

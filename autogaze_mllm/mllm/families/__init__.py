@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ...errors import InputError
-from .base import Family, Media
+from ...common.errors import InputError
+from .base import Family
 from .llava import LlavaFamily
 from .llava_onevision import LlavaOnevisionFamily
 from .nvila import NvilaFamily
@@ -25,4 +25,4 @@ def family_class(config: Any, source: str) -> type[Family]:
     return FAMILIES[kind]
 
 
-__all__ = ["FAMILIES", "Family", "Media", "family_class"]
+__all__ = ["FAMILIES", "Family", "family_class"]

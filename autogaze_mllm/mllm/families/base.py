@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,31 +12,14 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ...errors import InputError
-from ...gaze.cache import fingerprint
+from ...common.errors import InputError
+from ...common.hashing import fingerprint
+from ...common.pixels import PixelFormat, resize_frames
 from ...gaze.gazed_video import GazedVideo
-from ...gaze.pipeline import PixelFormat
 from ...gaze.settings import VideoSettings
-from ...video.pictures import resize_frames
 from ...vision.tower import GazedSiglipVisionModel
-from ..prefix import PromptPrefix
+from ..media import Media
 from ..preprocessing import Preprocessing
-
-
-@dataclass
-class Media:
-    """One video or image of a prompt. tokens: visual tokens that it takes in the prompt.
-
-    content: a GazedVideo, the tensors that the base model's own vision path takes, or visual tokens (n, D) from the
-    cache. cache_key: where the tokens of a gazed video are to be kept, if anywhere, as long as the model's vision state
-    is still `cache_state`. prefix: what the LLM made of a prompt that began with it, where that is kept.
-    """
-
-    tokens: int
-    content: GazedVideo | dict[str, Any] | torch.Tensor
-    cache_key: str | None = None
-    cache_state: str | None = None
-    prefix: PromptPrefix | None = None
 
 
 class Family(ABC):

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .base import Family, Media
+from ..media import Media
+from .base import Family
 
 
 class LlavaFamily(Family):

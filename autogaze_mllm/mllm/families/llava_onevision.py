@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from PIL import Image
 
-from .base import Family, Media
+from ..media import Media
+from .base import Family
 
 
 class LlavaOnevisionFamily(Family):

@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ...video.pictures import resize_frames
-from .base import Family, Media
+from ...common.pixels import resize_frames
+from ..media import Media
+from .base import Family
 
 
 class NativeFamily(Family):

@@ -15,11 +15,11 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...errors import InputError
+from ...common.errors import InputError
 from ...gaze.grid import PatchGrid
 from ...gaze.settings import VideoSettings, preset
+from ..media import Media
 from ..preprocessing import Preprocessing
-from .base import Media
 from .native import NativeFamily
 
 logger = logging.getLogger(__name__)

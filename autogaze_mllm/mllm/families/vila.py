@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ...errors import InputError
-from ...files import find_file, read_json
+from ...common.errors import InputError
+from ...common.files import find_file, read_json
+from ..media import Media
 from ..preprocessing import Preprocessing
-from .base import Media
 from .native import NativeFamily
 from .nvila import chatml
 

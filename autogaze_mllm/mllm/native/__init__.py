@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...files import find_file, read_json
+from ...common.files import find_file, read_json
 from .model import NativeConfig, NativeModel
 from .nvila import NvilaModel
 from .vila import VilaModel

@@ -19,8 +19,8 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ...errors import InputError
-from ...files import find_file, output_folder, read_json
+from ...common.errors import InputError
+from ...common.files import find_file, output_folder, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

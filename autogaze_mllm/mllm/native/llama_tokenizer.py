@@ -16,8 +16,8 @@ from tokenizers import Tokenizer, models
 from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
-from ...errors import InputError
-from ...files import find_file, read_json
+from ...common.errors import InputError
+from ...common.files import find_file, read_json
 
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 

@@ -23,8 +23,8 @@ from transformers import (
     SiglipVisionModel,
 )
 
-from ...errors import InputError
-from ...files import find_file, output_folder, read_json, write_json
+from ...common.errors import InputError
+from ...common.files import find_file, output_folder, read_json, write_json
 from .checkpoint import Wanted, Weights, chosen_dtype, fill, find_weights, save_weights, without_memory
 from .projectors import Projector
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
+from ...common.errors import InputError
 from .model import FEATURE_LAYER, NativeConfig, NativeModel
 from .projectors import KINDS, Projector, build_projector
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...errors import InputError
-from ...files import find_file, read_json
+from ...common.errors import InputError
+from ...common.files import find_file, read_json
 from .model import FEATURE_LAYER, NativeConfig, NativeModel
 from .projectors import KINDS, Projector, build_projector
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from ...gaze.model import AutoGaze
-from ..mosaic import MosaicTask
+from ...gaze.autogaze.model import AutoGaze
+from ..tasks.mosaic import MosaicTask
 
 LOSSES = (0.2, 0.4)
 RATIO = 0.5  # of the patches of a frame at most; frames that need more do not count

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...errors import InputError
-from ...files import output_folder
-from ...gaze.model import AutoGaze
+from ...common.errors import InputError
+from ...common.files import output_folder
+from ...gaze.autogaze.model import AutoGaze
 from ..checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
 from ..config import TrainingSettings
-from ..mosaic import MosaicTask
 from ..objective import GazeObjective
+from ..tasks.mosaic import MosaicTask
 from ..trainer import make_optimizer
 from .augment import TakeSource
 from .pool import PoolSettings, PoolSource

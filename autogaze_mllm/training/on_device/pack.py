@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ...errors import InputError
+from ...common.errors import InputError
 from ...video.reader import VideoReader
 
 

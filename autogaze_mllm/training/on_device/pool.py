@@ -15,11 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...gaze.model import AutoGaze
+from ...gaze.autogaze.model import AutoGaze
 from ..config import SearchSettings
-from ..greedy import SearchResult, follow_mosaic
-from ..mosaic import MosaicTask
 from ..objective import Batch, full_precision, search_online
+from ..search.greedy import SearchResult, follow_mosaic
+from ..tasks.mosaic import MosaicTask
 from .augment import TakeSettings, TakeSource
 
 
@@ -87,14 +87,12 @@ class PoolSource:
     def _follow(self, shown: torch.Tensor, seen: torch.Tensor) -> Pool:
         """Each clip is gone through to a loss of its own, half of them by drawing from what the model would do."""
         low, high = np.log(self.search.target)
-        training = self.gaze.training
-        self.gaze.eval()
-        pools = []
+        walker, pools = self._walker(seen.device), []
         with full_precision(seen):
             for number, rows in enumerate(torch.arange(len(seen)).chunk(2)):
                 losses = torch.tensor(np.exp(self.rng.uniform(low, high, (len(rows), 1))), dtype=torch.float32)
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
-                info = self.gaze.generate(
+                info = walker.generate(
                     self.gaze.processor.normalize(seen[part].float() / 255),
                     min(self.search.max_patches / self.task.grid.size, 1.0),
                     losses,
@@ -104,8 +102,13 @@ class PoolSource:
                 pools.append(
                     follow_mosaic(self.task, self._normalize(seen[part]), info, reference=self._normalize(shown[part]))
                 )
-        self.gaze.train(training)
         return Pool(seen, join(pools))
+
+    def _walker(self, device: torch.device) -> AutoGaze:
+        """The model as it is now; on a GPU in half precision, in which it gazes many times as fast."""
+        walker = AutoGaze(self.gaze.config, self.gaze.processor).eval().to(device)
+        walker.load_state_dict(self.gaze.state_dict())
+        return walker.to(torch.bfloat16) if device.type == "cuda" else walker
 
     def _normalize(self, frames: torch.Tensor) -> torch.Tensor:
         return self.task.normalize(frames.float() / 255)

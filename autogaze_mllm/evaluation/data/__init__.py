@@ -1,0 +1,1 @@
+"""Data sets of benchmarks: where they come from and how they are read."""

@@ -1,0 +1,72 @@
+"""How a run differs, in words, from the one that the published number stands for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...gaze.autogaze.config import PUBLISHED_TASK
+from ...gaze.settings import preset
+from ..benchmarks import BENCHMARKS, Benchmark
+
+MODEL = "nvidia/NVILA-8B-HD-Video"
+GAZE = "nvidia/AutoGaze"
+PRESET = "nvila-hd"
+WORDS = {
+    "frames": "frames taken from a video (the paper also takes up to 1024)",
+    "chunk_frames": "frames of a clip",
+    "max_tiles": "tiles of a frame at most",
+    "ratio": "share of patches that may be kept",
+    "thumbnails": "whole frames besides the tiles",
+    "thumbnail_ratio": "share of patches kept of thumbnails",
+}
+
+
+def benchmark_of(settings: dict[str, Any]) -> Benchmark:
+    """The benchmark that a run was made on; its data need not be there."""
+    return BENCHMARKS[settings["benchmark"]](".", settings["split"], settings["subtitles"])  # type: ignore[arg-type]
+
+
+def differences_in_words(settings: dict[str, Any], n: int) -> list[str]:
+    """settings: of a run. n: its questions. One sentence for each difference; none when there is none."""
+    benchmark = benchmark_of(settings)
+    model, seen = settings["model"], settings["seen"]
+    said = []
+    if settings["made_up"]:
+        said.append("The data are made up, so the accuracy means nothing.")
+    if model["name"].startswith("scripted:"):
+        return [*said, "No model answered: a script looked up the answers, to check the harness."]
+    if model["name"] != MODEL:
+        said.append(f"The model is {model['name']}; the published one is {MODEL}.")
+    if n != benchmark.size:
+        limit = f" (--limit {settings['limit']})" if settings["limit"] else ""
+        said.append(f"{n} questions were asked{limit}; the published data have {benchmark.size}.")
+    if benchmark.name == "egoschema" and benchmark.split == "subset":
+        said.append(
+            "The published number is that of the full test set, whose answers are withheld; this is the subset."
+        )
+    if seen["gaze"] != GAZE:
+        said.append(f"Patches are picked by {seen['gaze']}; published: {GAZE}.")
+    theirs, ours = preset(PRESET).to_dict(), seen["video"]
+    for name, words in WORDS.items():
+        if list_of(ours.get(name)) != list_of(theirs[name]):
+            said.append(f"{words[0].upper()}{words[1:]}: {shown(ours.get(name))}; published: {shown(theirs[name])}.")
+    loss = seen["loss_in_force"]
+    selector = seen["selector"] or {}
+    task = selector.get("config", {}).get("reconstruction_task", PUBLISHED_TASK)
+    if "weights" in selector and task == PUBLISHED_TASK and loss != theirs["predicted_loss"]:
+        said.append(f"A frame stops at the predicted loss {loss}; published: {theirs['predicted_loss']}.")
+    if settings["max_new_tokens"] != benchmark.max_new_tokens:
+        said.append(f"Replies have up to {settings['max_new_tokens']} tokens; usual: {benchmark.max_new_tokens}.")
+    return said
+
+
+def list_of(value: Any) -> Any:
+    """json has no tuples."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def shown(value: Any) -> str:
+    """A ratio per frame of a chunk is mostly the same number."""
+    if isinstance(value, (list, tuple)) and len(set(value[1:])) == 1:
+        return f"{value[0]} for the first frame of a clip, then {value[1]}"
+    return str(list_of(value))

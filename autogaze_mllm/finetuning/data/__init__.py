@@ -1,0 +1,1 @@
+"""Samples: from files to the tokens that a training step takes."""

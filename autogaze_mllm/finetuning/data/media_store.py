@@ -1,0 +1,193 @@
+"""Videos are gazed once, before training, into a cache that every epoch and every process reads.
+
+Notable design decisions:
+- the videos are shared out among the processes, and each entry is made under a lock of its own, so no video is decoded
+  twice, not even by trainings that run side by side;
+- on machines that do not share the folder, each makes what it cannot see;
+- visual tokens are counted from what is stored, so the length of every sample is known before the first step;
+- where the gaze model is trained, these lengths are what samples are ordered by, and the cache serves nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+from tqdm.auto import tqdm
+
+from ...common import distributed
+from ...common.errors import InputError
+from ...gaze.cache import GAZED, VideoCache
+from ...gaze.gazed_video import GazedVideo
+from ...mllm.media import Media
+from ...mllm.model import GazedModel
+from ...mllm.prompt import open_image
+from ..rollouts import Film
+from .sample_gaze import KEY, Looks
+from .samples import SHOWN_FAULTS, Medium, Sample
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """alone: for an image, whether it is the only one of its sample; some models cut only such an image into crops."""
+
+    medium: Medium
+    alone: bool = False
+
+
+class GazedCache(VideoCache):
+    """Keeps gazed videos only: visual tokens would be those of weights that are about to change."""
+
+    def get_tokens(self, key: str) -> None:
+        return None
+
+    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any]) -> None:
+        return None
+
+
+class MediaStore:
+    """Media of samples as `GazedModel.forward` takes them, and how many visual tokens each has.
+
+    films: give videos as such, because the gaze model is trained and sees them anew each time.
+    """
+
+    def __init__(self, model: GazedModel, cache: VideoCache, films: bool = False) -> None:
+        self.model, self.cache, self.films = model, cache, films
+        self._looks = Looks(model)
+        self._keys: dict[Medium, str] = {}
+        self._tokens: dict[_Wanted, int] = {}
+        self._patches: dict[Medium, int] = {}
+
+    def prepare(self, samples: Sequence[Sample], progress: bool = False) -> dict[str, int]:
+        """Gazes what is not in the cache yet and counts tokens. Everyone must call it, with the same samples.
+
+        -> videos, and how many of them were gazed now. Raises InputError listing media that cannot be used.
+        """
+        wanted = list(dict.fromkeys(need for sample in samples for need in _needs(sample)))
+        videos = list(dict.fromkeys(need.medium for need in wanted if need.medium.kind == "video"))
+        if self.films and any(video.look is not None for video in videos):
+            raise InputError(f"where gaze is trained it looks at all videos itself: take {KEY!r} out of the samples")
+        images = [need for need in wanted if need.medium.kind == "image"]
+        faults: dict[str, str] = {}
+        own = videos[distributed.rank() :: distributed.count()]
+        made = self._gaze_all(own, faults, progress)
+        self._keys = distributed.merged(self._keys)
+        # Where the folder is not shared, the other machines' entries are missing here.
+        unseen = [video for video in videos if video in self._keys and not self._entry(video).exists()]
+        made += self._gaze_all(unseen[distributed.local_rank() :: distributed.local_count()], faults, progress)
+        distributed.wait()
+        tokens: dict[_Wanted, int] = {}
+        patches: dict[Medium, int] = {}
+        for video in own:
+            if video in self._keys:
+                counts = self._stored_counts(video)
+                tokens[_Wanted(video)] = self.model.family.gazed_count(counts)
+                patches[video] = sum(counts)
+        for need in tqdm(
+            images[distributed.rank() :: distributed.count()], desc="images", disable=not progress or not images
+        ):
+            try:
+                tokens[need] = self._image(need).tokens
+            except InputError as error:
+                faults[str(need.medium.path)] = str(error)
+        self._tokens |= distributed.merged(tokens)
+        self._patches |= distributed.merged(patches)
+        faults = distributed.merged(faults)
+        if faults:
+            shown = "; ".join(list(faults.values())[:SHOWN_FAULTS])
+            more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
+            raise InputError(f"media cannot be used: {shown}{more} (`finetune --check` names their samples)")
+        return {"videos": len(videos), "gazed": sum(distributed.gathered(made))}
+
+    def tokens(self, sample: Sample) -> list[int]:
+        """Visual tokens of each medium of a sample that was prepared."""
+        return [self._tokens[need] for need in _needs(sample)]
+
+    def patches(self, sample: Sample) -> int:
+        """Patches that the tower encodes: those kept of the videos, and about as many as the images have."""
+        joined = max(36 // self.model.family.gazed_count([36]), 1)  # patches to a visual token
+        return sum(
+            self._patches[need.medium] if need.medium.kind == "video" else self._tokens[need] * joined
+            for need in _needs(sample)
+        )
+
+    def media(self, sample: Sample) -> Sequence[Media | Film]:
+        """The media themselves, gazed videos read from the cache."""
+        found: list[Media | Film] = []
+        for need in _needs(sample):
+            if need.medium.kind == "video" and self.films:
+                found.append(Film(need.medium.path, self._tokens[need]))
+            elif need.medium.kind == "video":
+                found.append(Media(self._tokens[need], self._gazed(need.medium)))
+            else:
+                found.append(self._image(need))
+        return found
+
+    def _image(self, need: _Wanted) -> Media:
+        return self.model.family.dense_image(open_image(need.medium.path), alone=need.alone)
+
+    def _gaze_all(self, videos: Sequence[Medium], faults: dict[str, str], progress: bool) -> int:
+        """How many had to be gazed."""
+        made = 0
+        for video in tqdm(videos, desc="gazing", unit="video", disable=not progress or not videos):
+            try:
+                key = self._keys[video] = self._keys.get(video) or self._key(video)
+                with FileLock(self.cache.folder / f".{key}.lock"):  # freed when the process ends, however it ends
+                    if not self._entry(video).exists():
+                        self._make(video)
+                        made += 1
+            except InputError as error:
+                faults[str(video.path)] = str(error)
+                self._keys.pop(video, None)
+        return made
+
+    def _look_at(self, video: Medium) -> GazedVideo:
+        return self.model.gaze_video(video.path, **self._looks.options(video.look))
+
+    def _make(self, video: Medium) -> None:
+        self._look_at(video)  # looks into the cache once more, and puts the result there
+        if not self._entry(video).exists():
+            raise InputError(f"{self.cache.folder}: cannot write here: fine-tuning needs room for the gazed videos")
+
+    def _gazed(self, video: Medium) -> GazedVideo:
+        found = self.cache.get_gazed(self._keys[video])
+        if found is None:  # removed, or damaged, since it was prepared
+            if torch.utils.data.get_worker_info() is not None and self.model.device.type != "cpu":
+                told = "its cache entry has gone; start again with --resume, which gazes it anew"
+                raise InputError(f"{video.path}: {told}")
+            logger.warning("%s: its cache entry has gone and is made anew", video.path)
+            found = self._look_at(video)
+        return found
+
+    def _key(self, video: Medium) -> str:
+        key = self.model.gazed_key(video.path, **self._looks.options(video.look))
+        if key is None:
+            raise InputError("results of a selector of your own cannot be cached, which fine-tuning needs")
+        return key
+
+    def _entry(self, video: Medium) -> Path:
+        return self.cache.folder / (self._keys[video] + GAZED)
+
+    def _stored_counts(self, video: Medium) -> list[int]:
+        """Kept patches of each picture, without reading the patches."""
+        try:
+            with safe_open(self._entry(video), framework="pt") as stored:
+                frames, pictures = stored.get_tensor("frame_counts"), stored.get_tensor("pictures")
+        except (SafetensorError, OSError):  # damaged: this drops and makes it anew
+            return self._gazed(video).picture_counts()
+        _, place = pictures.unique(return_inverse=True)
+        return torch.bincount(place, weights=frames.double()).long().tolist()
+
+
+def _needs(sample: Sample) -> Iterator[_Wanted]:
+    images = sum(medium.kind == "image" for medium in sample.media)
+    for medium in sample.media:
+        yield _Wanted(medium, alone=medium.kind == "image" and images == 1)

@@ -1,0 +1,1 @@
+"""AutoGaze: the gaze model, with the published weights' layout."""

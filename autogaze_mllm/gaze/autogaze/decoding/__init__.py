@@ -1,0 +1,1 @@
+"""Choosing patches frame by frame, on the CPU and on accelerators."""

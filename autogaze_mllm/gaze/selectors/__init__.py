@@ -1,0 +1,1 @@
+"""Selectors: anything that picks patches."""

@@ -1,0 +1,49 @@
+"""Selectors that do not look: every patch, and random ones."""
+
+from __future__ import annotations
+
+import zlib
+
+import torch
+
+from ..autogaze.budget import Ratio, patches_per_frame
+from ..grid import PatchGrid, mask_to_positions
+from ..selection import GazingInfo, build_info
+
+
+class AllSelector:
+    """Keeps every patch of every scale; ratio and loss do not limit it."""
+
+    name = "all"
+    default_loss: float | None = None
+
+    def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
+        batch, steps = frames.shape[:2]
+        ids = torch.arange(grid.size, device=frames.device).repeat(steps).expand(batch, -1)
+        return build_info(ids, torch.ones_like(ids, dtype=torch.bool), [grid.size] * steps, grid, pad_id=-1)
+
+
+class RandomSelector:
+    """Patches drawn without looking, the baseline to beat. The seed and the clip's content decide, nothing else."""
+
+    name = "random"
+    default_loss: float | None = None
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
+        batch, steps = frames.shape[:2]
+        budgets = patches_per_frame(ratio, grid.size, batch, steps)
+        masks = torch.zeros(batch, steps, grid.size)
+        thumbs = (frames[..., ::16, ::16].float() * 255).round().to("cpu", torch.uint8)
+        for row in range(batch):
+            seed = zlib.crc32(thumbs[row].numpy().tobytes(), self.seed & 0xFFFFFFFF)
+            generator = torch.Generator().manual_seed(seed)
+            for t in range(steps):
+                kept = torch.randperm(grid.size, generator=generator)[: int(budgets[row, t])]
+                masks[row, t, kept] = 1
+        found = [mask_to_positions(masks[:, t].to(frames.device)) for t in range(steps)]
+        ids = torch.cat([index.clamp(min=0) for index, _ in found], dim=1)
+        keep = ~torch.cat([padded for _, padded in found], dim=1)
+        return build_info(ids, keep, [index.shape[1] for index, _ in found], grid, pad_id=-1)

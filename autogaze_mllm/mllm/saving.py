@@ -1,0 +1,62 @@
+"""What is written to disk of a wrapped model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..common.errors import InputError
+from ..common.files import output_folder, write_json
+from ..gaze.autogaze.model import AutoGaze
+from ..gaze.selectors.baselines import RandomSelector
+from ..gaze.selectors.registry import selector_name
+
+if TYPE_CHECKING:
+    from .model import GazedModel
+
+SETTINGS_FILE = "autogaze_mllm.json"
+
+
+def save(model: GazedModel, folder: str | Path) -> None:
+    """folder/base: model, tokenizer, image processor. folder/gaze: gaze model. The settings file is written last, so a
+    folder that has one is complete."""
+    if any(".lora_" in name for name, _ in model.family.base.named_parameters()):
+        raise InputError("this model holds LoRA: it is saved by what trained it, or merged (`autogaze-mllm merge`)")
+    save_base(model, folder, "base")
+
+
+def save_base(model: GazedModel, folder: str | Path, below: str) -> None:
+    """below: where in the folder the base model lies; "" for the folder itself."""
+    target = output_folder(folder)
+    (target / SETTINGS_FILE).unlink(missing_ok=True)
+    model.family.base.save_pretrained(target / below)
+    model.preprocessing.save_pretrained(target / below)
+    save_settings(model, target, base=below or ".")
+
+
+def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, Any] | None = None) -> None:
+    """Writes the gaze model, then the settings file. base: the base model's folder, below this one, or where else it
+    comes from. tuned: what `save_parts` gave."""
+    selector = model.gaze
+    stored: dict[str, Any] = {"name": selector_name(selector)}
+    if isinstance(selector, AutoGaze):
+        selector.save_pretrained(target / "gaze")
+        stored = {"folder": "gaze"}
+    elif isinstance(selector, RandomSelector):
+        stored["seed"] = selector.seed
+    tower = model.tower
+    write_json(
+        target / SETTINGS_FILE,
+        {
+            "format": 1,
+            "base": base,
+            **({"tuned": tuned} if tuned is not None else {}),
+            "gaze": stored,
+            "settings": model.settings.to_dict(),
+            "tower": {
+                "scales": list(tower.grid.scales),
+                "attn_type": tower.attn_type,
+                "frame_independent": tower.frame_independent,
+            },
+        },
+    )

@@ -1,0 +1,215 @@
+"""What happens in a video, before a pixel is drawn: scenes, the camera's way, signs with their times and places."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from ..common.errors import InputError
+from ..video.tiles import choose_tiles
+from .backgrounds import FAMILIES
+from .signs import ARROWS, BORDER, COLOURS, DIGITS, FONTS, LETTERS, SIZE, Sign, plate_size
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+MARGIN = 6  # pixels between signs
+TRIES = 400
+LARGEST = (3840, 2160, 1024)
+TILE, TILES_4K = 224, 16 * 9
+FONT_SIZES, RASTERS, JITTERS = (8, 48), (4, 128), (0, 8)  # pixels: least and most
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Pixels and frames of a video. signs: how many turn up, at most as many as there are colours. size: of the signs'
+    font. order: whether they turn up one after the other; otherwise all are there from the first frame on.
+
+    Signs stand still on screen, their cells on a raster of `raster` pixels (a broken number where the frame is resized
+    before it is cut into tiles), each moved by up to `jitter` pixels, which suits towers with patches of that size.
+    """
+
+    width: int = 1344
+    height: int = 1344
+    frames: int = 16
+    signs: int = 5
+    size: int = SIZE
+    order: bool = True
+    raster: float = 16.0
+    jitter: int = 2
+
+    def __post_init__(self) -> None:
+        for name, most in zip(("width", "height", "frames"), LARGEST, strict=True):
+            if not 1 <= getattr(self, name) <= most:
+                raise InputError(f"SignVid: {name} must lie in [1, {most}], got {getattr(self, name)}")
+        if self.width % 2 or self.height % 2 or min(self.width, self.height) < 64:
+            raise InputError(f"SignVid: sides must be even and at least 64, got {self.width}x{self.height}")
+        limits = {"size": FONT_SIZES, "raster": RASTERS, "jitter": JITTERS}
+        for name, (least, most) in limits.items():
+            if not least <= getattr(self, name) <= most:
+                raise InputError(f"SignVid: {name} must lie in [{least}, {most}], got {getattr(self, name)}")
+        if not 1 <= self.signs <= len(COLOURS):
+            raise InputError(f"SignVid: a video has 1 to {len(COLOURS)} signs, got {self.signs}")
+        if self.order and self.frames < self.signs:
+            raise InputError(f"SignVid: {self.signs} signs cannot turn up one after the other in {self.frames} frames")
+
+
+def shape_4k(frames: int, signs: int) -> Shape:
+    """3840x2160, which is shrunk a little when it is cut into TILES_4K tiles: its signs are that much larger."""
+    width, height = LARGEST[:2]
+    shrinks = width / (choose_tiles(width, height, TILES_4K, TILE)[0] * TILE)
+    return Shape(width, height, frames, signs, round(SIZE * shrinks), raster=16 * shrinks)
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sign in frames [start, end). x, y: pixels of its upper left corner on screen, where it stands still."""
+
+    sign: Sign
+    start: int
+    end: int
+    x: int
+    y: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Frames [start, end) on one background. camera: its upper left corner in the world, (frames, 2) as x and y."""
+
+    start: int
+    end: int
+    family: str
+    camera: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class VideoPlan:
+    """seed: of everything that is drawn at random while rendering."""
+
+    shape: Shape
+    split: Split
+    seed: tuple[int, ...]
+    scenes: tuple[Scene, ...]
+    signs: tuple[Shown, ...]
+
+    @property
+    def codes(self) -> list[str]:
+        """In the order in which they turn up."""
+        return [shown.sign.code for shown in self.signs]
+
+
+def plan_video(shape: Shape, split: Split, seed: int, number: int) -> VideoPlan:
+    """Video `number` of a split; it depends on the arguments alone."""
+    if split not in SPLITS:
+        raise InputError(f"SignVid has no split {split!r}; it has: {', '.join(SPLITS)}")
+    key = (seed, SPLITS.index(split), number)
+    rng = np.random.default_rng(key)
+    scenes = _scenes(shape, split, rng)
+    signs: list[Shown] = []
+    for sign, (start, end) in zip(draw_signs(shape.signs, split, rng), _times(shape, scenes, rng), strict=True):
+        signs.append(_placed(sign, start, end, shape, signs, rng))
+    return VideoPlan(shape, split, key, tuple(scenes), tuple(signs))
+
+
+def draw_signs(count: int, split: Split, rng: np.random.Generator) -> list[Sign]:
+    """Signs of different colours and different texts."""
+    colours = rng.permutation(list(COLOURS))[:count]
+    codes: list[tuple[str, str]] = []
+    while len(codes) < count:
+        code = (draw_mark(rng), draw_digit(rng))
+        if code not in codes:
+            codes.append(code)
+    fonts = rng.choice(FONTS[split], count)
+    return [Sign(*code, str(colour), str(font)) for code, colour, font in zip(codes, colours, fonts, strict=True)]
+
+
+def draw_mark(rng: np.random.Generator) -> str:
+    """One in six is an arrow."""
+    return str(rng.choice(list(ARROWS))) if rng.random() < 1 / 6 else str(rng.choice(list(LETTERS)))
+
+
+def draw_digit(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(DIGITS)))
+
+
+def _scenes(shape: Shape, split: Split, rng: np.random.Generator) -> list[Scene]:
+    """One scene, or several with cuts between them, none shorter than the signs' time."""
+    hold = hold_of(shape)
+    places = np.arange(1, shape.frames // hold) * hold
+    most = min(len(places) // 2, 4) if shape.order else 0
+    cuts = sorted(int(cut) for cut in rng.choice(places, int(rng.integers(0, most + 1)), replace=False)) if most else []
+    edges = [0, *cuts, shape.frames]
+    reach = camera_reach(shape)
+    scenes = []
+    for start, end in itertools.pairwise(edges):
+        count = end - start
+        kind = rng.choice(["still", "still", "pan", "pan", "shake"])
+        way = np.zeros((count, 2))
+        if kind == "pan":
+            speed = rng.uniform(0.5, 4.0) * rng.choice([-1, 1], 2) * rng.uniform(0, 1, 2)
+            way = np.arange(count)[:, None] * speed
+        elif kind == "shake":
+            way = rng.integers(-2, 3, (count, 2)).astype(float)
+        middle = rng.uniform(0.3, 0.7, 2) * 2 * reach
+        way = np.abs((way + middle + 2 * reach) % (4 * reach) - 2 * reach)  # turns back where its reach ends
+        camera = tuple((int(x), int(y)) for x, y in way)
+        scenes.append(Scene(start, end, str(rng.choice(FAMILIES[split])), camera))
+    return scenes
+
+
+def camera_reach(shape: Shape) -> int:
+    """The world is larger than the frame by twice this, in pixels."""
+    return 8 if min(shape.width, shape.height) < 448 else 64
+
+
+def hold_of(shape: Shape) -> int:
+    """Frames that a sign is shown for, at least; at most one more for every three."""
+    return max(shape.frames // 5, 1) if shape.frames < 64 else max(shape.frames // 20, 8)
+
+
+def _times(shape: Shape, scenes: Sequence[Scene], rng: np.random.Generator) -> list[tuple[int, int]]:
+    """[start, end) of each sign, by start; a sign ends with its scene, and is there for `hold_of` frames at least."""
+    if not shape.order:
+        return [(0, shape.frames)] * shape.signs
+    hold = hold_of(shape)
+    possible = [(start, scene.end) for scene in scenes for start in range(scene.start, scene.end - hold + 1)]
+    edges = np.linspace(0, len(possible), shape.signs + 1).astype(int)  # one sign in each part: no two start at once
+    chosen = [possible[int(rng.integers(first, last))] for first, last in itertools.pairwise(edges)]
+    return [(start, min(start + hold + int(rng.integers(0, hold // 3 + 1)), end)) for start, end in chosen]
+
+
+def _placed(sign: Sign, start: int, end: int, shape: Shape, others: Sequence[Shown], rng: np.random.Generator) -> Shown:
+    """A place that is clear of the signs that are there at the same time."""
+    height, width = plate_size(shape.size)
+    busy = [other for other in others if other.start < end and start < other.end]
+    columns, rows = int((shape.width - width) / shape.raster), int((shape.height - height) / shape.raster)
+    for _ in range(TRIES):
+        column, row = rng.integers(1, max(columns, 2)), rng.integers(1, max(rows, 2))
+        dx, dy = rng.integers(-shape.jitter, shape.jitter + 1, 2)
+        x = round(column * shape.raster) - BORDER + int(dx)
+        y = round(row * shape.raster) - BORDER + int(dy)
+        inside = x >= 0 and y >= 0 and x + width <= shape.width and y + height <= shape.height
+        if inside and all(_apart(x, y, other, height, width) for other in busy):
+            return Shown(sign, start, end, x, y)
+    raise InputError(f"SignVid: {shape.signs} signs find no room in {shape.width}x{shape.height} pixels")
+
+
+def _apart(x: int, y: int, other: Shown, height: int, width: int) -> bool:
+    return abs(x - other.x) >= width + MARGIN or abs(y - other.y) >= height + MARGIN
+
+
+def plan_facts(plan: VideoPlan) -> list[dict[str, Any]]:
+    """The signs as json values: what is true of a video."""
+    return [
+        {
+            "code": shown.sign.code,
+            "colour": shown.sign.colour,
+            "font": shown.sign.font,
+            "frames": [shown.start, shown.end],
+            "place": [shown.x, shown.y],
+        }
+        for shown in plan.signs
+    ]

@@ -1,0 +1,1 @@
+"""Clips to train on, and their labels."""

@@ -1,0 +1,97 @@
+"""`gazing_labels.json`: what a video's clip should be gazed at, in the published format.
+
+An object: path -> {"gazing_pos": [[...] per frame], "task_losses": [[...] per frame]}. Positions count on over the clip
+(frame * N + index). Entries are found by the last three parts of a path, so that a folder may be moved
+(docs/specification.md, "Labels").
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TypedDict
+
+import torch
+
+from ...common.errors import InputError
+from ...common.files import atomic_write, read_json
+
+
+class Label(TypedDict):
+    gazing_pos: list[list[int]]
+    task_losses: list[list[float]]
+
+
+def key_of(path: str | Path) -> str:
+    """The last three parts of a path."""
+    return "/".join(PurePath(path).parts[-3:])
+
+
+def write_labels(target: Path, labels: Mapping[str, Label], shard: int = 20_000) -> list[Path]:
+    """Writes `target`, or `target` with -00001-of-00003 before its ending when there are more than `shard` entries."""
+    items = sorted(labels.items())
+    parts = max(math.ceil(len(items) / shard), 1)
+    paths = []
+    for number in range(parts):
+        name = target.name if parts == 1 else f"{target.stem}-{number + 1:05}-of-{parts:05}{target.suffix}"
+        path = target.with_name(name)
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(dict(items[number * shard : (number + 1) * shard])), encoding="utf-8")
+        paths.append(path)
+    return paths
+
+
+def read_labels(files: str | Sequence[str]) -> dict[str, Label]:
+    """Label files (several with commas or wildcards) -> entries by `key_of` their path; later files win."""
+    patterns = files.split(",") if isinstance(files, str) else list(files)
+    result: dict[str, Label] = {}
+    for pattern in patterns:
+        found = sorted(glob.glob(pattern))
+        if not found:
+            raise InputError(f"{pattern}: no such label file")
+        for name in found:
+            for path, label in read_json(Path(name)).items():
+                result[key_of(path)] = _checked(label, f"{name}: {path}")
+    return result
+
+
+def _checked(label: object, where: str) -> Label:
+    if not isinstance(label, dict) or not {"gazing_pos", "task_losses"} <= label.keys():
+        raise InputError(f"{where}: a label needs gazing_pos and task_losses")
+    positions, losses = label["gazing_pos"], label["task_losses"]
+    if not positions or len(positions) != len(losses):
+        raise InputError(f"{where}: {len(positions)} frames of positions, {len(losses)} of losses")
+    for frame, (chosen, after) in enumerate(zip(positions, losses, strict=True)):
+        if not chosen or len(chosen) != len(after):
+            raise InputError(f"{where}: frame {frame} has {len(chosen)} positions and {len(after)} losses")
+    return Label(gazing_pos=positions, task_losses=losses)
+
+
+def collate_labels(labels: Sequence[Label]) -> dict[str, torch.Tensor]:
+    """Labels of clips of equally many frames -> gazing_pos, if_padded_gazing, task_losses (B, n) and
+    num_gazing_each_frame (T,).
+
+    As published a frame has one entry more than its longest label, so every row ends in a padded one; positions are
+    padded with -1, losses with the row's last of the frame. The labels are not changed.
+    """
+    frames = {len(label["gazing_pos"]) for label in labels}
+    if len(frames) != 1:
+        raise InputError(f"labels of {sorted(frames)} frames cannot be in one batch")
+    positions, losses, counts = [], [], []
+    for frame in range(frames.pop()):
+        length = max(len(label["gazing_pos"][frame]) for label in labels) + 1
+        rows = [label["gazing_pos"][frame] for label in labels]
+        after = [label["task_losses"][frame] for label in labels]
+        positions.append(torch.tensor([row + [-1] * (length - len(row)) for row in rows]))
+        losses.append(torch.tensor([row + row[-1:] * (length - len(row)) for row in after], dtype=torch.float32))
+        counts.append(length)
+    gazing_pos = torch.cat(positions, dim=1)
+    return {
+        "gazing_pos": gazing_pos,
+        "if_padded_gazing": gazing_pos == -1,
+        "task_losses": torch.cat(losses, dim=1),
+        "num_gazing_each_frame": torch.tensor(counts),
+    }

@@ -1,0 +1,1 @@
+"""Which patches would have been best: labels by search."""

@@ -1,0 +1,1 @@
+"""Reconstruction tasks: how well kept patches show a clip."""

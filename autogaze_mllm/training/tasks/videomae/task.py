@@ -1,0 +1,163 @@
+"""The published reconstruction task: a VideoMAE rebuilds frames from the kept patches.
+
+docs/specification.md, "VideoMAE", says what is computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from ....common.errors import InputError
+from ....common.files import atomic_write, find_file, output_folder, read_json, write_json
+from ....common.pixels import resize_bicubic
+from ....gaze.autogaze.processor import AutoGazeImageProcessor
+from ....gaze.selection import read_selection
+from ..base import GazeInput, TaskResult, kept_in_frames, trajectory_lengths
+from .features import PixelStatistics, WeightedLosses
+from .model import VideoMAE, VideoMAEConfig
+
+# What a plain ViT-MAE does not have; it starts from random values there.
+ADDED = ("vit.embeddings.scale_embed", "vit.embeddings.time_embed", "decoder.decoder_scale_embed", "decoder.time_embed")
+
+
+class VideoMAETask(nn.Module):
+    """sample_rate: share of a clip's frames that are rebuilt in training, drawn at random; otherwise all are.
+
+    feature_models: where `dinov2_reg` and `siglip2` come from, ids or folders.
+    """
+
+    name = "videomae"
+
+    def __init__(
+        self,
+        config: VideoMAEConfig,
+        processor: AutoGazeImageProcessor | None = None,
+        *,
+        sample_rate: float = 1.0,
+        feature_models: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 < sample_rate <= 1:
+            raise InputError(f"the share of frames to rebuild must lie in (0, 1], got {sample_rate}")
+        self.model = VideoMAE(config)
+        self.grid, self.sample_rate = config.grid, sample_rate
+        self.processor = processor or AutoGazeImageProcessor()
+        statistics = PixelStatistics.from_dict(self.processor.to_dict())
+        self.losses = WeightedLosses(config.loss_type, config.loss_weights, statistics, feature_models)
+
+    def normalize(self, frames: torch.Tensor) -> torch.Tensor:
+        return self.processor.normalize(frames)
+
+    def denormalize(self, frames: torch.Tensor) -> torch.Tensor:
+        zero, one = (self.normalize(frames.new_full((3, 1, 1), value)) for value in (0.0, 1.0))
+        return (frames - zero) / (one - zero)
+
+    def forward(self, video: torch.Tensor, info: GazeInput, frames: list[int] | None = None) -> TaskResult:
+        """video: (B, T, 3, H, W) normalised, of any size. The loss is known after a frame's last real entry."""
+        selection = read_selection(info, self.grid, "VideoMAE")
+        steps = video.shape[1]
+        if len(selection.counts) != steps:
+            raise InputError(f"selection of {len(selection.counts)} frames does not fit a video of {steps}")
+        chosen = self._sample(steps) if frames is None else frames
+        if not chosen or min(chosen) < 0 or max(chosen) >= steps:
+            raise InputError(f"VideoMAE: frames {chosen} to rebuild are not among the {steps} of the clip")
+        latent = self.model.encode(video, selection)
+        rebuilt = self.model.decode(latent, selection, chosen)
+        target = resize_bicubic(video[:, chosen], *self.grid.scales[-1])
+        losses = self.losses(rebuilt.flatten(0, 1), target.flatten(0, 1)).unflatten(0, rebuilt.shape[:2])
+        mask, values = _known_losses(selection.keep, selection.counts, chosen, losses.detach())
+        return TaskResult(
+            frame_losses=losses,
+            frames=chosen,
+            reconstruction=rebuilt,
+            task_losses=values,
+            task_losses_mask=mask,
+            traj_len_each_reward=trajectory_lengths(selection.counts, chosen, video.device),
+            kept=kept_in_frames(selection, chosen),
+            gazing_ratio=float(selection.keep.sum()) / (len(video) * steps * self.grid.size),
+        )
+
+    def _sample(self, steps: int) -> list[int]:
+        if not self.training or self.sample_rate == 1:
+            return list(range(steps))
+        return torch.randperm(steps)[: max(int(steps * self.sample_rate), 1)].tolist()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: torch.device | str | None = None,
+        sample_rate: float = 1.0,
+        feature_models: Mapping[str, str] | None = None,
+        changes: Mapping[str, str] | None = None,
+    ) -> VideoMAETask:
+        """From a folder or a hub repository: a published checkpoint (also with `module.` before its keys), or a plain
+        ViT-MAE, whose embeddings of scale and time start anew. changes: of the configuration (loss_type, scales, ...).
+        """
+        config_path = find_file(source, "config.json")
+        weights_path = find_file(source, "model.safetensors")
+        processor_path = find_file(source, "preprocessor_config.json", required=False)
+        assert config_path is not None and weights_path is not None
+        config = VideoMAEConfig.from_dict(read_json(config_path) | dict(changes or {}))
+        processor = None
+        if processor_path is not None:
+            stored = read_json(processor_path)
+            side = config.grid.scales[-1][0]
+            processor = AutoGazeImageProcessor.from_dict(
+                {"offset": False} | stored | {"size": {"height": side, "width": side}}
+            )
+        task = cls(config, processor, sample_rate=sample_rate, feature_models=feature_models)
+        try:
+            stored_weights = load_file(weights_path)
+        except Exception as error:  # safetensors raises its own error type for damaged files
+            raise InputError(f"{weights_path}: not a readable safetensors file ({error})") from error
+        task.load_weights(stored_weights, str(source))
+        return task.to(device).eval()
+
+    def load_weights(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
+        """Weights by their published keys. Raises InputError naming `source` when they do not fit."""
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        expected = self.model.state_dict()
+        faults = [f"missing {name}" for name in expected if name not in weights and name not in ADDED]
+        faults += [f"unknown {name}" for name in weights if name not in expected]
+        faults += [
+            f"{name} is {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
+            for name, tensor in expected.items()
+            if name in weights and weights[name].shape != tensor.shape
+        ]
+        if faults:
+            more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
+            raise InputError(f"{source}: the weights do not fit config.json: {'; '.join(faults[:8])}{more}")
+        self.model.load_state_dict(weights, strict=False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """config.json, preprocessor_config.json and model.safetensors, under the published keys."""
+        target = output_folder(folder)
+        write_json(target / "config.json", self.model.config.to_dict())
+        write_json(target / "preprocessor_config.json", self.processor.to_dict())
+        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        with atomic_write(target / "model.safetensors") as temporary:
+            save_file(weights, temporary, metadata={"format": "pt"})
+
+
+def _known_losses(
+    keep: torch.Tensor, counts: list[int], frames: list[int], losses: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """keep: (B, n); losses: (B, R) of `frames` -> mask and values (B, n): a rebuilt frame's loss stands at every slot
+    that is its last, or that a padded one follows."""
+    masks, values = [], []
+    for t, part in enumerate(keep.split(counts, dim=1)):
+        ends = torch.ones_like(part)
+        ends[:, :-1] = ~part[:, 1:]
+        wanted = ends.float() if t in frames else torch.zeros_like(part, dtype=torch.float32)
+        loss = losses[:, frames.index(t), None] if t in frames else losses.new_zeros(len(part), 1)
+        masks.append(wanted)
+        values.append(wanted * loss)
+    return torch.cat(masks, dim=1), torch.cat(values, dim=1)

@@ -1,0 +1,52 @@
+"""Hooks of mkdocs, see mkdocs.yml: what the built manual has and its Markdown only names.
+
+`<!-- help: VERB -->` becomes what `autogaze-mllm VERB --help` prints. Links to `../benchmarks/results/` lead to
+copies of these files in the site, so that plots are shown and every figure can be looked up.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
+WIDTH = 100  # columns of a help text
+
+
+def help_text(command: str) -> str:
+    """What `autogaze-mllm COMMAND --help` prints."""
+    from autogaze_mllm.cli import main
+
+    before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), str(WIDTH)
+    printed = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(printed), contextlib.suppress(SystemExit):
+            main([*command.split(), "--help"])
+    finally:
+        os.environ.pop("COLUMNS")
+        if before is not None:
+            os.environ["COLUMNS"] = before
+    return printed.getvalue()
+
+
+def on_files(files: Any, config: Any) -> Any:
+    from mkdocs.structure.files import File  # the tests use `help_text` without mkdocs
+
+    for path in sorted(path for path in RESULTS.rglob("*") if path.is_file()):
+        name = f"results/{path.relative_to(RESULTS).as_posix()}"
+        files.append(File.generated(config, name, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown: str, **_: Any) -> str:
+    markdown = markdown.replace("](../benchmarks/results/", "](results/")
+    return re.sub(r"<!-- help: ([\w -]+?) -->", lambda found: f"```text\n{help_text(found[1])}```", markdown)
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """A number and its sign, and the ends of an interval, stay on one line."""
+    return re.sub(r"(\d) to (?=\d)", r"\1&nbsp;to&nbsp;", re.sub(r"(\d) %", r"\1&nbsp;%", html))

@@ -1,0 +1,160 @@
+"""Samples from json: both conventions, tags, and a check that reports every fault with its file and row."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from PIL import Image
+
+import autogaze_mllm as am
+from autogaze_mllm.cli import main
+from autogaze_mllm.finetuning.data.samples import check_samples, load_samples, read_samples
+
+from ..helpers.finetune_files import turns
+
+
+def write(folder, rows, name="data.jsonl"):
+    path = folder / name
+    if name.endswith(".jsonl"):
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    else:
+        path.write_text(json.dumps(rows))
+    return path
+
+
+def only(folder, row):
+    samples, faults = read_samples([write(folder, [row])])
+    return samples[0] if samples else None, [fault.message for fault in faults]
+
+
+def test_both_conventions_say_the_same(tmp_path):
+    first = {"video": "a.mp4", "image": ["b.png"], "conversations": turns("see <video> and <image>", "yes")}
+    second = {
+        "videos": ["a.mp4"],
+        "images": ["b.png"],
+        "messages": [
+            {"role": "user", "content": "see <video> and <image>"},
+            {"role": "assistant", "content": "yes"},
+        ],
+    }
+    third = {
+        "messages": [
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "see "},
+                    {"type": "video", "video": "a.mp4"},
+                    {"type": "text", "text": " and "},
+                    {"type": "image", "path": "b.png"},
+                ],
+            },
+            {"role": "assistant", "content": [{"type": "text", "text": "yes"}]},
+        ]
+    }
+    found = load_samples([write(tmp_path, [first, second, third], "all.json")])
+    assert len(found) == 3
+    for sample in found:
+        assert [(turn.role, turn.text) for turn in sample.turns] == [
+            ("user", "see <video> and <image>"),
+            ("assistant", "yes"),
+        ]
+        assert [(medium.kind, medium.path) for medium in sample.media] == [
+            ("video", tmp_path / "a.mp4"),
+            ("image", tmp_path / "b.png"),
+        ]
+    assert [sample.place.rsplit(", ")[1] for sample in found] == ["row 1", "row 2", "row 3"]
+
+
+def test_media_are_in_the_order_of_their_tags(tmp_path):
+    row = {"videos": ["1.mp4", "2.mp4"], "image": "3.png", "conversations": turns("<video> <image> <video>?", "no")}
+    sample, _ = only(tmp_path, row)
+    assert [medium.path.name for medium in sample.media] == ["1.mp4", "3.png", "2.mp4"]
+
+
+def test_without_tags_media_come_first_and_image_tags_may_stand_for_videos(tmp_path):
+    sample, _ = only(tmp_path, {"video": "1.mp4", "image": "2.png", "conversations": turns("what?", "that")})
+    assert sample.turns[0].text == "<video>\n<image>\nwhat?"
+    sample, _ = only(tmp_path, {"video": "1.mp4", "conversations": turns("<image>\nwhat?", "that")})
+    assert sample.turns[0].text == "<video>\nwhat?" and sample.media[0].kind == "video"
+
+
+def test_media_root_and_absolute_paths(tmp_path):
+    path = write(tmp_path, [{"video": ["a.mp4", "/else/b.mp4"], "conversations": turns("<video><video>?", "x")}])
+    media = load_samples([path], tmp_path / "films")[0].media
+    assert [str(medium.path) for medium in media] == [str(tmp_path / "films" / "a.mp4"), "/else/b.mp4"]
+
+
+FAULTS = {
+    "tags": ({"video": "a.mp4", "conversations": turns("<video><video>?", "x")}, "2 <video> tags, but 1 videos"),
+    "no media": ({"conversations": turns("<image>?", "x")}, "1 <image> tags, but 0 images"),
+    "order": ({"conversations": [*turns("a?", "b"), *turns("c?", "d")][1:]}, "turn 1 is the assistant's, expected"),
+    "no answer": ({"conversations": turns("a?", "b")[:1]}, "the last turn must be the assistant's"),
+    "empty answer": ({"conversations": turns("a?", " ")}, "turn 2 has no text"),
+    "tag in an answer": (
+        {"image": "i.png", "conversations": turns("a?", "<image>")},
+        "turn 2 is the assistant's and has",
+    ),
+    "unknown role": ({"conversations": [{"from": "robot", "value": "a"}]}, "turn 1: 'from' must be one of"),
+    "text": ({"messages": [{"role": "user", "content": 7}]}, "turn 1: 'content' must be text, got 7"),
+    "no turns": ({"video": "a.mp4"}, "expected either 'conversations' or 'messages'"),
+    "both": ({"messages": [], "conversations": []}, "got both"),
+    "path": ({"video": 5, "conversations": turns("a?", "b")}, "'video' must be a path or a list of paths, got 5"),
+    "not an object": ([1], "expected an object, got list"),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_faulty_row_is_reported(name, tmp_path):
+    row, message = FAULTS[name]
+    sample, faults = only(tmp_path, row)
+    assert sample is None
+    assert any(message in fault for fault in faults), faults
+
+
+def test_check_reports_all_faults_of_all_files_with_file_and_row(tmp_path, clip, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    Image.new("RGB", (8, 8)).save(tmp_path / "good.png")
+    whole = (tmp_path / "good.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    first = write(
+        tmp_path,
+        [
+            {"video": str(clip), "conversations": turns("<video>?", "fine")},
+            "{not json",
+            {"video": "broken.mp4", "conversations": turns("<video>?", "x")},
+            "",
+            {"video": "missing.mp4", "image": "cut.png", "conversations": turns("<video><image>?", "x")},
+        ],
+    )
+    second = write(tmp_path, [{"image": "good.png", "conversations": turns("a <image>?", "")}], "more.json")
+    assert main(["finetune", "--check", "--data", str(first), str(second)]) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines[:-1]] == [
+        f"{first}, row 2",
+        f"{first}, row 3",
+        f"{first}, row 5",
+        f"{first}, row 5",
+        f"{second}, row 1",
+    ]
+    assert "missing.mp4: no such file" in "".join(lines) and "cut.png: not a readable image" in "".join(lines)
+    assert lines[-1].endswith("5 faults")
+    assert main(["finetune", "--check", "--json", "--data", str(first)]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert [fault["row"] for fault in told["faults"]] == [2, 3, 5, 5]
+    good = write(tmp_path, [{"video": str(clip), "conversations": turns("<video>?", "fine")}], "good.jsonl")
+    assert main(["finetune", "--check", "--data", str(good)]) == 0
+    samples, faults = check_samples([good])
+    assert len(samples) == 1 and not faults
+
+
+def test_training_refuses_faulty_data_before_anything_else(tmp_path, capsys):
+    bad = write(tmp_path, [{"conversations": turns("a?", "")}])
+    assert main(["finetune", "--data", str(bad), "--output", str(tmp_path / "out")]) == 2
+    assert f"{bad}, row 1: turn 2 has no text" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert main(["finetune", "--data", str(tmp_path / "no.json"), "--output", str(tmp_path / "out")]) == 2
+    assert "no.json: cannot be read" in capsys.readouterr().err
+    (tmp_path / "text.json").write_text('{"a": 1}')
+    with pytest.raises(am.InputError, match="expected a json list of samples"):
+        load_samples([tmp_path / "text.json"])

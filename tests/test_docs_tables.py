@@ -1,0 +1,144 @@
+"""The tables of the manual are those of the results: `<!-- table: NAME -->` says which."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+
+import autogaze_mllm as am
+
+ROOT = Path(am.__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def table(name: str) -> list[list[str]]:
+    """The cells of a table, without its head."""
+    found = [
+        match[1]
+        for page in (ROOT / "docs").glob("*.md")
+        for match in re.finditer(rf"<!-- table: {name} -->\n\n((?:\|.*\n)+)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(found) == 1, name
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in found[0].splitlines()[2:]]
+
+
+def test_every_table_that_says_so_is_compared():
+    named = {
+        name
+        for page in (ROOT / "docs").glob("*.md")
+        for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
+    }
+    tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
+    assert named == tables | {"gaze_speed_h100", "latency_h100", "question_h100"}
+
+
+def results(name: str) -> list[dict]:
+    return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+
+
+def shown(value: float | None, pattern: str = "{:.0f}") -> str:
+    return "" if value is None else pattern.format(value)
+
+
+def per_second(row: dict, name: str = "seconds_per_clip", pattern: str = "{:.0f}") -> str:
+    return pattern.format(1 / row[name]) if name in row else ""
+
+
+def test_gaze_speed_on_an_h100():
+    before = {(row["batch"], row["ratio"], row["dtype"]): row for row in results("gaze_speed_h100_masks")}
+    expected = []
+    for row in results("gaze_speed_h100"):
+        kind = (row["batch"], row["ratio"], row["dtype"])
+        measured = [per_second(row), f"{row['share_of_matmul_rate']:.1%}", f"{row['peak_mib']:.0f}"]
+        rivals = [per_second(before.get(kind, {})), per_second(row, "reference_seconds_per_clip", "{:.1f}")]
+        expected.append([*map(str, kind), *measured, *rivals])
+    assert table("gaze_speed_h100") == expected
+
+
+def test_latency_on_an_h100():
+    expected = []
+    for row in results("latency_h100"):
+        tower, mllm, spent = row["tower"], row["mllm"], row["milliseconds"]
+        cells = [f"{row['fps']} x {row['side']}", f"{100 * row['ratio']:.1f} %"]
+        cells += [shown(tower["dense"]), shown(tower["gazed"])]
+        cells += [shown(spent[name]) for name in ("gaze", "gather", "gazed tower")]
+        cells += [shown(tower["speedup"], "{:.1f}x"), shown(mllm["dense"]), shown(mllm["gazed"])]
+        expected.append([*cells, shown(mllm["speedup"], "{:.1f}x")])
+    assert table("latency_h100") == expected
+
+
+def test_a_question_on_an_h100():
+    expected = []
+    for row in results("question_h100"):
+        stages = [
+            f"{row['stage_seconds'][name]:.1f}" for name in ("decode", "resize", "gaze", "gather", "tower", "llm")
+        ]
+        counts = [f"{row['patches']:,}", f"{row['visual_tokens']:,}"]
+        expected.append([row["gaze"], *counts, f"{row['seconds']:.1f}", *stages, f"{row['peak_gib']:.1f}"])
+    assert table("question_h100") == expected
+
+
+def test_gaze_speed():
+    rows = json.loads((RESULTS / "gaze_speed_cpu.json").read_text())["rows"]
+    expected = [
+        [
+            str(row["batch"]),
+            row["ratio"],
+            f"{row['seconds_per_clip']:.2f}",
+            f"{row['share_of_matmul_rate']:.0%}",
+            f"{row['peak_mib']:.0f}",
+            f"{row['reference_seconds_per_clip']:.1f}",
+        ]
+        for row in rows
+        if row["dtype"] == "fp32"
+    ]
+    assert table("gaze_speed") == expected
+    assert all(row["ids_as_in_reference"] == 1 for row in rows if row["dtype"] == "fp32")
+
+
+def test_signvid():
+    looks = json.loads((RESULTS / "signvid_cpu.json").read_text())["looks"]
+    expected = []
+    for name in ("gaze", "pixel-diff", "random", "whole-448", "all"):
+        look = looks[name]
+        accuracy, kinds = look["accuracy"], look["kinds"]
+        low, high = 100 * accuracy["low"], 100 * accuracy["high"]
+        expected.append(
+            [
+                f"{100 * accuracy['value']:.1f} % ({low:.0f} to {high:.0f})",
+                " / ".join(f"{100 * kinds[kind]['value']:.0f} %" for kind in ("read", "first", "count")),
+                f"{100 * look['unparsed']:.0f} %",
+                f"{look['tokens']:.0f}",
+                f"{look['first']:.1f}",
+                f"{look['further']:.2f}",
+                f"{look['peak']:.2f}",
+            ]
+        )
+    assert [row[1:] for row in table("signvid")] == expected
+
+
+def test_gaze_reconstruction():
+    expected = []
+    for kind in ("generated", "real"):
+        with (RESULTS / "gaze_reconstruction" / f"{kind}_summary.csv").open(newline="") as file:
+            rows = {row["setting"]: row for row in csv.DictReader(file) if row["selector"] == "bundled"}
+        for setting in ("task_0.20", "task_0.40", "ratio_0.05"):
+            row = rows[setting]
+            others = [f"{float(row[f'patches_over_{other}']):.2f}" for other in ("random", "greedy", "pixel_diff")]
+            measured = row["measured_over_asked"]
+            kept = f"{100 * float(row['ratio']):.1f} %"
+            expected.append([kept, *others, f"{float(measured):.2f}" if measured else ""])
+    assert [row[2:] for row in table("gaze_reconstruction")] == expected
+
+
+def test_finetune_memory(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["finetune_memory.py"])
+    runpy.run_path(str(ROOT / "benchmarks" / "finetune_memory.py"), run_name="__main__")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
+    assert table("finetune_memory") == [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
