@@ -275,6 +275,7 @@ def test_a_folder_without_clips_is_one_line(tmp_path: Path) -> None:
         read_pack(tmp_path, "train", CPU)
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_in_small(tmp_path: Path) -> None:
     """Pack, train, calibrate; the result is a gaze model of the published size that reads."""
     write_clips(tmp_path / "videos", 2, frames=12)
