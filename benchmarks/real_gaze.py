@@ -29,9 +29,9 @@ from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.files import output_folder, read_json, write_json
 from autogaze_mllm.gaze.selection import GazingInfo, read_selection
+from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
-from autogaze_mllm.gaze.selectors.registry import load_selector
 from autogaze_mllm.training.data.camera import CODEC, CONDITIONS, NOISE, CameraClip
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import Setting, default_task, own_unit

@@ -13,31 +13,46 @@ taken off it, and what a patch would bring onto the canvas is put on its account
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
 from ...common.pixels import resize_bicubic
-from ..autogaze.budget import Ratio, patches_per_frame
 from ..grid import PatchGrid, mask_to_positions
 from ..mosaic import BLANK, Atoms, PatchPainter
+from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info
+from .base import PIXEL_LOSS, Selector
 from .noise import NoiseMeter
 
 MARGIN = 0.2  # a patch must take away more than this share of the noise's variance: estimates are noisy themselves
 MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overlaps; 4 to 10 rounds are usual
 
 
-class PixelDiffSelector:
+class PixelDiffSelector(Selector):
     """`loss`: root mean square error, on a scale where black to white is 1, that a place may be off by.
 
     noise_floor: whether what sensor noise explains does not count as change.
     """
 
     name = "pixel-diff"
-    default_loss: float | None = 0.05
+    default_loss = 0.05
+    loss_unit = PIXEL_LOSS
+    thread_safe = True
 
     def __init__(self, noise_floor: bool = True) -> None:
         self.noise_floor = noise_floor
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name, "noise_floor": self.noise_floor}
+
+    def store(self, folder: Path) -> dict[str, Any]:
+        return {**super().store(folder), "noise_floor": self.noise_floor}
+
+    @classmethod
+    def restored(cls, entry: dict[str, Any]) -> PixelDiffSelector:
+        return cls(entry.get("noise_floor", True))  # entries from before there was one: the default rule
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; loss None: only the budget ends a frame."""
@@ -47,7 +62,8 @@ class PixelDiffSelector:
         painter = PatchPainter(grid, frames.device)
         atoms = Atoms(painter)
         canvas = torch.full_like(frames[:, 0], BLANK)
-        meter, own = NoiseMeter() if self.noise_floor else None, _own_share(painter)
+        meter = NoiseMeter() if self.noise_floor else None
+        own = [0.0] * len(painter.axes) if meter is None else _own_share(painter)
         ids, keeps = [], []
         for t in range(steps):
             level = frames.new_zeros(batch) if meter is None else meter.next_frame(frames[:, t])
