@@ -51,7 +51,7 @@ class TrainingSettings:
     temperature) at generation's positions; `published` are those of the published trainer.
     convolution_lr: of the gaze model's spatial convolutions, as a share of lr (1: as published).
     hint_weight: of the hints (see `hints`) at the start, in NTP with searched labels; it fades to 0.
-    relative_prediction: 0, or r: an error of the predicted loss counts relative to the loss + r (NTP).
+    relative_prediction: 0, or r: an error of the predicted loss counts relative to that prediction + r (NTP).
     discount, group_size, temperature, top_k: GRPO. train_gaze, train_task: what learns.
     """
 
