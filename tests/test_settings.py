@@ -1,0 +1,160 @@
+"""A setting is declared once and reaches every place that names settings; nobody has to add it there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autogaze_mllm as am
+from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options
+from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
+from autogaze_mllm.evaluation.reports.published import differences_in_words
+from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
+
+ROOT = Path(am.__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import docs_hooks  # noqa: E402  # a script, not part of the package
+
+OTHER: dict[type, Any] = {int: 7, float: 0.125, bool: False}
+FIELDS = settings_of(am.VideoSettings)
+VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
+
+
+def names(kind: type) -> list[str]:
+    return list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+def other(one: Any) -> Any:
+    return OTHER[one.kind]
+
+
+def text_of(value: Any) -> str:
+    return str(value).lower()
+
+
+def test_every_field_is_declared():
+    assert [one.name for one in FIELDS] == names(am.VideoSettings)
+    assert all(one.help and one.option and one.group for one in FIELDS)
+
+
+@pytest.mark.parametrize("verb", VIDEO_VERBS)
+def test_every_verb_that_takes_videos_has_every_option(verb):
+    text = docs_hooks.help_text(verb)
+    for one in FIELDS:
+        assert re.search(rf"^  {one.option}\b", text, flags=re.MULTILINE), one.name
+
+
+def test_options_become_settings():
+    parser = argparse.ArgumentParser()
+    gaze_options(parser, "")
+    assert chosen_settings(parser.parse_args([])) == am.VideoSettings()
+    assert chosen_settings(parser.parse_args(["--preset", "nvila-hd"])) == am.preset("nvila-hd")
+    given = [
+        word
+        for one in FIELDS
+        for word in ([f"--no-{one.name}"] if one.kind is bool else [one.option, text_of(other(one))])
+    ]
+    expected = {one.name: other(one) for one in FIELDS}
+    assert chosen_settings(parser.parse_args([*given, "--preset", "fast"])).to_dict() == expected
+
+
+@pytest.mark.parametrize("one", FIELDS, ids=lambda one: one.name)
+def test_every_setting_can_be_swept(one):
+    points = parse_sweep(f"{one.name}={text_of(other(one))}")
+    variant = sweep_variants(points, am.PixelDiffSelector(), "pixel-diff", am.VideoSettings(), 0)[0]
+    assert variant.settings == am.VideoSettings().changed(**{one.name: other(one)})
+    if one.kind is bool:
+        with pytest.raises(am.InputError, match="is not a list of true and false"):
+            parse_sweep(f"{one.name}=maybe")
+
+
+@pytest.mark.parametrize("one", FIELDS, ids=lambda one: one.name)
+def test_reports_say_which_setting_differs_from_the_published_one(one):
+    seen = {"gaze": "nvidia/AutoGaze", "selector": {"weights": "..."}, "loss_in_force": 0.6}
+    run: dict[str, Any] = {
+        "benchmark": "videomme",
+        "split": "test",
+        "subtitles": False,
+        "made_up": False,
+        "limit": None,
+        "max_new_tokens": 16,
+        "model": {"name": "nvidia/NVILA-8B-HD-Video"},
+    }
+    video = am.preset("nvila-hd").to_dict()
+    assert differences_in_words({**run, "seen": {**seen, "video": video}}, 2700) == []
+    video[one.name] = other(one)
+    if one.name in ("loss", "predicted_loss"):  # which of the two is in force stands in the run
+        seen["loss_in_force"] = other(one)
+    said = differences_in_words({**run, "seen": {**seen, "video": video}}, 2700)
+    assert len(said) == 1 and ("no" if one.kind is bool else str(other(one))) in said[0]
+
+
+def test_the_manual_has_a_table_of_all_settings():
+    page = (ROOT / "docs" / "large-videos.md").read_text(encoding="utf-8")
+    rows = docs_hooks.on_page_markdown(page)
+    for one in FIELDS:
+        assert f"| `{one.name}`, `--" in rows and one.option.removeprefix("--") in rows
+    assert "| 0.75 |" in rows and "| the selector's own |" in rows and "`--[no-]enlarge`" in rows
+
+
+# -- what declarations do ----------------------------------------------------------------------------------------------
+
+
+@settings("paint: ")
+class Paint:
+    coats: int = setting("layers", default=2, at_least=1)
+    tint: Number = setting("how dark", default=0.5, above=0, below=1, usual=False)
+    dry: bool = setting("wait in between", default=False)
+    wet: bool = setting("begin on wet ground", default=True, off="--no-water")
+    width: Span = setting("of a stroke", default=(1, 2.5))
+    press: PerFrame = setting("of the hand", default=1, at_least=0, refusal="the hand presses with at least 0")
+
+    def __post_init__(self) -> None:
+        if self.coats > 5:
+            raise am.InputError("more coats than 5 crack")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coats": 0}, "paint: coats must be at least 1, got 0"),
+        ({"coats": True}, "paint: coats must be a whole number, got True"),
+        ({"coats": 6}, "paint: more coats than 5 crack"),
+        ({"tint": 1}, "paint: tint must lie in (0, 1), got 1"),
+        ({"tint": float("nan")}, "paint: tint must lie in (0, 1), got nan"),
+        ({"tint": "dark"}, "paint: tint must be a number, got 'dark'"),
+        ({"dry": 1}, "paint: dry must be true or false, got 1"),
+        ({"width": (1, 2, 3)}, "paint: width must be two numbers, got (1, 2, 3)"),
+        ({"press": (1, -1)}, "paint: the hand presses with at least 0, got -1"),
+        ({"brush": 3}, "paint: unknown setting 'brush'; known: coats, dry, press, tint, wet, width"),
+    ],
+    ids=str,
+)
+def test_what_is_refused_is_refused_in_one_line(given, message):
+    with pytest.raises(am.InputError, match=f"^{re.escape(message)}$"):
+        Paint(**given)
+
+
+def test_values_stay_what_they_were_given_as():
+    paint = Paint(tint=0.25, width=[1, 2], press=[0, 1])  # type: ignore[arg-type]
+    assert (paint.width, paint.press) == ((1, 2), (0, 1)) and isinstance(paint.press[0], int)  # type: ignore[index]
+
+
+def test_help_says_defaults_as_declared():
+    parser = argparse.ArgumentParser()
+    add_settings(parser, Paint)
+    text = " ".join(parser.format_help().split())
+    for words in (
+        "layers (default 2)",
+        "--tint TINT how dark --dry",
+        "--dry wait in between",
+        "--no-water begin on wet",
+    ):
+        assert words in text
+    given = parser.parse_args(["--no-water", "--coats", "3"])
+    assert given.no_water and given.coats == 3 and given.dry is False
