@@ -2,38 +2,52 @@
 
 Exit codes: 0 done, 1 done but some videos could not be read (eval), 2 the input is at fault (one line on standard
 error), 130 interrupted.
+
+Nothing is imported before `main` runs, and little before a verb does its work: an interruption is one line from the
+start, and --help answers at once.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from .commands import ask, cache, eval, finetune, gaze, info, label, merge, train_gaze
-from .common.errors import InputError
-
-VERBS = (ask, gaze, eval, cache, info, finetune, merge, label, train_gaze)
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Sequence
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        print("autogaze-mllm: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
+    from .common.errors import InputError
+
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
     except InputError as error:
         print(f"autogaze-mllm: error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("autogaze-mllm: interrupted", file=sys.stderr)
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
+    import argparse
+
+    from . import __version__
+    from .commands import ask, cache, eval, finetune, gaze, info, label, merge, train_gaze
+
     parser = argparse.ArgumentParser(
         prog="autogaze-mllm", description="Multimodal LLMs that look only where it matters."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in VERBS:
+    for verb in (ask, gaze, eval, cache, info, finetune, merge, label, train_gaze):
         verb.add(verbs)
     return parser
 

@@ -59,6 +59,7 @@ def plan(small: bool, pack: Path | None) -> list[Step]:
     tests += ["--continue-on-collection-errors"]  # of a package that only other tests need
     tests += ["tests/test_cuda.py", "-k", "golden or backends"] if small else ["tests"]
     speed = ["--batches", "1", "--ratios", "0.02", "--dtypes", "bf16", "--repeats", "1", "--limit", "0.1"]
+    profiled = ["--batches", "1", "--ratios", "0.009"]
     latency = ["--size", "tiny", "--points", "2", "--repeats", "1", "--limit", "0.2"]
     video = ["--pixels", "320x240", "--frames", "24", "--warm-up", "17"]
     question = [*video, "--size", "tiny", "--tile", "112", "--tiles", "4", "--thumbnails", "2"]
@@ -66,6 +67,7 @@ def plan(small: bool, pack: Path | None) -> list[Step]:
     if not small:
         speed = ["--gaze", "bundled", "--batches", "1,8,32,128,512", "--ratios", "0.1,0.75,preset", "--repeats", "3"]
         speed += ["--dtypes", "bf16,fp32", "--captures", "graphs,off", "--limit", "1", "--minutes", "0.7"]
+        profiled = []
         latency = ["--size", "nvila-8b", "--repeats", "2", "--limit", "4"]
         video = question = []
     videos = ("--video-folder", "{work}/videos")
@@ -84,6 +86,12 @@ def plan(small: bool, pack: Path | None) -> list[Step]:
             120,
             ("gaze_speed.json",),
             ("gaze_speed.png",),
+        ),
+        Step(
+            "profile",
+            python("gaze_profile.py", *profiled, *device, "--out", "{work}/gaze_profile.json"),
+            40,
+            ("gaze_profile.json",),
         ),
         Step(
             "latency",
@@ -251,6 +259,7 @@ def facts(path: Path, device_name: str | None) -> None:
 
 def table(report: dict[str, Any]) -> str:
     """The results in a few lines: what came of each step, then the figures that matter."""
+    import gaze_profile
     import gaze_speed
     import latency
     import question
@@ -262,7 +271,8 @@ def table(report: dict[str, Any]) -> str:
             found = step["machine"]
             rates = ", ".join(f"{kind} {rate:.1f} TFLOP/s" for kind, rate in found["matmul_tflops"].items())
             lines.append(f"  {found['device']}: copy {found['copy_gb_per_second']:.0f} GB/s, matmul {rates}")
-        for kind, module in (("gaze_speed", gaze_speed), ("latency", latency), ("question", question)):
+        modules = {"gaze_speed": gaze_speed, "gaze_profile": gaze_profile, "latency": latency, "question": question}
+        for kind, module in modules.items():
             if kind in step and step[kind]["rows"]:
                 lines += ["  " + line for line in module.table(step[kind]["rows"]).splitlines()]  # type: ignore[attr-defined]
     return "\n".join(lines)

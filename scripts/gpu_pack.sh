@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Gathers in .gpu_pack/ (not under version control) what a bare GPU machine without a package index lacks: the wheel of
-# av, which reads videos, for its Python and platform. Prints the size of what has to travel: the tree and the pack.
+# av, which reads videos, for its Python and platform. With CLIPS=FOLDER also the videos of that folder as small clips,
+# for the script's training step (--train .gpu_pack/clips). Prints the size of what has to travel: the tree and the pack.
 #
-#   scripts/gpu_pack.sh [PACKAGE==VERSION ...]        PYTHON_VERSION=3.12 by default
+#   [CLIPS=FOLDER] scripts/gpu_pack.sh [PACKAGE==VERSION ...]        PYTHON_VERSION=3.12 by default
 set -euo pipefail
 
 HERE=$(cd "$(dirname "$0")/.." && pwd)
@@ -16,7 +17,10 @@ for tag in manylinux_2_34 manylinux_2_31 manylinux_2_28 manylinux_2_27 manylinux
 done
 $PYTHON -m pip download -q --no-deps --only-binary=:all: --python-version "${PYTHON_VERSION:-3.12}" --implementation cp \
     "${platforms[@]}" -d "$PACK/wheels" "${@:-$AV}"
+if [ -n "${CLIPS:-}" ]; then
+    $PYTHON "$HERE/scripts/pack_clips.py" "$CLIPS" "$PACK/clips" --generated 48
+fi
 tree=$(cd "$HERE" && git ls-files -z | xargs -0 du -cb | tail -n 1 | cut -f1)
 pack=$(du -sb "$PACK" | cut -f1)
 echo "tree $((tree >> 20)) MiB + .gpu_pack $((pack >> 20)) MiB = $(((tree + pack) >> 20)) MiB"
-ls -l "$PACK"/wheels
+du -sh "$PACK"/*

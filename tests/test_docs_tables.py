@@ -34,7 +34,54 @@ def test_every_table_that_says_so_is_compared():
         for page in (ROOT / "docs").glob("*.md")
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
-    assert named == {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
+    tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
+    assert named == tables | {"gaze_speed_h100", "latency_h100", "question_h100"}
+
+
+def results(name: str) -> list[dict]:
+    return json.loads((RESULTS / f"{name}.json").read_text())["rows"]
+
+
+def shown(value: float | None, pattern: str = "{:.0f}") -> str:
+    return "" if value is None else pattern.format(value)
+
+
+def per_second(row: dict, name: str = "seconds_per_clip", pattern: str = "{:.0f}") -> str:
+    return pattern.format(1 / row[name]) if name in row else ""
+
+
+def test_gaze_speed_on_an_h100():
+    before = {(row["batch"], row["ratio"], row["dtype"]): row for row in results("gaze_speed_h100_masks")}
+    expected = []
+    for row in results("gaze_speed_h100"):
+        kind = (row["batch"], row["ratio"], row["dtype"])
+        measured = [per_second(row), f"{row['share_of_matmul_rate']:.1%}", f"{row['peak_mib']:.0f}"]
+        rivals = [per_second(before.get(kind, {})), per_second(row, "reference_seconds_per_clip", "{:.1f}")]
+        expected.append([*map(str, kind), *measured, *rivals])
+    assert table("gaze_speed_h100") == expected
+
+
+def test_latency_on_an_h100():
+    expected = []
+    for row in results("latency_h100"):
+        tower, mllm, spent = row["tower"], row["mllm"], row["milliseconds"]
+        cells = [f"{row['fps']} x {row['side']}", f"{100 * row['ratio']:.1f} %"]
+        cells += [shown(tower["dense"]), shown(tower["gazed"])]
+        cells += [shown(spent[name]) for name in ("gaze", "gather", "gazed tower")]
+        cells += [shown(tower["speedup"], "{:.1f}x"), shown(mllm["dense"]), shown(mllm["gazed"])]
+        expected.append([*cells, shown(mllm["speedup"], "{:.1f}x")])
+    assert table("latency_h100") == expected
+
+
+def test_a_question_on_an_h100():
+    expected = []
+    for row in results("question_h100"):
+        stages = [
+            f"{row['stage_seconds'][name]:.1f}" for name in ("decode", "resize", "gaze", "gather", "tower", "llm")
+        ]
+        counts = [f"{row['patches']:,}", f"{row['visual_tokens']:,}"]
+        expected.append([row["gaze"], *counts, f"{row['seconds']:.1f}", *stages, f"{row['peak_gib']:.1f}"])
+    assert table("question_h100") == expected
 
 
 def test_gaze_speed():

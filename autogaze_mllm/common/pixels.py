@@ -61,7 +61,10 @@ class PixelFormat:
 
 def resize_frames(frames: np.ndarray, height: int, width: int, device: torch.device) -> torch.Tensor:
     """uint8 (n, H, W, 3) -> uint8 (n, 3, height, width) on `device`: antialiased bicubic, aspect not kept."""
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).to(device)
+    pixels = torch.from_numpy(frames)
+    if device.type == "cuda":  # from page-locked memory the copy runs beside what the caller does next
+        pixels = pixels.pin_memory().to(device, non_blocking=True)
+    pixels = pixels.to(device).permute(0, 3, 1, 2)
     if pixels.shape[-2:] == (height, width):
         return pixels
     size, mode = (height, width), "bicubic"

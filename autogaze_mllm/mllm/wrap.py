@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import logging
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from .families import Family, family_class
 from .model import GazedModel
 from .native import native_class
 from .preprocessing import Preprocessing
-from .registry import _wrapped
+from .registry import remember, wrapper_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,8 +80,7 @@ def wrap(
         base, source = model, type(model).__name__
         if device is not None or dtype is not None:
             raise InputError("device and dtype are those of the loaded model: move it with .to() before wrapping")
-        holder = _wrapped.get(base)
-        if holder is not None and holder() is not None:
+        if wrapper_of(base) is not None:
             raise InputError("this model is already wrapped: use that wrapper, or call its unwrap() first")
         adapter = family_class(getattr(base, "config", None), source)
         settings = _settings(settings or adapter.default_settings(), overrides)
@@ -109,7 +107,7 @@ def wrap(
         Tiling.plan(selector.grid, tower.grid)  # a gaze model that cannot select on this grid is refused here
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
-    _wrapped[base] = weakref.ref(wrapped)
+    remember(base, wrapped)
     return wrapped
 
 

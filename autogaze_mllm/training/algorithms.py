@@ -1,4 +1,6 @@
-"""The losses: next-token prediction on labels (section D.1) and GRPO on the model's own selections (section D.2).
+"""The losses: next-token prediction on labels, and GRPO on the model's own selections.
+
+docs/specification.md, "Losses of the gaze model", says what is minimised.
 
 Shapes: B rows, n entries over all frames, R rewards of a row, G rows of a group. Rows are group-major: row g * B' + b.
 """

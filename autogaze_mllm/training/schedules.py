@@ -1,4 +1,4 @@
-"""Learning rate and sampling temperature over the optimizer steps (section D.4 of the published trainer's facts)."""
+"""Learning rate and sampling temperature over the optimizer steps (docs/specification.md, "Schedules")."""
 
 from __future__ import annotations
 

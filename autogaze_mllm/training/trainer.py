@@ -29,7 +29,7 @@ from ..gaze.autogaze.model import AutoGaze
 from .checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
 from .config import TrainingSettings
 from .curves import plot_curves
-from .data.clips import ClipSource
+from .data.clips import ClipSettings, ClipSource
 from .data.labels import Label, collate_labels, key_of
 from .objective import Batch, GazeObjective
 from .schedules import learning_rate, temperature
@@ -235,7 +235,7 @@ class GazeTrainer:
         mine = _as_json(mine | {"clips": _as_json(vars(self.data.train.settings)), "videos": len(self.data.train)})
         if path.exists() and checkpoint_folders(self.run_folder):
             free = {"keep", "save_every", "val_every", "val_clips", "tracker", "micro_batch"}
-            stored = read_json(path)
+            stored = _filled(read_json(path), _as_json(TrainingSettings().to_dict() | {"clips": vars(ClipSettings())}))
             changed = [name for name in mine if name not in free and stored.get(name) != mine[name]]
             if changed:
                 raise InputError(
@@ -244,6 +244,16 @@ class GazeTrainer:
                 )
         if self.accelerator.is_main_process:
             write_json(path, mine)
+
+
+def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """Settings that came after a run was begun have their defaults in it."""
+    filled = {**defaults, **stored}
+    return filled | {
+        name: _filled(stored[name], value)
+        for name, value in defaults.items()
+        if isinstance(value, dict) and isinstance(stored.get(name), dict)
+    }
 
 
 def _as_json(values: dict[str, Any]) -> dict[str, Any]:

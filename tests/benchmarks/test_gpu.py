@@ -32,7 +32,7 @@ def test_all_steps_in_small(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert {name: step["state"] for name, step in report["steps"].items()} == dict.fromkeys(
-        ["videos", "machine", "tests", "gaze_speed", "latency", "question"], "ok"
+        ["videos", "machine", "tests", "gaze_speed", "profile", "latency", "question"], "ok"
     )
     assert report["steps"]["machine"]["machine"]["matmul_tflops"]["fp32"] > 0
     assert report["steps"]["latency"]["latency"]["rows"][1]["fps"] == 3

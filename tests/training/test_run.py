@@ -131,6 +131,17 @@ def test_a_run_with_other_settings_is_refused(videos: Path, tmp_path: Path) -> N
     trainer(small_gaze(), data(videos), settings(steps=2, keep=5), tmp_path)
 
 
+def test_a_run_begun_before_there_was_a_setting_goes_on_with_its_default(videos: Path, tmp_path: Path) -> None:
+    trainer(small_gaze(), data(videos), settings(steps=2), tmp_path).train()
+    path = tmp_path / "settings.json"
+    stored = json.loads(path.read_text())
+    del stored["prediction_weight"], stored["search"]["sharpness"]
+    path.write_text(json.dumps(stored))
+    with pytest.raises(InputError, match="other settings \\(prediction_weight\\)"):
+        trainer(small_gaze(), data(videos), settings(steps=2, prediction_weight=2.0), tmp_path)
+    assert trainer(small_gaze(), data(videos), settings(steps=2), tmp_path).first_step > 0
+
+
 def test_accumulated_gradients_see_every_clip_once(videos: Path, tmp_path: Path) -> None:
     """Two rounds of two clips read what one round of four reads, so the first loss is nearly the same: only the
     lengths that losses are divided by are those of half of the batch."""

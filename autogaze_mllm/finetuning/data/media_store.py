@@ -10,15 +10,14 @@ Notable design decisions:
 
 from __future__ import annotations
 
-import fcntl
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
@@ -141,7 +140,7 @@ class MediaStore:
         for video in tqdm(videos, desc="gazing", unit="video", disable=not progress or not videos):
             try:
                 key = self._keys[video] = self._keys.get(video) or self._key(video)
-                with _locked(self.cache.folder / f".{key}.lock"):
+                with FileLock(self.cache.folder / f".{key}.lock"):  # freed when the process ends, however it ends
                     if not self._entry(video).exists():
                         self._make(video)
                         made += 1
@@ -192,14 +191,3 @@ def _needs(sample: Sample) -> Iterator[_Wanted]:
     images = sum(medium.kind == "image" for medium in sample.media)
     for medium in sample.media:
         yield _Wanted(medium, alone=medium.kind == "image" and images == 1)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds the lock file; the system lets go of it when the process ends, however it ends."""
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)

@@ -1,4 +1,7 @@
-"""Budgets: how many patches a frame may keep, and the predicted loss at which it may stop earlier (A.7, A.9)."""
+"""Budgets: how many patches a frame may keep, and the predicted loss at which it may stop earlier.
+
+docs/specification.md, "Budgets", says how they are drawn.
+"""
 
 from __future__ import annotations
 

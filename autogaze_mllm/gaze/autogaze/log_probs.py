@@ -1,4 +1,6 @@
-"""Teacher-forced pass: log-probabilities and predicted losses of a given selection (section A.10).
+"""Teacher-forced pass: log-probabilities and predicted losses of a given selection.
+
+docs/specification.md, "Scoring", says what they are.
 
 Shapes: B rows, n selected entries over all frames, S sequence slots, K ids per step, V ids, id N = end.
 """

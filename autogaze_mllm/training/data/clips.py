@@ -50,9 +50,10 @@ def find_videos(sources: str | Sequence[str], split: str = "train") -> list[Path
 
 
 def frame_indices(total: int, length: int, stride: int, rng: np.random.Generator | None = None) -> list[int]:
-    """Frames of a clip (section A.3): `length` numbers, about `stride` apart, from the start or from a random place.
+    """Frames of a clip: `length` numbers, about `stride` apart, from the start or from a random place.
 
-    A video of at most length * stride frames gives its first ones, the last one repeated.
+    A video of at most length * stride frames gives its first ones, the last one repeated (docs/specification.md,
+    "Frames and clips").
     """
     if total <= length * stride:
         return [min(number, total - 1) for number in range(length)]

@@ -1,7 +1,8 @@
-"""`gazing_labels.json`: what a video's clip should be gazed at, in the published format (section D.3).
+"""`gazing_labels.json`: what a video's clip should be gazed at, in the published format.
 
 An object: path -> {"gazing_pos": [[...] per frame], "task_losses": [[...] per frame]}. Positions count on over the clip
-(frame * N + index). Entries are found by the last three parts of a path, so that a folder may be moved.
+(frame * N + index). Entries are found by the last three parts of a path, so that a folder may be moved
+(docs/specification.md, "Labels").
 """
 
 from __future__ import annotations

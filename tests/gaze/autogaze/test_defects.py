@@ -1,4 +1,4 @@
-"""Faults of the published gaze code that are absent here; the numbers are those of the project's list of them."""
+"""Faults of the published gaze code that are absent here; the numbers are those of docs/specification.md."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Choosing patches frame by frame: decoding with a budget, a stop rule and an explicit streaming state.
 
-The rules are section A.7 of the behaviour specification of the published model, for a batch of one. Rows are decoded
-together but never influence each other: each has its own cache length, budget and stopping step.
+The rules are in docs/specification.md, "Generation". Rows are decoded together but never influence each other: each has
+its own cache length, budget and stopping step.
 
 Shapes: B rows, T' gaze steps ("frames"), P prompt tokens per frame, K ids per evaluation, N patches, id N = end.
 """

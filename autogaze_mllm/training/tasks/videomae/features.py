@@ -1,4 +1,7 @@
-"""Losses between a rebuilt frame and the original: pixels, and the features of frozen vision models (section C.2)."""
+"""Losses between a rebuilt frame and the original: pixels, and the features of frozen vision models.
+
+docs/specification.md, "Reconstruction losses", says what is computed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""VideoMAE: a masked autoencoder that rebuilds frames from the kept patches of all scales (section C.1).
+"""VideoMAE: a masked autoencoder that rebuilds frames from the kept patches of all scales.
+
+docs/specification.md, "VideoMAE", says what is computed.
 
 A ViT-MAE under its published key names, with embeddings of scale and time, block-causal attention over frames, and a
 choice of the frames that are rebuilt.

@@ -1,4 +1,7 @@
-"""The published reconstruction task: a VideoMAE rebuilds frames from the kept patches (section C)."""
+"""The published reconstruction task: a VideoMAE rebuilds frames from the kept patches.
+
+docs/specification.md, "VideoMAE", says what is computed.
+"""
 
 from __future__ import annotations
 
