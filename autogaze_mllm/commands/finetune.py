@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
+from .config_file import CONFIG, write_config
 from .options import gaze_options, load_model, print_rows, quiet
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("--output is missing: where checkpoints and the result go")
     quiet()
     from ..common import distributed
+    from ..common.files import output_folder
     from ..finetuning.benchmark_eval import chosen_benchmark
     from ..finetuning.data.samples import load_samples
     from ..finetuning.deepspeed import chosen_engine
@@ -114,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
         told = describe(prepare(model, config), arguments.processes)
         print(json.dumps(told)) if arguments.json else print_rows(_rows(told))
         return 0
+    if distributed.is_first():
+        write_config(arguments, output_folder(config.output) / CONFIG)
     result = finetune(model, config, source)
     if distributed.is_first():
         kept = ("steps", "loss", "eval_loss", "eval_accuracy", "output")

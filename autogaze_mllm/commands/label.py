@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from .config_file import CONFIG, write_config
 from .options import print_rows, quiet, usable_device
 
 
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=usable_device(arguments.device),
         progress=not arguments.json,
     )
+    write_config(arguments, Path(arguments.out).with_suffix(f".{CONFIG}"))
     if arguments.json:
         result = {"files": [str(file) for file in report.files], "labels": report.labels, "patches": report.patches}
         print(json.dumps({**result, "unreadable": report.unreadable}))

@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
+from .config_file import CONFIG, write_config
 from .options import print_rows, quiet
 
 if TYPE_CHECKING:
@@ -140,6 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
     first = trainer.first_step
     if arguments.until is not None and arguments.until < first:
         raise InputError(f"--until {arguments.until}: this run has already come to step {first}")
+    if trainer.accelerator.is_main_process:
+        write_config(arguments, trainer.run_folder / CONFIG)
     trainer.train()
     if not trainer.accelerator.is_main_process:
         return 0
