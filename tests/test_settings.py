@@ -11,17 +11,34 @@ from typing import Any
 import pytest
 
 import autogaze_mllm as am
-from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options
+from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
 from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
 from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
+from autogaze_mllm.training.config import ClipSettings, LabelSettings, SearchSettings, TrainingSettings
 
 ROOT = Path(am.__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 import docs_hooks  # noqa: E402  # a script, not part of the package
 
 OTHER: dict[type, Any] = {int: 7, float: 0.125, bool: False}
+CHANGED: dict[type, Any] = {int: 7, float: 0.125, str: "other", tuple: (2, 3)}
+SPELLED: dict[type, str] = {tuple: "2:3"}
 FIELDS = settings_of(am.VideoSettings)
+# Which classes of settings a verb takes besides those of videos, and the page of the manual with their tables.
+CLASSES = {
+    ClipSettings: ("train-gaze", "gaze-training.md"),
+    TrainingSettings: ("train-gaze", "gaze-training.md"),
+    SearchSettings: ("train-gaze", "gaze-training.md"),
+    LabelSettings: ("label", "gaze-training.md"),
+}
+# Fields that have no option of their own, each for a reason.
+NO_OPTION = {
+    (ClipSettings, "side"),  # that of the published model, which it is trained at
+    (LabelSettings, "scales"),  # labels are in the published grid
+    (LabelSettings, "patch"),
+    (TrainingSettings, "search"),  # fields of its own
+}
 VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
 
 
@@ -92,6 +109,36 @@ def test_reports_say_which_setting_differs_from_the_published_one(one):
         seen["loss_in_force"] = other(one)
     said = differences_in_words({**run, "seen": {**seen, "video": video}}, 2700)
     assert len(said) == 1 and ("no" if one.kind is bool else str(other(one))) in said[0]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_field_of_other_settings_has_an_option_and_a_row_in_the_manual(kind):
+    verb, page = CLASSES[kind]
+    text = docs_hooks.help_text(verb)
+    manual = docs_hooks.on_page_markdown((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    declared = {one.name: one for one in settings_of(kind)}
+    for name in names(kind):
+        if (kind, name) not in NO_OPTION:
+            assert re.search(rf"^  {declared[name].option}\b", text, flags=re.MULTILINE), name
+        if name in declared:
+            assert f"| `{name}`" in manual and (declared[name].manual or declared[name].help), name
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_options_give_the_class_what_they_say(kind):
+    """Without options the class is as without arguments, and each option changes its field."""
+    parser = argparse.ArgumentParser()
+    for group in dict.fromkeys(one.group for one in settings_of(kind)):
+        add_settings(parser, kind, group)
+    assert kind(**values_of(parser.parse_args([]), kind)) == kind()
+    for one in settings_of(kind):
+        if one.option:
+            value = one.choices[-1] if one.choices else CHANGED.get(one.kind)
+            value = value if one.default != value else one.choices[0]
+            words = [one.option] if one.kind is bool else [one.option, SPELLED.get(one.kind, str(value))]
+            found = values_of(parser.parse_args(words), kind)
+            expected = not one.default if one.kind is bool else value
+            assert found == {**values_of(parser.parse_args([]), kind), one.name: expected}
 
 
 def test_the_manual_has_a_table_of_all_settings():

@@ -40,13 +40,30 @@ def add_settings(parser: argparse._ActionsContainer, kind: type, group: str = ""
 
 def _add_setting(parser: argparse._ActionsContainer, one: Setting, default: Any) -> None:
     named: dict[str, Any] = {"help": one.option_help, "default": default}
-    if one.kind is not bool:
-        kind = str if one.kind is tuple else one.kind
-        parser.add_argument(one.option, type=kind, metavar=one.metavar, choices=one.choices or None, **named)
+    if one.kind is tuple:
+        text = None if default is None else one.shown_default
+        parser.add_argument(one.option, metavar=one.metavar, help=one.option_help, default=text)
+    elif one.kind is not bool:
+        parser.add_argument(one.option, type=one.kind, metavar=one.metavar, choices=one.choices or None, **named)
     elif one.paired:
         parser.add_argument(one.option, action=argparse.BooleanOptionalAction, **named)
     else:
         parser.add_argument(one.option, action="store_true", help=one.option_help)
+
+
+def values_of(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The fields of a class that have options, as the command line has them."""
+    found = {}
+    for one in settings_of(kind):
+        if one.option:
+            value = getattr(arguments, one.key)
+            if one.kind is tuple:
+                try:
+                    value = one.read(value)
+                except ValueError as error:
+                    raise InputError(f"{one.option} {value!r}: {error}") from error
+            found[one.name] = not value if one.off else (value or None) if one.zero_is_none else value
+    return found
 
 
 def given(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -28,6 +28,7 @@ def _as_tuple(value: Any) -> Any:
 
 Span = Annotated[tuple[Number, Number], BeforeValidator(_as_tuple)]
 """From the first to the second; on the command line A or A:B."""
+WholeSpan = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
 PerFrame = Annotated[Number | tuple[Number, ...], BeforeValidator(_as_tuple)]
 """One number, or one for each frame of a chunk."""
 
@@ -57,6 +58,7 @@ class Setting:
     kind: type = str
     choices: tuple[str, ...] = ()
     per_frame: bool = False
+    whole: bool = False  # of two numbers
     default: Any = None
 
     @property
@@ -97,9 +99,12 @@ class Setting:
                 raise ValueError(f"{text!r} is neither true nor false")
             return text == "true"
         if self.kind is tuple:
-            values = [float(part) for part in text.split(":")]
+            try:
+                values = [(int if self.whole else float)(part) for part in text.split(":")]
+            except ValueError:
+                raise ValueError("expected numbers with colons between them") from None
             if len(values) > 2:
-                raise ValueError("more than two numbers")
+                raise ValueError("expected one number, or two with a colon between them")
             return values[0], values[-1]
         return self.kind(text)
 
@@ -190,14 +195,13 @@ def settings_of(kind: type) -> list[Setting]:
         told = (field.json_schema_extra or {}).get("setting")
         if told is not None:
             kinds = _kinds(field.annotation)
-            base = next((known for known in (bool, float, int, str, tuple) if known in kinds), str)
-            choices = tuple(choice for one in kinds if get_origin(one) is Literal for choice in get_args(one))
-            per_frame = float in kinds and tuple in kinds
-            found.append(
-                dataclasses.replace(
-                    told, name=name, kind=base, choices=choices, per_frame=per_frame, default=field.default
-                )
-            )
+            seen = {
+                "kind": next((known for known in (bool, float, int, str, tuple) if known in kinds), str),
+                "choices": tuple(one for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)),
+                "per_frame": float in kinds and tuple in kinds,
+                "whole": field.annotation == tuple[int, int],
+            }
+            found.append(dataclasses.replace(told, name=name, default=field.default, **seen))
     return found
 
 
