@@ -6,8 +6,10 @@ TORCH_VERSION := 2.13.0
 # `make TORCH=torch==... test`, or put a torch of your own into .venv first.
 TORCH ?= torch==$(TORCH_VERSION)$(if $(shell command -v nvidia-smi 2>/dev/null)$(filter Darwin,$(shell uname -s)),,+cpu)
 BIN := .venv/bin
+# Processes that share the tests of `make test`, file by file. Each needs about 1 GB.
+TEST_WORKERS ?= 2
 
-.PHONY: demo test check docs clean
+.PHONY: demo test test-slow check docs clean
 
 .venv/ready: pyproject.toml constraints.txt Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 2; }
@@ -22,7 +24,11 @@ demo: .venv/ready
 	@$(BIN)/python scripts/demo.py demo_out
 
 test: .venv/ready
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow" -n $(TEST_WORKERS) --dist loadfile
+
+# One after the other: these start several processes themselves, or use all cores.
+test-slow: .venv/ready
+	$(BIN)/python -m pytest -m slow
 
 check: .venv/ready
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The command line, `autogaze-mllm VERB ...`: each verb is a file of `commands/`.
 
 Exit codes: 0 done, 1 done but some videos could not be read (eval), 2 the input is at fault (one line on standard
-error), 130 interrupted.
+error), 3 a training diverged, 130 interrupted.
 
 Nothing is imported before `main` runs, and little before a verb does its work: an interruption is one line from the
 start, and --help answers at once.
@@ -27,14 +27,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     from .commands.config_file import parse
-    from .common.errors import InputError
+    from .common.errors import DivergenceError, InputError
 
     try:
         arguments = parse(_parser(), argv)
         return arguments.run(arguments)
-    except InputError as error:
+    except (InputError, DivergenceError) as error:
         print(f"autogaze-mllm: error: {error}", file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 3
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,6 +34,7 @@ import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.memory import PeakMemory
+from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import read_clips
@@ -240,14 +241,9 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
     """Clips a second against the batch, a line for each budget, format and way of starting steps."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
     ratios = list(dict.fromkeys(row["ratio"] for row in rows))
-    figure, axes = plt.subplots(1, len(ratios), figsize=(5 * len(ratios), 4), layout="constrained", squeeze=False)
-    for axis, ratio in zip(axes[0], ratios, strict=True):
+    figure, axes = panels(len(ratios))
+    for axis, ratio in zip(axes, ratios, strict=True):
         lines: dict[str, list[tuple[int, float]]] = {}
         for row in rows:
             if row["ratio"] == ratio and "error" not in row:
@@ -259,10 +255,9 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
         axis.set(xscale="log", yscale="log", xlabel="clips gazed together", ylabel="clips a second")
         axis.set_title(f"kept share {name}")
         axis.grid(alpha=0.3, which="both")
-        axis.legend()
+        legend(axis)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save_png(figure, path)
 
 
 def measured(arguments: argparse.Namespace, row: tuple[str, str, str, str]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 
 # (frames per second, side in pixels, kept share of the patches): the paper's points
@@ -322,22 +323,16 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, axes = panels(2)
     labels = [f"{row['fps']} x {row['side']}" for row in rows]
     for axis, part, name in zip(axes, ("tower", "mllm"), ("tower", "model up to the first token"), strict=True):
         for kind, style in (("dense", "o--"), ("gazed", "o-")):
             axis.plot(labels, [row[part][kind] or float("nan") for row in rows], style, label=kind)
         axis.set(yscale="log", ylabel="milliseconds", title=name, xlabel="frames per second x pixels")
         axis.tick_params(axis="x", rotation=45)
-        axis.grid(alpha=0.3)
-        axis.legend()
+        legend(axis)
     figure.suptitle(title)
-    figure.savefig(path, dpi=110)
+    save_png(figure, path)
 
 
 @torch.no_grad()

@@ -25,8 +25,7 @@ from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.common.pixels import resize_frames
 from autogaze_mllm.gaze.pipeline import cut_tiles
-from autogaze_mllm.gaze.selectors.base import Selector
-from autogaze_mllm.gaze.selectors.registry import stop_rule
+from autogaze_mllm.gaze.selectors.base import Selector, stop_rule
 from autogaze_mllm.gaze.settings import VideoSettings, preset
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.sampling import sample_frames

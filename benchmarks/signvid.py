@@ -43,7 +43,7 @@ from autogaze_mllm.evaluation.runner import Job, Runner
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.gaze.gazed_video import GazedVideo
-from autogaze_mllm.gaze.selectors.registry import load_selector
+from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.signvid import Recipe, Shape, ensure_signvid
@@ -143,12 +143,9 @@ def shuffled(questions: Sequence[Question]) -> list[Question]:
 
 def load_base(model: str, device: str | None, dtype: torch.dtype | None, settings: VideoSettings) -> GazedModel:
     """The model with a selector that nothing is decided by: each look brings its own."""
-    import autogaze_mllm as am
-    from autogaze_mllm.mllm.saving import SETTINGS_FILE
+    from autogaze_mllm.mllm.loading import load_or_wrap
 
-    if model == BUNDLED or Path(model, SETTINGS_FILE).is_file():
-        return am.load(model, gaze="all", device=device, dtype=dtype, cache=False, **settings.to_dict())
-    return am.wrap(model, "all", settings=settings, device=device, dtype=dtype, cache=False)
+    return load_or_wrap(model, "all", settings=settings, device=device, dtype=dtype, cache=False)
 
 
 def equal_ratio(kept: float, size: int, settings: VideoSettings) -> tuple[float, ...]:

@@ -17,7 +17,7 @@ from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import gaze_video
-from autogaze_mllm.gaze.selectors.registry import load_selector
+from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.signvid import Recipe, ensure_signvid
 from autogaze_mllm.signvid.conversations import plainly

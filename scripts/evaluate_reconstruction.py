@@ -26,9 +26,10 @@ from tqdm import tqdm
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.files import output_folder, write_json
+from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.gaze.selection import read_selection
+from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.base import Selector
-from autogaze_mllm.gaze.selectors.registry import load_selector
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction import (
     PUBLISHED,
@@ -153,19 +154,9 @@ def write_tables(out: Path, measured: Sequence[Measured], matched: Sequence[dict
     write_json(out / "summary.json", {"summary": summary})
 
 
-def _figure() -> Any:
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    return pyplot
-
-
 def plot_trade_off(path: Path, measured: Sequence[Measured]) -> None:
     """Loss and PSNR against the kept ratio, a line for each selector; settings with a stop rule are marks."""
-    pyplot = _figure()
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    figure, axes = panels(2)
     for name in dict.fromkeys(entry.score.selector for entry in measured):
         points: dict[Setting, list[ClipScore]] = {}
         for entry in measured:
@@ -182,18 +173,14 @@ def plot_trade_off(path: Path, measured: Sequence[Measured]) -> None:
                     axis.plot([x], [y], marker="*", markersize=13, color=line.get_color())
     for axis, number in zip(axes, ("loss of the task", "PSNR (dB)"), strict=True):
         axis.set(xlabel="share of patches kept", ylabel=number, xscale="log")
-        axis.grid(alpha=0.3)
     axes[0].set_yscale("log")
-    axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    legend(axes[0])
+    save_png(figure, path)
 
 
 def plot_frames(path: Path, measured: Sequence[Measured]) -> None:
     """Kept ratio and loss over the frames of a clip, mean over clips, for the last setting that was measured."""
-    pyplot = _figure()
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    figure, axes = panels(2)
     setting = measured[-1].score.setting
     for name in dict.fromkeys(entry.score.selector for entry in measured):
         scores = [m.score for m in measured if m.score.selector == name and m.score.setting == setting]
@@ -206,22 +193,17 @@ def plot_frames(path: Path, measured: Sequence[Measured]) -> None:
             axis.plot(range(length), values, marker=".", label=name)
     for axis, number in zip(axes, ("share of patches kept", "loss of the task"), strict=True):
         axis.set(xlabel=f"frame of the clip ({setting.name})", ylabel=number)
-        axis.grid(alpha=0.3)
-    axes[0].legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    legend(axes[0])
+    save_png(figure, path)
 
 
 def save_heat_map(path: Path, measured: Sequence[Measured], task: ReconstructionTask) -> None:
-    pyplot = _figure()
-    figure, axis = pyplot.subplots(figsize=(4.5, 4))
+    figure, (axis,) = panels(size=(4.5, 4.0))
+    axis.grid(False)
     image = axis.imshow(heat_map([entry.score for entry in measured], task.grid), cmap="inferno", vmin=0)
     figure.colorbar(image, label="patches over a place, per frame")
     axis.set(xticks=[], yticks=[])
-    figure.tight_layout()
-    figure.savefig(path, dpi=120)
-    pyplot.close(figure)
+    save_png(figure, path)
 
 
 def save_pictures(path: Path, measured: Sequence[Measured], task: ReconstructionTask, shown: int = 6) -> None:

@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, 
 
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.files import output_folder, write_json
-from autogaze_mllm.gaze.pipeline import DEFAULT_GRID, gaze_video
+from autogaze_mllm.gaze.grid import DEFAULT_GRID
+from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.native.vila import VilaModel
 from autogaze_mllm.signvid.conversations import BY_COLOUR, BY_TIME, PROMPT

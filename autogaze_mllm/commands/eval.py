@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import InputError
+from ..common.errors import InputError, listed
 from .config_file import CONFIG, write_config
 from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quiet
 
@@ -148,11 +148,8 @@ def _check_videos(benchmark: Benchmark, questions: list[Question], shard: Shard)
     if len(missing) == len(paths):
         raise InputError(f"none of the {len(paths)} videos is in {benchmark.folder}; {missing[0]} was expected")
     if missing and shard.rank == 0:
-        more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
-        shown = ", ".join(missing[:MISSING_SHOWN])
-        print(
-            f"{len(missing)} of {len(paths)} videos are missing and will count as wrong: {shown}{more}", file=sys.stderr
-        )
+        shown = listed(missing, MISSING_SHOWN)
+        print(f"{len(missing)} of {len(paths)} videos are missing and will count as wrong: {shown}", file=sys.stderr)
 
 
 def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, list[Variant]]:
@@ -161,8 +158,8 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, li
 
     from ..evaluation.responders import SCRIPTED, ModelAnswerer, ScriptedAnswerer, Variant
     from ..evaluation.sweep import parse_sweep, sweep_variants
+    from ..gaze.selectors.base import selector_name
     from ..gaze.selectors.baselines import AllSelector, RandomSelector
-    from ..gaze.selectors.registry import selector_name
     from ..mllm.wrap import DEFAULT_GAZE
 
     points = None if arguments.sweep is None else parse_sweep(arguments.sweep)

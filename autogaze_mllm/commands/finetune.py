@@ -100,6 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..finetuning.data.samples import load_samples
     from ..finetuning.deepspeed import chosen_engine
     from ..finetuning.run import describe, finetune, latest_checkpoint, prepare, training_device
+    from ..mllm.loading import base_source
 
     config = _config(arguments)
     # What can be refused is refused before a large model is read.
@@ -108,7 +109,7 @@ def run(arguments: argparse.Namespace) -> int:
     load_samples([*config.data, *config.eval_data], config.media_root)
     if not arguments.dry_run:
         latest_checkpoint(config)
-    source = _base_source(arguments.model)
+    source = None if arguments.model is None else base_source(arguments.model)
     arguments.device = arguments.device or str(training_device(config.cpu))
     arguments.no_cache = True  # fine-tuning has one of its own
     model = load_model(arguments, untrained=True)
@@ -124,24 +125,6 @@ def run(arguments: argparse.Namespace) -> int:
         rows = [(name, str(result[name])) for name in kept if name in result]
         print(json.dumps(result)) if arguments.json else print_rows(rows)
     return 0
-
-
-def _base_source(model: str | None) -> str | None:
-    """Where the base of the named model lies; None for the built-in one."""
-    from pathlib import Path
-
-    from ..common.files import read_json
-    from ..mllm.saving import SETTINGS_FILE
-
-    if model is None or not (Path(model) / SETTINGS_FILE).is_file():
-        return model
-    stored = read_json(Path(model) / SETTINGS_FILE)
-    if "tuned" in stored:
-        raise InputError(
-            f"{model}: holds only what was trained of another model: `autogaze-mllm merge {model} FOLDER`, then "
-            "train that"
-        )
-    return str(Path(model) / stored.get("base", "base"))
 
 
 def _config(arguments: argparse.Namespace) -> FinetuneConfig:

@@ -22,11 +22,11 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     quiet()
     settings = chosen_settings(arguments)
-    from ..gaze.autogaze.model import AutoGaze
     from ..gaze.autogaze.pretrained import BUNDLED
     from ..gaze.overlay import Overlay
-    from ..gaze.pipeline import DEFAULT_GRID, gaze_video
-    from ..gaze.selectors.registry import load_selector
+    from ..gaze.pipeline import gaze_video
+    from ..gaze.selector_registry import load_selector
+    from ..gaze.selectors.base import as_selector
     from ..video.reader import VideoReader
     from ..video.writer import video_writer
 
@@ -34,14 +34,13 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.out and os.path.realpath(arguments.out) == os.path.realpath(arguments.video):
         raise InputError(f"{arguments.out}: is the video itself; give the overlay another name")
     device = usable_device(arguments.device)
-    selector = load_selector(arguments.gaze or BUNDLED, device=device)
-    grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
+    selector = as_selector(load_selector(arguments.gaze or BUNDLED, device=device))
     fps = max(min(settings.frames, len(reader)) / reader.duration, 1.0)
     output = video_writer(arguments.out, fps) if arguments.out else nullcontext(None)
     with output as write:
-        overlay = Overlay(grid, write)
+        overlay = Overlay(selector.grid, write)
         gazed = gaze_video(
-            arguments.video, selector, settings, grid=grid, device=device, listener=overlay, progress=not arguments.json
+            arguments.video, selector, settings, device=device, listener=overlay, progress=not arguments.json
         )
     stats = gazed.stats
     if arguments.json:

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from ..common.fields import Setting, settings_of
 from ..gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
 
@@ -87,19 +87,16 @@ def usable_device(name: str | None) -> str:
             raise InputError("device 'meta' holds no values, so nothing can be computed on it")
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {name!r} cannot be used: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"device {name!r} cannot be used: {first_line(error)}") from error
     return name
 
 
 def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedModel:
     """untrained: without --model, an untrained model, to see something run; otherwise the bundled one."""
-    from pathlib import Path
-
     from ..gaze.autogaze.pretrained import BUNDLED
-    from ..mllm.loading import load
-    from ..mllm.saving import SETTINGS_FILE
+    from ..mllm.loading import load_or_wrap
     from ..mllm.tiny import tiny_model
-    from ..mllm.wrap import DEFAULT_GAZE, wrap
+    from ..mllm.wrap import wrap
 
     device, cache, options = usable_device(arguments.device), not arguments.no_cache, given(arguments)
     # Without a preset the model's family, or what was saved with the model, decides what the options change.
@@ -108,12 +105,8 @@ def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedM
         base, processor = tiny_model()
         selector = arguments.gaze or BUNDLED
         return wrap(base.to(device), selector, processor=processor, settings=settings, cache=cache, **options)
-    model = arguments.model or BUNDLED
-    if model == BUNDLED or (Path(model) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
-        changed = {**(settings.to_dict() if settings else {}), **options}
-        return load(model, gaze=arguments.gaze, device=device, cache=cache, **changed)
-    selector = arguments.gaze or DEFAULT_GAZE
-    return wrap(model, selector, settings=settings, device=device, cache=cache, **options)
+    model, selector = arguments.model or BUNDLED, arguments.gaze or None
+    return load_or_wrap(model, selector, settings=settings, device=device, cache=cache, **options)
 
 
 def quiet() -> None:

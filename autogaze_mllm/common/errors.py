@@ -1,5 +1,25 @@
-"""The error that means "the input is at fault": one line for people, exit code 2 on the command line."""
+"""Errors that people are to read: one line that says what happened, and no traceback on the command line."""
+
+from collections.abc import Sequence
 
 
 class InputError(ValueError):
-    """Bad input. The message is one line: what was wrong, where, and what to do about it."""
+    """Bad input. The message is one line: what was wrong, where, and what to do about it. Exit code 2."""
+
+
+class DivergenceError(ArithmeticError):
+    """A training has come to numbers that it cannot go on from, though its input may be in order. One line, as above.
+    Exit code 3."""
+
+
+def listed(items: Sequence[object], limit: int, separator: str = ", ") -> str:
+    """The first `limit` items in one line, and how many more there are."""
+    shown = separator.join(map(str, items[:limit]))
+    if len(items) <= limit:
+        return shown
+    return f"{shown}{separator.rstrip().removesuffix(',')} and {len(items) - limit} more"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

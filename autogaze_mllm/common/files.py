@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-from .errors import InputError
+from .errors import InputError, first_line
 
 
 def find_file(source: str | Path, name: str, *, required: bool = True, **hub: Any) -> Path | None:
@@ -32,8 +32,9 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
         return Path(hf_hub_download(str(source), name, **hub))
     except LocalEntryNotFoundError as error:  # offline, or not reachable; this one is also an EntryNotFoundError
         places = {part: hub[part] for part in ("cache_dir", "revision", "repo_type") if part in hub}
-        if not required and try_to_load_from_cache(str(source), name, **places) is _CACHED_NO_EXIST:
-            return None  # known from an earlier visit
+        cached = try_to_load_from_cache(str(source), name, **places)  # a path; None: unknown; else: known to be absent
+        if not required and cached is not None and not isinstance(cached, str):
+            return None
         raise InputError(
             f"{source}: not a folder, and {name} could not be fetched from the hub (no connection?)"
         ) from error
@@ -44,8 +45,7 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
     except HFValidationError as error:
         raise InputError(f"{source}: no such folder, and not the name of a hub repository") from error
     except (HfHubHTTPError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InputError(f"{source}: not a folder, and the hub does not give {name}: {reason}") from error
+        raise InputError(f"{source}: not a folder, and the hub does not give {name}: {first_line(error)}") from error
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -9,11 +9,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.errors import InputError
 from ..gaze.autogaze.pretrained import BUNDLED
-from ..gaze.cache import selector_facts
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_variants
-from ..gaze.selectors.base import Selector
-from ..gaze.selectors.registry import selector_name, stop_rule
+from ..gaze.selectors.base import AnySelector, as_selector, selector_name, stop_rule
 from ..gaze.settings import VideoSettings
 from .benchmarks import Question
 
@@ -29,7 +27,7 @@ NONSENSE = "no idea"
 class Variant:
     """A way to gaze. gaze: what the selector was asked for by. name: its folder's, where there are several."""
 
-    selector: Selector
+    selector: AnySelector
     settings: VideoSettings
     gaze: str = ""
     name: str = ""
@@ -86,7 +84,7 @@ class ModelAnswerer:
         tower = self.model.tower
         return {
             "gaze": variant.gaze or selector_name(variant.selector),
-            "selector": selector_facts(variant.selector),
+            "selector": as_selector(variant.selector).identity(),
             "loss_in_force": stop_rule(variant.settings.loss, variant.selector, variant.settings),
             "video": variant.settings.to_dict(),
             "index_rule": "round(linspace(0, n - 1, frames))",

@@ -10,10 +10,9 @@ from typing import Any
 
 from ..common.errors import InputError
 from ..common.fields import settings_of
-from ..gaze.autogaze.model import AutoGaze
-from ..gaze.selectors.base import Selector
+from ..gaze.selector_registry import NAMED, load_selector
+from ..gaze.selectors.base import AnySelector, selector_name
 from ..gaze.selectors.baselines import AllSelector, RandomSelector
-from ..gaze.selectors.registry import load_selector
 from ..gaze.settings import LIMITS, VideoSettings
 from .reports.document import Block, Heading, Picture, Table, Text
 from .reports.plots import Curve, accuracy_plot
@@ -49,18 +48,18 @@ def parse_sweep(text: str) -> list[Point]:
 
 
 def sweep_variants(
-    points: Sequence[Point], selector: Selector, gaze: str, settings: VideoSettings, seed: int, **place: Any
+    points: Sequence[Point], selector: AnySelector, gaze: str, settings: VideoSettings, seed: int, **place: Any
 ) -> list[Variant]:
     """One variant for each point that differs: `all` keeps everything whatever the limits say.
 
     selector, gaze, settings: what the points change. place: device and dtype of gaze models that are loaded.
     """
-    loaded: dict[str, Selector] = {}
+    loaded: dict[str, AnySelector] = {}
     variants: dict[str, Variant] = {}
     for point in points:
         asked = str(point.get("gaze", gaze))
         wanted = gaze if asked == AUTOGAZE else asked
-        if asked == AUTOGAZE and not isinstance(selector, AutoGaze):
+        if asked == AUTOGAZE and selector_name(selector) in NAMED:
             raise InputError("--sweep: for gaze=autogaze name the gaze model with --gaze (a hub id or a folder)")
         if wanted not in loaded:
             loaded[wanted] = selector if wanted == gaze else load_selector(wanted, **place)

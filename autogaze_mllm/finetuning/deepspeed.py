@@ -1,9 +1,15 @@
-"""DeepSpeed configurations by name. `scripts/<name>.json` holds the same ones for launchers that want a file."""
+"""DeepSpeed configurations by name: the files of `zero/`.
+
+zero2: gradients and optimiser state are divided among the processes; zero3: the weights, too. _offload: what is divided
+rests in the host's memory, where torch's AdamW does the updates, for which nothing need be compiled
+(zero_force_ds_cpu_optimizer). "auto" values are filled in by transformers from the training's own options.
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -12,46 +18,13 @@ from ..common.files import read_json
 from .config import FinetuneConfig
 
 NAMES = ("zero2", "zero3", "zero2_offload", "zero3_offload")
-
-
-def deepspeed_preset(name: str) -> dict[str, Any]:
-    """zero2: gradients and optimiser state are divided among the processes; zero3: the weights, too. _offload: what is
-    divided rests in the host's memory. "auto" values are filled in by transformers from the training's own options."""
-    stage, offload = int(name[4]), name.endswith("_offload")
-    zero: dict[str, Any] = {"stage": stage, "overlap_comm": True, "contiguous_gradients": True}
-    if stage == 2:
-        zero |= {"allgather_bucket_size": 5e8, "reduce_bucket_size": 5e8}
-    else:
-        zero |= {
-            "reduce_bucket_size": "auto",
-            "stage3_prefetch_bucket_size": "auto",
-            "stage3_param_persistence_threshold": "auto",
-            "stage3_max_live_parameters": 1e9,
-            "stage3_max_reuse_distance": 1e9,
-            "stage3_gather_16bit_weights_on_model_save": True,
-        }
-    more: dict[str, Any] = {}
-    if offload:
-        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-        if stage == 3:
-            zero["offload_param"] = {"device": "cpu", "pin_memory": True}
-        more["zero_force_ds_cpu_optimizer"] = False  # torch's AdamW runs on the host without anything being compiled
-    return {
-        "bf16": {"enabled": "auto"},
-        "zero_optimization": zero,
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "train_batch_size": "auto",
-        "train_micro_batch_size_per_gpu": "auto",
-        "steps_per_print": 1e9,
-        **more,
-    }
+FOLDER = Path(str(files("autogaze_mllm") / "finetuning" / "zero"))
 
 
 def deepspeed_config(chosen: str | Path) -> dict[str, Any]:
     """A preset's name or a json file -> the configuration. Raises InputError where DeepSpeed is not installed."""
     if str(chosen) in NAMES:
-        config = deepspeed_preset(str(chosen))
+        config = read_json(FOLDER / f"{chosen}.json")
     elif Path(chosen).is_file():
         config = read_json(Path(chosen))
     else:

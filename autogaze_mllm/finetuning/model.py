@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..common.errors import listed
 from ..mllm.families import Family
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
@@ -147,7 +148,7 @@ class TrainedModel(nn.Module):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         missing = sorted(trained - state_dict.keys())
         if strict and missing:
-            raise RuntimeError(f"the checkpoint lacks {missing[0]} and {len(missing) - 1} more")
+            raise RuntimeError(f"the checkpoint lacks {listed(missing, 1)}")
         return super().load_state_dict(state_dict, strict=False, assign=assign)
 
     def base_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -161,7 +162,7 @@ def _divided(
 ) -> tuple[list[nn.Module], list[nn.Parameter], list[nn.Module]]:
     """What lies below `module`: the largest modules that belong before the LLM's layers, loose parameters that do, and
     the largest modules that hold nothing of the kind. path: of the module in the base, with its dot."""
-    starts = (*family.PARTS["tower"], *family.PARTS["projector"])
+    starts = (*family.PREFIXES["tower"], *family.PREFIXES["projector"])
 
     def before(name: str, child: nn.Module) -> bool:
         return child is embedding or f"{name}.".startswith(starts)

@@ -13,7 +13,7 @@ from torch import nn
 
 from ..common.errors import InputError
 from ..gaze.autogaze.model import AutoGaze
-from ..gaze.selectors.registry import selector_name
+from ..gaze.selectors.base import selector_name
 from ..mllm.model import GazedModel
 
 Mode = Literal["off", "full", "lora"]
@@ -104,18 +104,18 @@ def switch_on(model: GazedModel, plans: Mapping[str, PartPlan], lora: LoraPlan) 
 def _lora_targets(model: GazedModel, part: str) -> str:
     """A pattern that matches the names of the linear layers inside a part's transformer layers."""
     family = model.family
-    if part not in family.PARTS or part == "projector":
+    if part not in family.PREFIXES or part == "projector":
         raise InputError(f"LoRA is for the tower and the LLM; train the {part} 'full'")
     found = sorted(
         {
             name.rsplit(".", 1)[1]
             for name, module in family.base.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(family.PARTS[part]) and ".layers." in name
+            if isinstance(module, nn.Linear) and name.startswith(family.PREFIXES[part]) and ".layers." in name
         }
     )
     if not found:
         raise InputError(f"the {part} has no linear layers for LoRA: train it 'full'")
-    starts = "|".join(re.escape(start) for start in family.PARTS[part])
+    starts = "|".join(re.escape(start) for start in family.PREFIXES[part])
     return rf"(?:{starts}).*layers\.\d+\..*\.(?:{'|'.join(found)})"
 
 

@@ -26,14 +26,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..gaze.autogaze.budget import Ratio
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid
 from ..gaze.pipeline import gaze_variants
+from ..gaze.ratio import Ratio
 from ..gaze.selection import GazingInfo
-from ..gaze.selectors.base import Selector
-from ..gaze.selectors.registry import stop_rule
+from ..gaze.selectors.base import AnySelector, stop_rule
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
 from .opaque_function import OneNode
@@ -142,7 +141,7 @@ class GazePolicy(nn.Module):
             _Drawing(self.gaze, self.plan.temperature, rule, None if number else clips)
             for number in range(self.plan.rollouts if learns else 0)
         ]
-        selectors: list[Selector] = [*drawings] or [self.gaze]
+        selectors: list[AnySelector] = [*drawings] or [self.gaze]
         made = gaze_variants(
             film.path,
             [(selector, gazed.settings) for selector in selectors],

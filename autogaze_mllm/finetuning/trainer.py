@@ -3,6 +3,9 @@
 What this package writes is safetensors and json. A checkpoint also holds what transformers and DeepSpeed need to go on
 from it (optimiser, scheduler, random states), which these libraries write with torch.save and, DeepSpeed's apart, read
 back with weights_only. It is read from the training's own output folder only, and nothing but --resume reads it.
+
+Three methods that are overridden have an underscore: transformers has no public place to say which order samples come
+in, that the weights of a checkpoint are there already, or that DeepSpeed need not write frozen ones.
 """
 
 from __future__ import annotations
@@ -14,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer import SCHEDULER_NAME
 
 from ..common import distributed
 from ..common.files import output_folder, read_json, write_json
@@ -120,14 +125,12 @@ class GazedTrainer(Trainer):
         if not self.is_deepspeed_enabled:
             super()._save_optimizer_and_scheduler(output_dir)
             return
-        # What is frozen lies in the base model and need not be written again.
         engine: Any = self.model_wrapped
-        save = engine.save_checkpoint
-        engine.save_checkpoint = lambda folder: save(folder, exclude_frozen_parameters=True)
-        try:
-            super()._save_optimizer_and_scheduler(output_dir)
-        finally:
-            del engine.save_checkpoint
+        scheduler: Any = self.lr_scheduler
+        # What is frozen lies in the base model and need not be written again.
+        engine.save_checkpoint(output_dir, exclude_frozen_parameters=True)
+        if self.args.should_save and not isinstance(scheduler, DeepSpeedSchedulerWrapper):
+            torch.save(scheduler.state_dict(), os.path.join(output_dir, SCHEDULER_NAME))
 
 
 class _Epochs(TrainerCallback):

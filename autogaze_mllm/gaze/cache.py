@@ -27,32 +27,14 @@ from safetensors.torch import save_file
 
 from ..common.errors import InputError
 from ..common.files import atomic_write, output_folder
-from ..common.hashing import content_hash, default_folder, fingerprint
-from .autogaze.model import AutoGaze
+from ..common.hashing import content_hash, default_folder
 from .gazed_video import GazedVideo
-from .selectors.base import Selector
-from .selectors.baselines import RandomSelector
-from .selectors.registry import NAMED, selector_name
 
 logger = logging.getLogger(__name__)
 
 VERSION = 1  # raise it when the same settings begin to give another result
 GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
 STALE_SECONDS = 24 * 3600  # half-written files older than this belong to nobody
-
-
-def selector_facts(selector: Selector) -> dict[str, Any] | None:
-    """What identifies a selector's results; None for one of the user's own, whose results are not cached."""
-    if isinstance(selector, AutoGaze):
-        return {
-            "config": selector.config.to_dict(),
-            "processor": selector.processor.to_dict(),
-            "weights": fingerprint(selector.state_dict()),
-        }
-    name = selector_name(selector)
-    if NAMED.get(name) is not type(selector):
-        return None
-    return {"name": name, "seed": selector.seed} if isinstance(selector, RandomSelector) else {"name": name}
 
 
 @dataclass(frozen=True)

@@ -102,6 +102,9 @@ class PatchGrid:
         return f"{sides} at patch {self.patch} ({'+'.join(map(str, self.counts))} = {self.size} positions)"
 
 
+DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
+
+
 def mask_to_positions(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """0/1 mask (R, n) -> ascending positions of the ones (R, k), -1 where a row has fewer, and padding flags (R, k).
 

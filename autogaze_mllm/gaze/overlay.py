@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -15,6 +15,8 @@ from .pipeline import GazedChunk
 COLOURS = [(255, 176, 59), (122, 204, 108), (76, 164, 255), (240, 98, 160), (186, 130, 255), (90, 220, 220)]
 STRIP = 34  # height of the text strip above the panels
 DIMMED = 0.35  # brightness of what was not kept
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
 class Overlay:
@@ -56,7 +58,12 @@ class Overlay:
         """frame (H, W, 3), kept: per scale (tiles, n_s) bool, rebuilt: tiles (h, w, 3) -> picture with both panels."""
         height, width = frame.shape[:2]
         canvas = Image.new("RGB", (2 * width, height + STRIP), (18, 18, 22))
-        canvas.paste(self._kept_patches(frame, kept, tiles), (0, STRIP))
+        boxes = []
+        for scale, ((_, columns), mask) in enumerate(zip(self.grid.cells, kept, strict=True)):
+            for tile, cell in zip(*np.nonzero(mask), strict=True):
+                panel = _tile_box(int(tile), tiles, width, height)
+                boxes.append((scale, patch_box(self.grid, scale, *divmod(int(cell), columns), panel)))
+        canvas.paste(draw_patches(frame, boxes), (0, STRIP))
         for number, tile in enumerate(rebuilt):
             left, top, right, bottom = _tile_box(number, tiles, width, height)
             small = Image.fromarray(tile).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
@@ -74,31 +81,28 @@ class Overlay:
         draw.text((width + 10, 8), "rebuilt from the kept patches", fill=(235, 235, 235), font=self.font)
         return np.asarray(canvas)
 
-    def _kept_patches(self, frame: np.ndarray, kept: list[np.ndarray], tiles: tuple[int, int]) -> Image.Image:
-        """Kept places at full brightness with an outline in the colour of their scale, finest on top."""
-        height, width = frame.shape[:2]
-        bright = np.zeros((height, width, 1), dtype=bool)
-        outlines = []
-        for scale, ((side_h, side_w), (_, columns), mask) in enumerate(
-            zip(self.grid.scales, self.grid.cells, kept, strict=True)
-        ):
-            for tile, cell in zip(*np.nonzero(mask), strict=True):
-                x, y, right, bottom = _tile_box(int(tile), tiles, width, height)
-                unit_x, unit_y = (right - x) * self.grid.patch / side_w, (bottom - y) * self.grid.patch / side_h
-                row, column = divmod(int(cell), columns)
-                box = (
-                    round(x + column * unit_x),
-                    round(y + row * unit_y),
-                    round(x + (column + 1) * unit_x),
-                    round(y + (row + 1) * unit_y),
-                )
-                bright[box[1] : box[3], box[0] : box[2]] = True
-                outlines.append((box, COLOURS[scale % len(COLOURS)]))
-        image = Image.fromarray(np.where(bright, frame, (frame * DIMMED).astype(np.uint8)))
-        draw = ImageDraw.Draw(image)
-        for (left, top, right, bottom), colour in outlines:
-            draw.rectangle((left, top, max(right - 1, left), max(bottom - 1, top)), outline=colour)
-        return image
+
+def draw_patches(frame: np.ndarray, boxes: Iterable[tuple[int, Box]]) -> Image.Image:
+    """frame (H, W, 3) uint8 and the kept patches of it, each its scale and box in pixels -> what was kept at full
+    brightness, outlined in the colour of its scale, finest on top; the rest dimmed."""
+    bright = np.zeros((*frame.shape[:2], 1), dtype=bool)
+    whole = []
+    for scale, box in sorted(boxes):
+        left, top, right, bottom = map(round, box)
+        bright[top:bottom, left:right] = True
+        whole.append((scale, (left, top, max(right - 1, left), max(bottom - 1, top))))
+    image = Image.fromarray(np.where(bright, frame, (frame * DIMMED).astype(np.uint8)))
+    draw = ImageDraw.Draw(image)
+    for scale, box in whole:
+        draw.rectangle(box, outline=COLOURS[scale % len(COLOURS)])
+    return image
+
+
+def patch_box(grid: PatchGrid, scale: int, row: int, column: int, panel: Box) -> Box:
+    """Where a patch of a tile lies that fills `panel`."""
+    (side_h, side_w), (left, top, right, bottom) = grid.scales[scale], panel
+    wide, high = (right - left) * grid.patch / side_w, (bottom - top) * grid.patch / side_h
+    return left + column * wide, top + row * high, left + (column + 1) * wide, top + (row + 1) * high
 
 
 def _tile_box(number: int, tiles: tuple[int, int], width: int, height: int) -> tuple[int, int, int, int]:

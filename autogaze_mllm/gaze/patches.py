@@ -43,6 +43,9 @@ class PatchStore:
     STEP = 64 << 20  # bytes that the block grows by at most; a small one doubles, since new bytes are zeroed first
 
     def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
         self._block = np.empty(0, dtype=np.uint8)
         self._used = 0
         self._like: torch.Tensor | None = None
@@ -66,7 +69,7 @@ class PatchStore:
         if self._like is None:
             raise ValueError("nothing was added")
         block, used, like, elsewhere = self._block, self._used, self._like, self._elsewhere
-        self.__init__()  # type: ignore[misc]
+        self._clear()
         if elsewhere:
             return torch.cat(elsewhere)
         block.resize(used, refcheck=False)

@@ -22,14 +22,13 @@ from ..common.workers import CoreWorkers, Prefetch
 from ..video.frames import PictureChunk, PictureSource
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
-from .autogaze.model import AutoGaze
 from .autogaze.pretrained import BUNDLED
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
 from .patches import PatchStore
-from .selectors.base import Selector
+from .selector_registry import load_selector
+from .selectors.base import AnySelector, as_selector, selector_name, stop_rule
 from .selectors.baselines import AllSelector
-from .selectors.registry import NAMED, load_selector, selector_name, stop_rule
 from .settings import VideoSettings
 
 DISPLAY_WIDTH = 560  # of the frames that a listener gets to show
@@ -39,7 +38,6 @@ RELEASE_EVERY = 16  # batches of clips
 # (benchmarks/results/gaze_speed_h100.json). Their pictures in float may take a share of its memory.
 CORE_FRAMES, ACCELERATOR_FRAMES = 32, 2048
 MEMORY_SHARE = 32
-DEFAULT_GRID = PatchGrid.of("32+64+112+224", 16)  # that of the released gaze model
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,18 @@ class GazedChunk:
         return cut_tiles(self.pictures, self.tiles, number, number + 1)[0]
 
 
+@dataclass(frozen=True)
+class _Form:
+    """In what form patches are kept. grid: what is selected on; pixels, device, dtype: of the patches; clip_batch:
+    clips gazed at a time, None: as many as are fast."""
+
+    grid: PatchGrid
+    pixels: PixelFormat
+    device: torch.device
+    dtype: torch.dtype
+    clip_batch: int | None
+
+
 def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: int) -> torch.Tensor:
     """pictures (n, 3, rows * h, columns * w) -> tiles [start, end), counted row by row, (end - start, n, 3, h, w)."""
     columns, rows = tiles
@@ -66,7 +76,7 @@ def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: i
 
 def gaze_video(
     source: str | Path,
-    gaze: Selector | str | Path = BUNDLED,
+    gaze: AnySelector | str | Path = BUNDLED,
     settings: VideoSettings | None = None,
     *,
     grid: PatchGrid | None = None,
@@ -101,7 +111,7 @@ def gaze_video(
 
 def gaze_variants(
     source: str | Path,
-    variants: Sequence[tuple[Selector, VideoSettings]],
+    variants: Sequence[tuple[AnySelector, VideoSettings]],
     *,
     grid: PatchGrid | None = None,
     pixels: PixelFormat | None = None,
@@ -116,41 +126,27 @@ def gaze_variants(
     The settings may differ in ratio and loss only: frames, chunks, tiles and thumbnails are shared. Options as for
     `gaze_video`; the listener is shown the first variant. Every result's stats hold the seconds of the shared decoding.
     """
-    if clip_batch is not None and clip_batch < 1:
-        raise InputError(f"clip_batch must be at least 1, got {clip_batch}")
+    _check_variants(variants, clip_batch)
     selector, settings = variants[0]
-    shared = settings.sampling()
-    if any(other.sampling() != shared for _, other in variants):
-        raise InputError("variants that are gazed together need the same frames, chunks, tiles and thumbnails")
-    if grid is None:
-        grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
     place = torch.device(device) if device is not None else torch.device("cpu")
+    form = _Form(
+        as_selector(selector).grid if grid is None else grid,
+        pixels or PixelFormat(),
+        place,
+        dtype or torch.float32,
+        clip_batch,
+    )
     start = time.perf_counter()
     reader = VideoReader(source)
     indices = sample_frames(len(reader), settings.frames)
-    pictures = PictureSource(
-        reader,
-        indices,
-        settings.chunk_frames,
-        grid.scales[-1],
-        settings.max_tiles,
-        settings.thumbnails,
-        place,
-        display_width=DISPLAY_WIDTH if listener is not None else 0,
-        enlarge=settings.enlarge,
-    )
+    pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
         CoreWorkers(place) as workers,
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
-        gazers = [
-            _Gazer(
-                selector, settings, grid, pixels or PixelFormat(), place, dtype or torch.float32, clip_batch, workers
-            )
-            for selector, settings in variants
-        ]
+        gazers = [_Gazer(selector, settings, form, workers) for selector, settings in variants]
         for chunk in chunks:
             masks = [gazer.add(chunk) for gazer in gazers]
             bar.update(len(chunk.pictures))
@@ -158,26 +154,52 @@ def gaze_variants(
             if listener is not None:
                 listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
             release_free_memory()
-    results = []
-    for gazer in gazers:
-        result = gazer.finish()
-        if result is None:
-            raise InputError(f"{source}: no frame could be decoded")
-        result.settings = gazer.settings.to_dict()
-        result.stats = {
-            "source": str(source),
-            "frames": gazer.frames,
-            "frames_lost": len(reader.lost),
-            "tiles": list(result.tiles),
-            "thumbnails": result.thumbnails,
-            "patches": len(result),
-            "patches_total": result.total_patches,
-            "selector": selector_name(gazer.selector),
-            "seconds": {**pictures.spent, **gazer.clock.seconds},
-            "seconds_wall": time.perf_counter() - start,
-        }
-        results.append(result)
-    return results
+    return [_result(gazer, source, len(reader.lost), pictures.spent, start) for gazer in gazers]
+
+
+def _check_variants(variants: Sequence[tuple[AnySelector, VideoSettings]], clip_batch: int | None) -> None:
+    if clip_batch is not None and clip_batch < 1:
+        raise InputError(f"clip_batch must be at least 1, got {clip_batch}")
+    if len({settings.sampling() for _, settings in variants}) > 1:
+        raise InputError("variants that are gazed together need the same frames, chunks, tiles and thumbnails")
+
+
+def _pictures(
+    reader: VideoReader, indices: list[int], settings: VideoSettings, form: _Form, shown: bool
+) -> PictureSource:
+    """shown: whether somebody wants to see the frames in their own aspect."""
+    return PictureSource(
+        reader,
+        indices,
+        settings.chunk_frames,
+        form.grid.scales[-1],
+        settings.max_tiles,
+        settings.thumbnails,
+        form.device,
+        display_width=DISPLAY_WIDTH if shown else 0,
+        enlarge=settings.enlarge,
+    )
+
+
+def _result(gazer: _Gazer, source: str | Path, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
+    """What a gazer collected, with its settings and stats. spent: seconds of decoding and resizing; start: of all."""
+    result = gazer.finish()
+    if result is None:
+        raise InputError(f"{source}: no frame could be decoded")
+    result.settings = gazer.settings.to_dict()
+    result.stats = {
+        "source": str(source),
+        "frames": gazer.frames,
+        "frames_lost": lost,
+        "tiles": list(result.tiles),
+        "thumbnails": result.thumbnails,
+        "patches": len(result),
+        "patches_total": result.total_patches,
+        "selector": selector_name(gazer.selector),
+        "seconds": {**spent, **gazer.clock.seconds},
+        "seconds_wall": time.perf_counter() - start,
+    }
+    return result
 
 
 def shared_batch(clips: int, most: int, workers: int) -> int:
@@ -203,20 +225,14 @@ class _Gazer:
 
     def __init__(
         self,
-        selector: Selector,
+        selector: AnySelector,
         settings: VideoSettings,
-        grid: PatchGrid,
-        pixels: PixelFormat,
-        device: torch.device,
-        dtype: torch.dtype,
-        clip_batch: int | None,
+        form: _Form,
         workers: CoreWorkers,
     ) -> None:
-        self.selector, self.settings, self.grid, self.pixels = selector, settings, grid, pixels
-        self.dtype, self.workers = dtype, workers
-        self.clip_batch = clip_batch
-        self.together = frames_together(device, grid)
-        self.clock = Stopwatch(device)
+        self.selector, self.settings, self.form, self.workers = selector, settings, form, workers
+        self.together = frames_together(form.device, form.grid)
+        self.clock = Stopwatch(form.device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once
         self.patches = PatchStore()
         self.thumbnails: list[torch.Tensor] = []
@@ -235,15 +251,14 @@ class _Gazer:
         masks = []
         total = chunk.tiles[0] * chunk.tiles[1]
         ratio, seconds = self.settings.ratio_for(count), torch.tensor(chunk.seconds)
-        batch = self.clip_batch or shared_batch(total, self.together // count, self.workers.count)
+        batch = self.form.clip_batch or shared_batch(total, self.together // count, self.workers.count)
 
         def gaze(begin: int) -> tuple[GazedVideo, list[torch.Tensor]]:
             clips = cut_tiles(chunk.pictures, chunk.tiles, begin, min(begin + batch, total))
             return self._clips(self.selector, clips, ratio, rule, seconds, numbers)
 
-        # Selectors of the user's own were never promised that they run in threads.
-        ours = isinstance(self.selector, AutoGaze) or type(self.selector) in NAMED.values()
-        for part, mask in (self.workers.map if ours else map)(gaze, range(0, total, batch)):
+        in_threads = as_selector(self.selector).thread_safe
+        for part, mask in (self.workers.map if in_threads else map)(gaze, range(0, total, batch)):
             self._keep(part)
             masks.append(mask)
             if len(masks) % RELEASE_EVERY == 0:
@@ -253,7 +268,7 @@ class _Gazer:
 
     def _clips(
         self,
-        selector: Selector,
+        selector: AnySelector,
         clips: torch.Tensor,
         ratio: float | list[float],
         rule: float | None,
@@ -266,17 +281,17 @@ class _Gazer:
         """
         frames = clips.float().div_(255)
         with self.clock.stage("gaze"), torch.no_grad():
-            info = selector.select(frames, self.grid, ratio, rule)
+            info = selector.select(frames, self.form.grid, ratio, rule)
         with self.clock.stage("gather"):
             repeat = clips.shape[0] * clips.shape[1] // len(seconds)
             part = GazedVideo.from_info(
                 frames,
                 info,
-                self.grid,
+                self.form.grid,
                 seconds.repeat(repeat).to(frames.device),
                 numbers.repeat(repeat).to(frames.device),
             )
-            part.patches = self.pixels.normalize_patches(part.patches).to(self.dtype)
+            part.patches = self.form.pixels.normalize_patches(part.patches).to(self.form.dtype)
         part.tiles = self.tiles
         assert info.gazing_mask is not None
         return part, info.gazing_mask
@@ -295,7 +310,7 @@ class _Gazer:
         rule = stop_rule(self.settings.thumbnail_loss, self.selector, self.settings)
         keep_all = self.settings.thumbnail_ratio == 1 and rule is None
         selector = AllSelector() if keep_all else self.selector
-        batch = self.clip_batch or self.together
+        batch = self.form.clip_batch or self.together
         for begin in range(0, len(thumbnails), batch):
             clips = thumbnails[begin : begin + batch][:, None]
             seconds = torch.tensor(self.thumbnail_seconds[begin : begin + len(clips)])

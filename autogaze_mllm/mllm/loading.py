@@ -1,4 +1,4 @@
-"""load(): a saved model, read back."""
+"""load(): a saved model, read back; and the one place that tells a saved model from a base model."""
 
 from __future__ import annotations
 
@@ -12,24 +12,65 @@ from ..common.errors import InputError
 from ..common.files import find_file, read_json
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import VideoCache
-from ..gaze.selectors.base import Selector
-from ..gaze.selectors.baselines import RandomSelector
-from ..gaze.selectors.registry import NAMED
+from ..gaze.selector_registry import stored_selector
+from ..gaze.selectors.base import AnySelector
 from ..gaze.settings import VideoSettings
 from ..vision.attention import Backend
 from .model import GazedModel
 from .saving import SETTINGS_FILE
 from .trained_parts import load_parts
-from .wrap import wrap
+from .wrap import DEFAULT_GAZE, wrap
 
 BUNDLED_FOLDER = Path(str(files("autogaze_mllm") / "bundled" / "mllm"))
+
+
+def is_saved(source: str | Path) -> bool:
+    """Whether this is a folder that `save_pretrained` or fine-tuning wrote (or the bundled model), not a base model."""
+    return str(source) == BUNDLED or (Path(source) / SETTINGS_FILE).is_file()
+
+
+def load_or_wrap(
+    source: str | Path,
+    gaze: AnySelector | str | Path | None = None,
+    *,
+    settings: VideoSettings | None = None,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | str | None = None,
+    cache: VideoCache | str | Path | bool = True,
+    **overrides: Any,
+) -> GazedModel:
+    """A saved model, or a base model with gaze put in front of it: whatever lies there.
+
+    gaze: default: the selector that was saved with the model, or that of `wrap`. settings: default: those that were
+    saved, or the family's own; overrides: fields of them.
+    """
+    if is_saved(source):
+        changes = {**(settings.to_dict() if settings else {}), **overrides}
+        return load(source, gaze=gaze, device=device, dtype=dtype, cache=cache, **changes)
+    selector = DEFAULT_GAZE if gaze is None else gaze
+    return wrap(source, selector, settings=settings, device=device, dtype=dtype, cache=cache, **overrides)
+
+
+def base_source(source: str | Path) -> str:
+    """Where the base of such a model comes from: a folder, or the hub id itself. Raises InputError where the saved
+    folder holds only what was trained of it."""
+    if not is_saved(source):
+        return str(source)
+    folder = BUNDLED_FOLDER if str(source) == BUNDLED else Path(source)
+    stored = read_json(folder / SETTINGS_FILE)
+    if "tuned" in stored:
+        raise InputError(
+            f"{source}: holds only what was trained of another model: `autogaze-mllm merge {source} FOLDER`, then "
+            "train that"
+        )
+    return str(folder / stored.get("base", "base"))
 
 
 def load(
     folder: str | Path = BUNDLED,
     *,
     base: str | Path | None = None,
-    gaze: Selector | str | Path | None = None,
+    gaze: AnySelector | str | Path | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | str | None = None,
     backend: Backend = "sdpa",
@@ -51,7 +92,7 @@ def load(
         raise InputError(f"{path}: format {stored.get('format')!r} is not known to this version, which reads format 1")
     settings = VideoSettings.from_dict(stored["settings"])
     if gaze is None:
-        gaze = _stored_selector(stored["gaze"], source, path)
+        gaze = stored_selector(stored["gaze"], path)
     elif gaze != stored["gaze"].get("name"):
         settings = settings.changed(loss=None)  # what is stored is in the unit of another selector
     tower = dict(stored["tower"])
@@ -72,15 +113,3 @@ def _stored_base(stored: dict[str, Any], source: Path, path: Path) -> str | Path
     if Path(told).is_absolute() and not Path(told).is_dir():
         raise InputError(f"{path}: the base model is no longer at {told}: give its place with base=")
     return told
-
-
-def _stored_selector(stored: dict[str, Any], source: Path, path: Path) -> Selector | str | Path:
-    if "folder" in stored:
-        return source / stored["folder"]
-    if stored["name"] == "random":
-        return RandomSelector(stored["seed"])
-    if stored["name"] not in (BUNDLED, *NAMED):
-        raise InputError(
-            f"{path}: saved with a selector of your own ({stored['name']}): load it with gaze=<that selector>"
-        )
-    return stored["name"]

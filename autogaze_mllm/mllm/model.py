@@ -7,7 +7,6 @@ base model's own, and nothing of the base is overwritten. `unwrap()` hands back 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,13 +17,10 @@ from torch import nn
 
 from ..common.errors import InputError
 from ..common.timing import Stopwatch
-from ..gaze.cache import VideoCache, selector_facts
+from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
-from ..gaze.pipeline import gaze_video
-from ..gaze.selectors.base import Selector
+from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
-from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
 from ..vision.tower import GazedSiglipVisionModel
 from .families import Family
 from .media import Media
@@ -42,10 +38,10 @@ from .prompt import (
 from .prompt_cache import OWN_CACHE, PromptPrefix
 from .registry import forget
 from .saving import save
+from .video_encoder import VideoEncoder, VideoSource
 
 logger = logging.getLogger(__name__)
 
-VideoSource = str | Path | GazedVideo | Media
 DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
 RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at every forward or generate
 
@@ -60,7 +56,7 @@ class GazedModel(nn.Module):
         self,
         family: Family,
         preprocessing: Preprocessing,
-        gaze: Selector,
+        gaze: AnySelector,
         tower: GazedSiglipVisionModel,
         settings: VideoSettings,
         cache: VideoCache | None = None,
@@ -76,6 +72,13 @@ class GazedModel(nn.Module):
         self.preprocessing = preprocessing
         self.gaze = gaze
         self.cache = cache
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """A gaze model is a part of this module, another selector an attribute: one may take the other's place."""
+        if name == "gaze":
+            as_selector(value).check_grid(self.tower.grid)  # refused here, not at the next video
+            self._modules.pop(name, None)
+        super().__setattr__(name, value)
 
     # -- what the wrapped model is -------------------------------------------------------------------------------
 
@@ -132,67 +135,31 @@ class GazedModel(nn.Module):
         source: str | Path,
         settings: VideoSettings | None = None,
         progress: bool = False,
-        selector: Selector | None = None,
+        selector: AnySelector | None = None,
     ) -> GazedVideo:
         """Gazes a video once, for any number of questions: the result can stand wherever a path can.
 
         settings, selector: others than the model's own, for this once.
         Taken from the cache if it is there; stats["from_cache"] says so.
         """
-        settings = settings or self.settings
-        start = time.perf_counter()
-        key = self.gazed_key(source, settings, selector)
-        if self.cache is not None and key is not None:
-            found = self.cache.get_gazed(key)
-            if found is not None:
-                found.stats |= {"seconds": {"cache": time.perf_counter() - start}, "from_cache": 1}
-                return found
-        gazed = gaze_video(
-            source,
-            selector or self.gaze,
-            settings,
-            grid=self.tower.grid,
-            pixels=self.family.pixels,
-            device=self.device,
-            dtype=self.dtype,
-            progress=progress,
-        )
-        if self.cache is not None and key is not None:
-            self.cache.put_gazed(key, gazed)
-        return gazed
+        return self._encoder(settings, selector).gaze(source, progress)
 
     def gazed_key(
-        self, source: str | Path, settings: VideoSettings | None = None, selector: Selector | None = None
+        self, source: str | Path, settings: VideoSettings | None = None, selector: AnySelector | None = None
     ) -> str | None:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
-        facts = self._gaze_facts(settings or self.settings, selector)
-        return None if self.cache is None or facts is None else self.cache.key(source, **facts)
+        return self._encoder(settings, selector).gazed_key(source)
 
-    def _gaze_facts(self, settings: VideoSettings, other: Selector | None = None) -> dict[str, Any] | None:
-        """All that decides the kept patches of a video, or None when they cannot be cached."""
-        selector = selector_facts(other or self.gaze)
-        pixels = self.family.pixels
-        return selector and {
-            "selector": selector,
-            "settings": settings.to_dict(),
-            "grid": [self.tower.grid.scales, self.tower.grid.patch],
-            "pixels": [pixels.mean, pixels.std],
-            "dtype": str(self.dtype),
-        }
-
-    def _token_key(self, source: str | Path, state: str) -> str | None:
-        """Cache key of the visual tokens of a video; also the weights of tower and projector decide them."""
-        facts = self._gaze_facts(self.settings)
-        if self.cache is None or facts is None:
-            return None
-        tower, family = self.tower, self.family
-        return self.cache.key(
-            source,
-            **facts,
-            family=family.model_type,
-            layers=family.feature_layers,
-            attention=[tower.attn_type, tower.frame_independent],
-            weights=state,
+    def _encoder(self, settings: VideoSettings | None = None, selector: AnySelector | None = None) -> VideoEncoder:
+        """For this call, whose stats it counts up."""
+        return VideoEncoder(
+            self.family,
+            self.tower,
+            selector or self.gaze,
+            settings or self.settings,
+            self.cache,
+            self._gazing,
+            self.stats,
         )
 
     def prepare(
@@ -220,13 +187,14 @@ class GazedModel(nn.Module):
         film_lists = media_per_prompt(videos, single, len(texts), "videos")
         image_lists = media_per_prompt(images, single, len(texts), "images")
         self.stats = {"seconds": {}}
+        encoder = self._encoder()
         rows, media = [], []
         for number, (text, films, pictures) in enumerate(zip(texts, film_lists, image_lists, strict=True)):
             check_counts(text, len(films), len(pictures), number)
             items, film, picture = [], iter(films), iter(pictures)
             for kind in tags_in(text):
                 if kind == "video":
-                    items.append(self._video(next(film), reuse, progress))
+                    items.append(encoder.media(next(film), reuse, progress))
                 else:
                     items.append(self.family.dense_image(open_image(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
@@ -253,66 +221,12 @@ class GazedModel(nn.Module):
         questions that begin alike go on from there. For models whose weights stay as they are.
         """
         self.stats = {"seconds": {}}
-        item = self._video(source, True, progress)
+        encoder = self._encoder()
+        item = encoder.media(source, True, progress)
         clock = Stopwatch(self.device)
-        (tokens,) = self._features([item], clock)
-        self._count({"visual_tokens": len(tokens), "seconds": clock.seconds})
+        (tokens,) = encoder.features([item], clock)
+        encoder.count({"visual_tokens": len(tokens), "seconds": clock.seconds})
         return Media(len(tokens), tokens, prefix=PromptPrefix() if share_prompt else None)
-
-    def _video(self, source: VideoSource, reuse: bool, progress: bool) -> Media:
-        if isinstance(source, Media):
-            return source
-        if not self._gazing:
-            if isinstance(source, GazedVideo):
-                raise InputError("inside disabled() a video must be a file: a gazed video has no dense frames left")
-            clock = Stopwatch(torch.device("cpu"))
-            with clock.stage("decode"):
-                reader = VideoReader(source)
-                wanted = sample_frames(len(reader), self.settings.frames)
-                pixels = torch.cat([self.family.frame_pixels(chunk.frames) for chunk in reader.read(wanted)])
-            item = self.family.dense_video(pixels)
-            lost = len(reader.lost)
-            numbers = {"frames": len(pixels), "frames_lost": lost, "dense_tokens": item.tokens}
-            self._count({**numbers, "seconds": clock.seconds})
-            return item
-        key = state = None
-        if reuse and self.cache is not None and not isinstance(source, GazedVideo) and not self.family.base.training:
-            start = time.perf_counter()
-            state = self.family.vision_state()
-            key = self._token_key(source, state)
-            found = self.cache.get_tokens(key) if self.cache is not None and key is not None else None
-            if found is not None:
-                tokens, numbers = found
-                self._count({**numbers, "from_cache": 1, "seconds": {"cache": time.perf_counter() - start}})
-                return Media(len(tokens), tokens)
-        gazed = source if isinstance(source, GazedVideo) else self.gaze_video(source, progress=progress)
-        self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
-        made = {} if gazed is source else gazed.stats
-        self._count(
-            {**self._numbers(gazed), "from_cache": made.get("from_cache", 0), "seconds": made.get("seconds", {})}
-        )
-        return Media(self.family.gazed_count(gazed.picture_counts()), gazed, key, state)
-
-    def _numbers(self, gazed: GazedVideo) -> dict[str, int]:
-        """What the stats say of a gazed video."""
-        frames = gazed.num_pictures - gazed.thumbnails
-        return {
-            "frames": frames,
-            "frames_lost": gazed.stats.get("frames_lost", 0),
-            "patches": len(gazed),
-            "patches_total": gazed.total_patches,
-            "dense_tokens": self.family.dense_count(frames),
-        }
-
-    def _count(self, numbers: dict[str, Any]) -> None:
-        """Adds to the stats of the call under way."""
-        for name, value in numbers.items():
-            if name == "seconds":
-                seconds = self.stats.setdefault("seconds", {})
-                for stage, spent in value.items():
-                    seconds[stage] = seconds.get(stage, 0.0) + spent
-            else:
-                self.stats[name] = self.stats.get(name, 0) + value
 
     # -- running -------------------------------------------------------------------------------------------------
 
@@ -328,7 +242,7 @@ class GazedModel(nn.Module):
         if len(media) != len(input_ids):
             raise InputError(f"{len(input_ids)} prompts, but media for {len(media)}")
         clock = Stopwatch(self.device)
-        features = self._features([item for items in media for item in items], clock)
+        features = self._encoder().features([item for items in media for item in items], clock)
         rest = iter(features)
         for row, items in enumerate(media):
             count, places = sum(len(next(rest)) for _ in items), int(visual[row].sum())
@@ -340,34 +254,6 @@ class GazedModel(nn.Module):
             return embedded
         joined = torch.cat(features).to(embedded.device, embedded.dtype)
         return embedded.masked_scatter(visual[..., None], joined)
-
-    def _features(self, items: Sequence[Media], clock: Stopwatch) -> list[torch.Tensor]:
-        """Visual tokens of each; the tower runs once for all that are gazed."""
-        gazed = [item.content for item in items if isinstance(item.content, GazedVideo)]
-        if gazed and not self._gazing:
-            raise InputError("these inputs were gazed; inside disabled() prepare them anew")
-        seen: list[torch.Tensor] = []
-        if gazed:
-            with clock.stage("tower"):
-                seen = self.family.gazed_features(self.tower, gazed)
-        rest = iter(seen)
-        return [self._tokens(item, rest, clock) for item in items]
-
-    def _tokens(self, item: Media, seen: Iterator[torch.Tensor], clock: Stopwatch) -> torch.Tensor:
-        """seen: gives what the tower made of the next item that is gazed."""
-        if isinstance(item.content, torch.Tensor):
-            return item.content.to(self.device)
-        if not isinstance(item.content, GazedVideo):
-            with clock.stage("dense vision"):
-                return self.family.dense_features(item.content)
-        with clock.stage("projector"):
-            tokens = self.family.project(next(seen), item.content.picture_counts())
-        if self.cache is not None and item.cache_key is not None and not torch.is_grad_enabled():
-            key, item.cache_key = item.cache_key, None
-            # Weights may have changed since the inputs were prepared.
-            if self.family.vision_state() == item.cache_state:
-                self.cache.put_tokens(key, tokens, self._numbers(item.content))
-        return tokens
 
     def _base_inputs(self, input_ids: torch.Tensor | None, media: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
         """Keyword arguments for the base model: embeddings where there are media, otherwise what was given."""

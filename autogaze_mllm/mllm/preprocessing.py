@@ -13,7 +13,7 @@ from typing import Any
 import transformers
 from transformers import AutoConfig, AutoTokenizer
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from ..common.files import find_file, read_json
 from .native.llama_tokenizer import read_llama_tokenizer
 
@@ -62,7 +62,7 @@ class Preprocessing:
                     options["config"] = AutoConfig.for_model(model_type)
                 tokenizer = AutoTokenizer.from_pretrained(source, subfolder=tokenizer_folder, **options)
         except (OSError, ValueError, ImportError) as error:
-            raise InputError(f"{source}: tokenizer cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+            raise InputError(f"{source}: tokenizer cannot be loaded: {first_line(error)}") from error
         image_processor = _load_image_processor(source, image_folder, hub)
         template = tokenizer.chat_template
         if template is None:

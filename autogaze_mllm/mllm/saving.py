@@ -7,9 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
 from ..common.files import output_folder, write_json
-from ..gaze.autogaze.model import AutoGaze
-from ..gaze.selectors.baselines import RandomSelector
-from ..gaze.selectors.registry import selector_name
+from ..gaze.selectors.base import as_selector
 
 if TYPE_CHECKING:
     from .model import GazedModel
@@ -37,13 +35,7 @@ def save_base(model: GazedModel, folder: str | Path, below: str) -> None:
 def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, Any] | None = None) -> None:
     """Writes the gaze model, then the settings file. base: the base model's folder, below this one, or where else it
     comes from. tuned: what `save_parts` gave."""
-    selector = model.gaze
-    stored: dict[str, Any] = {"name": selector_name(selector)}
-    if isinstance(selector, AutoGaze):
-        selector.save_pretrained(target / "gaze")
-        stored = {"folder": "gaze"}
-    elif isinstance(selector, RandomSelector):
-        stored["seed"] = selector.seed
+    stored = as_selector(model.gaze).store(target)
     tower = model.tower
     write_json(
         target / SETTINGS_FILE,

@@ -11,18 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ..common.errors import InputError
-from ..common.files import atomic_write, output_folder
+from ..common.errors import InputError, first_line
+from ..common.files import output_folder
+from ..common.weights import read_weights, write_weights
 from .families import Family
 from .native.checkpoint import find_weights, save_weights
 
 ADAPTER = "adapter"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-PEFT_PREFIX = "base_model.model."  # peft's own wrapper, in the names of its files
+PEFT_PREFIX = "base_model.model."  # peft's own wrapper, in the names of its files; there is none around injected LoRA
 
 
 def save_parts(folder: Path, family: Family, tensors: Mapping[str, torch.Tensor], lora: Any | None) -> dict[str, Any]:
@@ -31,17 +30,19 @@ def save_parts(folder: Path, family: Family, tensors: Mapping[str, torch.Tensor]
     adapter: dict[str, torch.Tensor] = {}
     for name, tensor in tensors.items():
         if ".lora_" in name:
-            adapter[PEFT_PREFIX + name.replace(".default.", ".")] = tensor.contiguous()
+            adapter[name] = tensor
         else:
             parts.setdefault(family.part_of(name), {})[name] = tensor
     for part, members in parts.items():
         save_weights(members, folder / part)
     if adapter:
+        from peft import get_peft_model_state_dict
+
         assert lora is not None
+        stored = get_peft_model_state_dict(family.base, adapter, save_embedding_layers=False)
         target = output_folder(folder / ADAPTER)
         lora.save_pretrained(target)
-        with atomic_write(target / ADAPTER_WEIGHTS) as temporary:
-            save_file(adapter, temporary, metadata={"format": "pt"})
+        write_weights(target / ADAPTER_WEIGHTS, {PEFT_PREFIX + name: tensor for name, tensor in stored.items()})
     return {"parts": sorted(parts), "adapter": bool(adapter)}
 
 
@@ -55,35 +56,26 @@ def load_parts(folder: Path, family: Family, stored: Mapping[str, Any]) -> None:
         if wrong:
             raise InputError(f"{folder / part}: {wrong[0]} does not fit the base model {base.config._name_or_path!r}")
         for path in sorted({found.path for found in weights.values()}):
-            for name, tensor in _read(path).items():
+            for name, tensor in read_weights(path).items():
                 own[name].data.copy_(tensor)
     if stored.get("adapter"):
         _load_adapter(folder / ADAPTER, base)
 
 
 def _load_adapter(folder: Path, base: nn.Module) -> None:
-    from peft import LoraConfig, inject_adapter_in_model
+    from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-    weights = {
-        name.removeprefix(PEFT_PREFIX).replace(".weight", ".default.weight"): tensor
-        for name, tensor in _read(folder / ADAPTER_WEIGHTS).items()
-    }
+    stored = read_weights(folder / ADAPTER_WEIGHTS)
     if not any(".lora_" in name for name, _ in base.named_parameters()):
         inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base)
         base.eval().requires_grad_(False)
-    own = {name: parameter for name, parameter in base.named_parameters() if ".lora_" in name}
-    if own.keys() != weights.keys():
-        odd = sorted(own.keys() ^ weights.keys())[0]
-        raise InputError(f"{folder}: {odd} does not fit the base model")
-    for name, parameter in own.items():
-        parameter.data.copy_(weights[name])
-
-
-def _read(path: Path) -> dict[str, torch.Tensor]:
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
+        found: Any = set_peft_model_state_dict(base, {name.removeprefix(PEFT_PREFIX): stored[name] for name in stored})
+    except RuntimeError as error:  # shapes
+        raise InputError(f"{folder}: does not fit the base model: {first_line(error)}") from error
+    odd = sorted([*found.unexpected_keys, *(name for name in found.missing_keys if ".lora_" in name)])
+    if odd:
+        raise InputError(f"{folder}: {odd[0]} does not fit the base model")
 
 
 def merge_adapter(base: nn.Module) -> None:

@@ -1,4 +1,4 @@
-"""wrap(), load() and what is written to disk."""
+"""wrap(): gaze in front of a base model, loaded or named."""
 
 from __future__ import annotations
 
@@ -13,19 +13,16 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line, listed
 from ..common.files import find_file, read_json
-from ..gaze.autogaze.model import AutoGaze
-from ..gaze.autogaze.tiling import Tiling
 from ..gaze.cache import VideoCache
 from ..gaze.grid import PatchGrid, Side, sides_of
-from ..gaze.pipeline import DEFAULT_GRID
-from ..gaze.selectors.base import Selector
-from ..gaze.selectors.registry import load_selector
+from ..gaze.selector_registry import load_selector
+from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
 from ..vision.attention import AttentionType, Backend
 from ..vision.tower import GazedSiglipVisionModel
-from .families import Family, family_class
+from .families import Family, family_class, family_of_type
 from .model import GazedModel
 from .native import native_class
 from .preprocessing import Preprocessing
@@ -38,7 +35,7 @@ DEFAULT_GAZE = "nvidia/AutoGaze"
 
 def wrap(
     model: nn.Module | str | Path,
-    gaze: Selector | str | Path = DEFAULT_GAZE,
+    gaze: AnySelector | str | Path = DEFAULT_GAZE,
     *,
     processor: Any = None,
     settings: VideoSettings | None = None,
@@ -71,52 +68,65 @@ def wrap(
     if isinstance(model, GazedModel):
         raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
     if isinstance(model, (str, Path)):
-        source = str(model)
         adapter, load_base = _base_loader(model, hub or {})
-        settings = _settings(settings or adapter.default_settings(), overrides)  # refused before weights are read
+        settings = (settings or adapter.default_settings()).changed(**overrides)  # refused before weights are read
         gaze = load_selector(gaze)  # a wrong name is refused before a large model is read
         base: Any = load_base(device=device, dtype=dtype)
-    elif isinstance(model, nn.Module):
-        base, source = model, type(model).__name__
-        if device is not None or dtype is not None:
-            raise InputError("device and dtype are those of the loaded model: move it with .to() before wrapping")
-        if wrapper_of(base) is not None:
-            raise InputError("this model is already wrapped: use that wrapper, or call its unwrap() first")
-        adapter = family_class(getattr(base, "config", None), source)
-        settings = _settings(settings or adapter.default_settings(), overrides)
+        origin = str(model)
     else:
-        raise InputError(f"wrap() takes a model, a folder or a hub id, got {type(model).__name__}")
-    if processor is None:
-        origin = str(model) if isinstance(model, (str, Path)) else getattr(base.config, "_name_or_path", "")
-        if not origin:
-            raise InputError("this model was not loaded from a folder or the hub: give its processor=")
-        processor = adapter.load_preprocessing(origin, **(hub or {}))
-    if any(parameter.is_meta for parameter in base.parameters()):
-        raise InputError("the model's weights are offloaded or were never loaded: wrap a model that is in memory")
-    preprocessing = Preprocessing.of(processor)
+        adapter = _adapter_of(model, device, dtype)
+        settings = (settings or adapter.default_settings()).changed(**overrides)
+        base, origin = model, getattr(model.config, "_name_or_path", "")
+    preprocessing = _preprocessing(adapter, base, processor, origin, hub or {})
     family = adapter(base, preprocessing)
     adapter.check_tower(base.config)
     selector = load_selector(gaze, device=base.device, dtype=base.dtype)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
-    shape = family.tower_defaults() | {name: value for name, value in given.items() if value is not None}
-    if "scales" not in shape:
-        vision = family.config.vision_config
-        shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
+    shape = _tower_shape(family, selector, given)
     tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend, compile=compile)
-    if isinstance(selector, AutoGaze):
-        Tiling.plan(selector.grid, tower.grid)  # a gaze model that cannot select on this grid is refused here
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
     remember(base, wrapped)
     return wrapped
 
 
-def default_scales(selector: Selector, image_size: int, patch: int) -> list[Side]:
+def _adapter_of(model: Any, device: object, dtype: object) -> type[Family]:
+    """The family of a model that is loaded and free to be wrapped."""
+    if not isinstance(model, nn.Module):
+        raise InputError(f"wrap() takes a model, a folder or a hub id, got {type(model).__name__}")
+    if device is not None or dtype is not None:
+        raise InputError("device and dtype are those of the loaded model: move it with .to() before wrapping")
+    if wrapper_of(model) is not None:
+        raise InputError("this model is already wrapped: use that wrapper, or call its unwrap() first")
+    return family_class(getattr(model, "config", None), type(model).__name__)
+
+
+def _preprocessing(adapter: type[Family], base: Any, processor: Any, origin: str, hub: dict[str, Any]) -> Preprocessing:
+    """origin: the id or folder that the base model, and so its processor, came from, if it is known."""
+    if processor is None:
+        if not origin:
+            raise InputError("this model was not loaded from a folder or the hub: give its processor=")
+        processor = adapter.load_preprocessing(origin, **hub)
+    if any(parameter.is_meta for parameter in base.parameters()):
+        raise InputError("the model's weights are offloaded or were never loaded: wrap a model that is in memory")
+    return Preprocessing.of(processor)
+
+
+def _tower_shape(family: Family, selector: AnySelector, given: dict[str, Any]) -> dict[str, Any]:
+    """What the gazed tower is made with. given: what the caller says; None: what the configuration says."""
+    shape = family.tower_defaults() | {name: value for name, value in given.items() if value is not None}
+    if "scales" not in shape:
+        vision = family.config.vision_config
+        shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
+    return shape
+
+
+def default_scales(selector: AnySelector, image_size: int, patch: int) -> list[Side]:
     """The gaze model's cells at each scale, repeated n times per axis, n chosen to come closest to `image_size`.
 
     Whole multiples keep the gaze model's cells and the tower's patches aligned: 384 at patch 14 gives 56+112+196+392.
     """
-    grid = selector.grid if isinstance(selector, AutoGaze) else DEFAULT_GRID
+    grid = as_selector(selector).grid
     rows, columns = grid.cells[-1]
     times = max(1, round(image_size / (max(rows, columns) * patch)))
     return sides_of(PatchGrid(tuple((r * times * patch, c * times * patch) for r, c in grid.cells), patch))
@@ -132,10 +142,6 @@ def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:
     return cache if isinstance(cache, VideoCache) else VideoCache(cache)
 
 
-def _settings(settings: VideoSettings | None, overrides: dict[str, Any]) -> VideoSettings:
-    return (settings or VideoSettings()).changed(**overrides)
-
-
 def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family], Callable[..., Any]]:
     """The family of a base model, and what loads it with `device` and `dtype`. No weights are read yet: a model that is
     not supported is refused by its configuration."""
@@ -148,11 +154,11 @@ def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family],
     except (ValueError, TypeError) as error:  # a model type that transformers does not know
         path = find_file(source, "config.json", **hub)
         kind = read_json(path).get("model_type") if path else None
-        family_class(type("Config", (), {"model_type": kind}), str(source))
-        raise InputError(f"{source}: {str(error).strip().splitlines()[0]}") from error
+        family_of_type(kind, str(source))
+        raise InputError(f"{source}: {first_line(error)}") from error
     except (OSError, json.JSONDecodeError) as error:
         find_file(source, "config.json", **hub)  # says in one line why there is no configuration
-        raise InputError(f"{source}: cannot be loaded: {str(error).strip().splitlines()[0]}") from error
+        raise InputError(f"{source}: cannot be loaded: {first_line(error)}") from error
     adapter = family_class(config, str(source))
     adapter.check_tower(config)
     return adapter, functools.partial(_load_by_transformers, source, options)
@@ -164,11 +170,9 @@ def _load_by_transformers(source: str | Path, hub: dict[str, Any], device: Any, 
             source, dtype=dtype or "auto", output_loading_info=True, **hub
         )
     except Exception as error:  # damaged files and wrong shapes come as errors of many types
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"{source}: weights cannot be loaded: {reason}") from error
+        raise InputError(f"{source}: weights cannot be loaded: {first_line(error)}") from error
     model, found = loaded
     missing = sorted(found["missing_keys"])
     if missing:  # transformers would go on with random values in their place
-        shown = ", ".join(missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
-        raise InputError(f"{source}: the checkpoint lacks {shown}")
+        raise InputError(f"{source}: the checkpoint lacks {listed(missing, 5)}")
     return model.to(device) if device is not None else model

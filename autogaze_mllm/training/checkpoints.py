@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from ..common.errors import InputError
 from ..common.files import output_folder, read_json, write_json
+from ..common.weights import read_weights
 from ..gaze.autogaze.model import AutoGaze
 from .tasks.base import TrainableTask
 
@@ -71,14 +72,14 @@ def load_checkpoint(
 ) -> dict[str, Any]:
     """Puts everything back in place; returns what `state.json` says."""
     state = read_json(folder / STATE)
-    gaze.load_state_dict(load_file(folder / "gaze" / "model.safetensors"))
+    gaze.load_state_dict(read_weights(folder / "gaze" / "model.safetensors"))
     if task is not None:
         if not (folder / "task").is_dir():
             raise InputError(f"{folder}: holds no reconstruction task, which this run trains")
-        task.load_weights(load_file(folder / "task" / "model.safetensors"), str(folder / "task"))
+        task.load_weights(read_weights(folder / "task" / "model.safetensors"), str(folder / "task"))
     if hints is not None:
-        hints.load_state_dict(load_file(folder / HINTS))
-    load_optimizer(optimizer, load_file(folder / "optimizer.safetensors"))
+        hints.load_state_dict(read_weights(folder / HINTS))
+    load_optimizer(optimizer, read_weights(folder / "optimizer.safetensors"))
     return state
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from ..common.plots import panels, save_png
+
 SMOOTH = 50  # points that a line has at most; each is the mean of the steps it stands for
 
 
@@ -18,22 +20,11 @@ def plot_curves(metrics: Path, picture: Path) -> None:
     series = {name: points for name, points in series.items() if len(points) > 1}
     if not series:
         return
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
-    columns = 4
-    lines = -(-len(series) // columns)
-    figure, axes = pyplot.subplots(lines, columns, figsize=(4 * columns, 2.6 * lines), squeeze=False)
-    for axis, (name, points) in zip(axes.flat, series.items(), strict=False):
+    figure, axes = panels(len(series), columns=4, size=(4.0, 2.6))
+    for axis, (name, points) in zip(axes, series.items(), strict=True):
         parts = np.array_split(np.array(points), min(SMOOTH, len(points)))
         means = np.array([part.mean(axis=0) for part in parts])
         axis.plot(means[:, 0], means[:, 1])
         axis.set_title(name, fontsize=9)
-        axis.grid(alpha=0.3)
-    for axis in axes.flat[len(series) :]:
-        axis.axis("off")
-    figure.tight_layout()
-    figure.savefig(picture, dpi=90)
-    pyplot.close(figure)
+        axis.set_xlabel("step", fontsize=8)
+    save_png(figure, picture)

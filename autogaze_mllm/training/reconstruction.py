@@ -15,15 +15,14 @@ import torch
 
 from ..common.errors import InputError
 from ..common.pixels import resize_frames
-from ..gaze.autogaze.budget import Ratio, patches_per_frame
 from ..gaze.autogaze.model import AutoGaze
-from ..gaze.grid import PatchGrid
+from ..gaze.grid import DEFAULT_GRID, PatchGrid
 from ..gaze.mosaic import psnr
+from ..gaze.ratio import Ratio, patches_per_frame
 from ..gaze.selection import GazingInfo, build_info, read_selection
-from ..gaze.selectors.base import Selector
+from ..gaze.selectors.base import PIXEL_LOSS, AnySelector, Selector, as_selector, selector_name
 from ..gaze.selectors.baselines import RandomSelector
 from ..gaze.selectors.pixel_diff import PixelDiffSelector
-from ..gaze.selectors.registry import selector_name
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from .search.greedy import search_mosaic
@@ -53,11 +52,11 @@ class Setting:
         return cls(name.strip(), values.get("ratio", 1.0), values.get("task"))
 
 
-class GreedySelector:
+class GreedySelector(Selector):
     """The search that labels come from, as a selector: it looks at the video that is to be rebuilt."""
 
     name = "greedy"
-    default_loss: float | None = 0.2
+    default_loss = 0.2
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         task = MosaicTask(grid)
@@ -66,9 +65,9 @@ class GreedySelector:
         return build_info(found.ids.clamp(min=0), found.ids >= 0, found.counts, grid, pad_id=-1)
 
 
-def own_unit(selector: Selector, loss: float | None, task: ReconstructionTask) -> float | None:
+def own_unit(selector: AnySelector, loss: float | None, task: ReconstructionTask) -> float | None:
     """A loss of the task in the unit of the selector's stop rule: pixel-diff counts black to white as 1."""
-    if loss is None or not isinstance(selector, PixelDiffSelector):
+    if loss is None or as_selector(selector).loss_unit != PIXEL_LOSS:
         return loss
     ends = [task.normalize(torch.full((3, 1, 1), value)) for value in (0.0, 1.0)]
     return loss / float((ends[1] - ends[0]).mean())
@@ -116,7 +115,7 @@ def read_clips(path: Path, grid: PatchGrid, frames: int, length: int = 16) -> It
 
 @torch.no_grad()
 def score_clip(
-    clip: torch.Tensor, selector: Selector, setting: Setting, task: ReconstructionTask, device: torch.device
+    clip: torch.Tensor, selector: AnySelector, setting: Setting, task: ReconstructionTask, device: torch.device
 ) -> ClipScore:
     frames = clip[None].to(device).float() / 255
     rule = own_unit(selector, setting.loss, task)
@@ -229,12 +228,10 @@ def calibration(scores: Sequence[ClipScore]) -> float | None:
     return float(np.mean(ratios)) if ratios else None
 
 
-def default_task(selector: Selector) -> MosaicTask:
+def default_task(selector: AnySelector) -> MosaicTask:
     """The mosaic on the gaze model's own grid and values."""
     if isinstance(selector, AutoGaze):
         return MosaicTask(selector.grid, selector.processor)
-    from ..gaze.pipeline import DEFAULT_GRID
-
     return MosaicTask(DEFAULT_GRID)
 
 

@@ -8,6 +8,7 @@ Notable design decisions:
 
 from __future__ import annotations
 
+import importlib.util
 import random
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,7 +23,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from tqdm.auto import tqdm
 
-from ..common.errors import InputError
+from ..common.errors import DivergenceError, InputError
 from ..common.files import output_folder, read_json, write_json
 from ..common.workers import Prefetch
 from ..gaze.autogaze.model import AutoGaze
@@ -34,7 +35,6 @@ from .data.labels import Label, collate_labels, key_of
 from .objective import Batch, GazeObjective
 from .schedules import learning_rate, temperature
 from .tasks.base import ReconstructionTask, TrainableTask
-from .trackers import Tracker
 from .validation import validate
 
 
@@ -66,10 +66,18 @@ class GazeTrainer:
         self.settings, self.data = settings, data
         self.last_step = min(settings.steps, until or settings.steps)
         self.run_folder = output_folder(run)
+        if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:
+            raise InputError(f"{settings.tracker} is not installed: pip install {settings.tracker}, or --tracker none")
         # Buffers are never trained here, and their broadcast would cost a message for each step.
         options = DistributedDataParallelKwargs(broadcast_buffers=False)
         # Precision is ours to choose: accelerate's would be fixed for the whole process by the first trainer in it.
-        self.accelerator = Accelerator(cpu=cpu, mixed_precision="no", kwargs_handlers=[options])
+        self.accelerator = Accelerator(
+            cpu=cpu,
+            mixed_precision="no",
+            kwargs_handlers=[options],
+            log_with=None if settings.tracker == "none" else settings.tracker,
+            project_dir=self.run_folder,
+        )
         self.micro, self.rounds = settings.accumulation(self.accelerator.num_processes)
         self.progress = progress and self.accelerator.is_main_process
         self.gaze, self.task = gaze.train(), task
@@ -97,7 +105,7 @@ class GazeTrainer:
         """Runs to the last step; what an earlier, interrupted run did is not done again. Returns the trained model."""
         settings, main = self.settings, self.accelerator.is_main_process
         metrics = MetricsFile(self.run_folder / "metrics.jsonl", self.first_step) if main else None
-        tracker = Tracker(settings.tracker if main else "none", self.run_folder, settings.to_dict())
+        self._start_tracker()
         bar = tqdm(
             total=self.last_step, initial=self.first_step, unit="step", desc="training", disable=not self.progress
         )
@@ -110,12 +118,14 @@ class GazeTrainer:
                     bar.set_postfix(loss=f"{values['loss']:.3f}")
                     if metrics is not None:
                         metrics.write(step, values)
-                    tracker.log(step, values)
+                    self.accelerator.log(values, step)
                     if (step + 1) % settings.save_every == 0 or step + 1 == self.last_step:
                         self._save(step + 1)
         finally:
             bar.close()
-            tracker.close()
+            for tracker in self.accelerator.trackers:
+                tracker.finish()  # `end_training` would end the process group as well, which is needed further on
+            self.accelerator.trackers.clear()
             if metrics is not None:
                 metrics.close()
         self.validation = self._validation(self.last_step)
@@ -129,6 +139,13 @@ class GazeTrainer:
                 trained.save_pretrained(self.run_folder / "task")
         self.accelerator.wait_for_everyone()
         return self.gaze.eval()
+
+    def _start_tracker(self) -> None:
+        """Beside `metrics.jsonl`: tensorboard in the run's folder of that name, or a run of wandb's project."""
+        tracker, run = self.settings.tracker, self.run_folder
+        project = "autogaze_mllm" if tracker == "wandb" else tracker
+        wandb = {"dir": str(run), "name": run.name, "config": self.settings.to_dict()}
+        self.accelerator.init_trackers(project, init_kwargs={"wandb": wandb})
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step. -> its numbers, averaged over processes and rounds."""
@@ -157,7 +174,7 @@ class GazeTrainer:
         means = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")
         values = dict(zip(names, means.tolist(), strict=True))
         if not np.isfinite(values["loss"]):
-            raise InputError(f"the loss of step {step} is not a number; a lower --lr may help")
+            raise DivergenceError(f"the loss of step {step} is not a number; a lower --lr may help")
         return values | {"lr": rate}
 
     def _batches(self) -> Iterator[Batch]:

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from ..common.files import atomic_write, output_folder
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
+from ..gaze.overlay import draw_patches, patch_box
 from ..gaze.selection import GazingInfo, Selection, read_selection
 from .config import TrainingSettings
 from .data.clips import ClipSource
@@ -18,7 +19,6 @@ from .search.greedy import search_mosaic
 from .tasks.base import ReconstructionTask
 from .tasks.mosaic import MosaicTask
 
-SCALE_COLOURS = ((255, 80, 80), (255, 190, 60), (90, 220, 90), (90, 170, 255))
 PICTURES = 4  # clips shown
 
 
@@ -104,14 +104,10 @@ def picture_rows(
 
 
 def outline_patches(frame: np.ndarray, selection: Selection, number: int, grid: PatchGrid) -> np.ndarray:
-    """frame (H, W, 3) uint8 darkened, with the kept patches of frame `number` of row 0 outlined by scale."""
-    image = Image.fromarray((frame * 0.45).astype(np.uint8))
-    pen = ImageDraw.Draw(image)
+    """frame (H, W, 3) uint8 -> the same with the kept patches of frame `number` of row 0 outlined."""
     height, width = frame.shape[:2]
     wanted = selection.keep[0] & (selection.frame == number)
-    scales, rows, columns = (part.tolist() for part in grid.locate(selection.index[0][wanted]))
-    for scale, row, column in zip(scales, rows, columns, strict=True):
-        high, wide = (grid.patch * side / of for side, of in zip((height, width), grid.scales[scale], strict=True))
-        box = (column * wide, row * high, (column + 1) * wide - 1, (row + 1) * high - 1)
-        pen.rectangle(box, outline=SCALE_COLOURS[scale % len(SCALE_COLOURS)])
-    return np.asarray(image)
+    places = zip(*(part.tolist() for part in grid.locate(selection.index[0][wanted])), strict=True)
+    panel = (0, 0, width, height)
+    boxes = [(scale, patch_box(grid, scale, row, column, panel)) for scale, row, column in places]
+    return np.asarray(draw_patches(frame, boxes))

@@ -11,7 +11,7 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.gaze.selectors.registry import load_selector
+from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 from benchmarks import gaze_speed

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.evaluation.reports.curve import Look, targets
-from autogaze_mllm.gaze.pipeline import DEFAULT_GRID
+from autogaze_mllm.gaze.grid import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.signvid import Recipe, Shape
@@ -26,21 +25,20 @@ from autogaze_mllm.signvid.signs import BORDER, cell_of
 from autogaze_mllm.video.sampling import sample_frames
 from benchmarks import signvid
 
-SCRIPT = Path(signvid.__file__)
 
-
-def bench(folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(SCRIPT), "--quick", "--data", str(folder / "data"), "--out", str(folder / "out")]
-    command += ["--workers", "1", "--gaze", "pixel-diff", *more]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+def bench(folder: Path, *more: str) -> int:
+    """In this process, which starts one for every look. -> exit code."""
+    command = ["signvid.py", "--quick", "--data", str(folder / "data"), "--out", str(folder / "out")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", [*command, "--workers", "1", "--gaze", "pixel-diff", *more])
+        return signvid.main()
 
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> Path:
     """Gaze and random, asked for in the wrong order."""
     folder = tmp_path_factory.mktemp("signvid-benchmark")
-    done = bench(folder, "--looks", "random,gaze")
-    assert done.returncode == 0, done.stderr
+    assert bench(folder, "--looks", "random,gaze") == 0
     return folder
 
 
@@ -62,8 +60,7 @@ def test_random_is_measured_after_gaze_and_at_its_tokens(measured):
 @pytest.mark.slow
 def test_quick_measures_every_look_and_goes_on_where_it_was(measured):
     before = (measured / "out/gaze/cost.json").stat().st_mtime_ns
-    done = bench(measured, "--shuffled")
-    assert done.returncode == 0, done.stderr
+    assert bench(measured, "--shuffled") == 0
     looks = json.loads((measured / "out/report.json").read_text())["looks"]
     assert set(looks) == {"gaze", "pixel-diff", "all", "whole-448", "random"}
     assert looks["gaze"]["tokens"] < 0.3 * looks["all"]["tokens"] and looks["all"]["kept"] == 1

@@ -77,8 +77,17 @@ def test_a_selector_of_the_users_own_runs_where_it_was_called(three_cores: None,
             where.add(threading.get_ident())
             return super().select(*arguments, **options)
 
-    am.gaze_video(tmp_path / "clip.mp4", Own(), am.preset("fast").changed(frames=4, max_tiles=4, ratio=0.2))
-    assert where == {threading.get_ident()}
+    class Threads(Own):
+        thread_safe = True
+
+    class Plain:  # no base class, and nothing but what it is called for
+        def select(self, *arguments, **options):  # type: ignore[no-untyped-def]
+            return Own().select(*arguments, **options)
+
+    for selector, alone in ((Own(), True), (Plain(), True), (Threads(), False)):
+        where.clear()
+        am.gaze_video(tmp_path / "clip.mp4", selector, am.preset("fast").changed(frames=4, max_tiles=4, ratio=0.2))
+        assert (where == {threading.get_ident()}) == alone
 
 
 def test_two_chunks_exist_at_most() -> None:

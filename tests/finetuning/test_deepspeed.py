@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 import subprocess
 import sys
@@ -15,14 +14,12 @@ from safetensors.torch import load_file
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.finetuning.deepspeed import NAMES, deepspeed_preset
+from autogaze_mllm.finetuning.deepspeed import FOLDER, NAMES, deepspeed_config, offloads, zero_stage
 from autogaze_mllm.finetuning.run import finetune
 
 from ..helpers.checkpoints import write_nvila
 from ..helpers.finetune_files import config, launch, mixed_data, save_base
-from ..helpers.paths import ROOT
 
-SCRIPTS = ROOT / "scripts"
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 RATES = ["--tower-lr", "1e-3", "--projector-lr", "1e-3", "--llm-lr", "1e-3"]
 STEPS = 6
@@ -59,6 +56,7 @@ def zero3(place):
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_zero2_learns_as_one_process_does(place, plain):
     found = launch(arguments(place, "zero2", "--deepspeed", "zero2"))
     assert found["losses"][-1] < found["losses"][0] - 0.2
@@ -66,12 +64,14 @@ def test_zero2_learns_as_one_process_does(place, plain):
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_zero3_learns_as_one_process_does(zero3, plain):
     assert zero3["losses"][-1] < zero3["losses"][0] - 0.2
     assert zero3["losses"] == pytest.approx(plain["losses"], abs=1e-3)
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_a_zero3_checkpoint_resumes_with_the_identical_losses(place, zero3):
     shutil.copytree(place / "zero3" / "checkpoint-3", place / "resumed" / "checkpoint-3")
     found = launch(arguments(place, "resumed", "--deepspeed", "zero3", "--resume"))
@@ -83,6 +83,7 @@ def test_a_zero3_checkpoint_resumes_with_the_identical_losses(place, zero3):
 
 
 @needs_deepspeed
+@pytest.mark.slow
 def test_a_zero3_result_loads_in_one_process_with_the_gathered_weights(place, zero3, plain):
     """Without DeepSpeed, from what was written, against the float32 weights that DeepSpeed's own files hold."""
     checkpoint = place / "zero3" / "checkpoint-6"
@@ -107,7 +108,7 @@ def test_a_zero3_result_loads_in_one_process_with_the_gathered_weights(place, ze
 @needs_deepspeed
 @pytest.mark.slow
 def test_zero3_with_lora_trains_and_its_result_answers(place):
-    more = ["--deepspeed", str(SCRIPTS / "zero3.json"), "--train", "lora", "--tower", "lora", "--lora-rank", "4"]
+    more = ["--deepspeed", str(FOLDER / "zero3.json"), "--train", "lora", "--tower", "lora", "--lora-rank", "4"]
     found = launch(arguments(place, "lora", *more))
     assert found["losses"][-1] < found["losses"][0]
     assert {path.name for path in (place / "lora").iterdir() if path.is_dir()} >= {"adapter", "projector"}
@@ -137,9 +138,13 @@ def test_zero3_trains_a_natively_loaded_model_whose_head_is_its_embedding(place)
     assert found["losses"] == pytest.approx(alone["losses"], abs=1e-3)
 
 
-def test_the_presets_are_the_files_of_the_launchers():
+@needs_deepspeed
+def test_presets_do_what_their_names_say():
+    assert {path.stem for path in FOLDER.glob("*.json")} == set(NAMES)
     for name in NAMES:
-        assert json.loads((SCRIPTS / f"{name}.json").read_text()) == deepspeed_preset(name)
+        preset = deepspeed_config(name)
+        assert (zero_stage(preset), offloads(preset)) == (int(name[4]), name.endswith("_offload"))
+        assert preset == deepspeed_config(FOLDER / f"{name}.json")
 
 
 def test_deepspeed_is_asked_for_where_it_is_missing(place, monkeypatch, capsys):

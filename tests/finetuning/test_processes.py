@@ -59,6 +59,7 @@ def fsdp(monkeypatch):
 RATES = ["--tower-lr", "1e-3", "--projector-lr", "1e-3", "--llm-lr", "1e-3"]
 
 
+@pytest.mark.slow
 def test_fsdp_learns_as_one_process_does_and_resumes(place, fsdp):
     model = am.wrap(place / "base", "pixel-diff", frames=4, ratio=0.5, loss=0, cache=False)
     data = place / "data" / "mixed.jsonl"
@@ -80,6 +81,7 @@ def test_fsdp_learns_as_one_process_does_and_resumes(place, fsdp):
 # -- the gaze model, trained along -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", pytest.param("zero2", marks=needs_deepspeed)])
 def test_the_gaze_model_is_trained_by_two_processes(engine, place):
     more = ["--train", "gaze", "--gaze-lr", "1e-3", "--rollouts", "2", "--projector", "full", "--save-steps", "0"]

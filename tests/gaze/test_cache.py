@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
-import signal
-import subprocess
-import sys
 import time
+from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,24 +115,23 @@ def test_stale_half_written_files_are_swept(tmp_path):
     assert not half.exists()
 
 
-WRITER = """
-import sys, torch
-from autogaze_mllm.gaze.cache import VideoCache
-cache = VideoCache(sys.argv[1])
-print("ready", flush=True)
-while True:
-    for key in ("one", "two"):
-        cache.put_tokens(key, torch.full((500_000,), 7.0), {"n": 1})
-"""
+def write_for_ever(folder: Path, ready: Event) -> None:
+    cache = VideoCache(folder)
+    ready.set()
+    while True:
+        for key in ("one", "two"):
+            cache.put_tokens(key, torch.full((500_000,), 7.0), {"n": 1})
 
 
 def test_two_processes_fill_it_at_once_and_one_is_killed(tmp_path):
     """Readers see a whole entry or none, whatever happens to those who write."""
-    command = [sys.executable, "-c", WRITER, str(tmp_path)]
-    writers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    fork = multiprocessing.get_context("fork")
+    ready = [fork.Event() for _ in range(2)]
+    writers = [fork.Process(target=write_for_ever, args=(tmp_path, event)) for event in ready]
     try:
         for writer in writers:
-            assert writer.stdout.readline() == "ready\n"
+            writer.start()
+        assert all(event.wait(60) for event in ready)
         cache, hits = VideoCache(tmp_path), 0
         end = time.monotonic() + 2
         while time.monotonic() < end:
@@ -141,13 +140,13 @@ def test_two_processes_fill_it_at_once_and_one_is_killed(tmp_path):
                 if found is not None:
                     assert bool((found[0] == 7).all()) and len(found[0]) == 500_000
                     hits += 1
-            if hits > 10 and writers[0].poll() is None:
-                writers[0].send_signal(signal.SIGKILL)
+            if hits > 10 and writers[0].is_alive():
+                writers[0].kill()
         assert hits > 10
     finally:
         for writer in writers:
             writer.kill()
-            writer.wait()
+            writer.join()
     assert {entry.key for entry in cache.entries()} == {"one", "two"}
     cache.clear()
     assert not list(tmp_path.iterdir())

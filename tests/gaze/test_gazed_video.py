@@ -18,7 +18,7 @@ from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.patches import PatchStore, gather_patches
 from autogaze_mllm.gaze.pipeline import GazedChunk, gaze_video
 from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
-from autogaze_mllm.gaze.selectors.registry import PixelDiffSelector
+from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video

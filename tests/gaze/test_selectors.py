@@ -11,10 +11,10 @@ from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.mosaic import psnr, rebuild
 from autogaze_mllm.gaze.selection import GazingInfo
-from autogaze_mllm.gaze.selectors.base import Selector
+from autogaze_mllm.gaze.selector_registry import load_selector
+from autogaze_mllm.gaze.selectors.base import Selector, selector_name
 from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
 from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
-from autogaze_mllm.gaze.selectors.registry import load_selector, selector_name
 from autogaze_mllm.video.synthetic import moving_scene
 
 from ..helpers.selections import SELECTORS

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
 import autogaze_mllm as am
-from autogaze_mllm.gaze.autogaze.budget import patches_per_frame
+from autogaze_mllm.gaze.ratio import patches_per_frame
 from autogaze_mllm.gaze.settings import preset
 from autogaze_mllm.mllm.native import NvilaModel
 

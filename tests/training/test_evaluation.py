@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +27,7 @@ from autogaze_mllm.training.reconstruction import (
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.video.reader import VideoReader
 
-from ..helpers.paths import ROOT
+from ..helpers.programs import run_script
 from ..helpers.training_models import busy_clip, small_gaze, write_clips
 
 GRID = PatchGrid.of("32+64", 16)
@@ -39,12 +36,6 @@ CPU = torch.device("cpu")
 
 def clip(seed: int = 0, frames: int = 4) -> torch.Tensor:
     return torch.from_numpy(busy_clip(seed, frames)).permute(0, 3, 1, 2)
-
-
-def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def test_settings_are_read() -> None:
@@ -109,7 +100,7 @@ def test_heat_map_counts_places() -> None:
     assert heat_map([score], GRID) == pytest.approx(np.full((4, 4), 2.0))  # once at each of two scales
 
 
-def test_evaluation_script(tmp_path: Path) -> None:
+def test_evaluation_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a gaze model of a grid of its own beside selectors without weights."""
     write_clips(tmp_path / "videos", 2, frames=5)
     small_gaze().save_pretrained(tmp_path / "small")
@@ -117,8 +108,7 @@ def test_evaluation_script(tmp_path: Path) -> None:
     out = tmp_path / "out"
     settings = "ratio_0.05,task_0.03"
     arguments = [str(tmp_path / "videos"), "--gaze", gaze, "--settings", settings, "--frames", "4", "--device", "cpu"]
-    done = script("evaluate_reconstruction.py", *arguments, "--match", "--out", str(out))
-    assert done.returncode == 0, done.stderr
+    assert run_script("evaluate_reconstruction", *arguments, "--match", "--out", out) == 0
     with (out / "clips.csv").open() as file:
         clips = list(csv.DictReader(file))
     with (out / "frames.csv").open() as file:
@@ -137,9 +127,10 @@ def test_evaluation_script(tmp_path: Path) -> None:
     assert greedy["measured_over_asked"] <= 1.0
     for name in ("trade_off", "frames", "heat_map_small", "pictures_small", "pictures_greedy"):
         assert Image.open(out / f"{name}.png").size[0] > 100
-    refused = script("evaluate_reconstruction.py", *arguments, "--settings", "share_3", "--out", str(out))
-    assert refused.returncode == 2
-    assert refused.stderr.strip().splitlines()[-1].startswith("evaluate_reconstruction: error: setting 'share_3'")
+    capsys.readouterr()
+    assert run_script("evaluate_reconstruction", *arguments, "--settings", "share_3", "--out", out) == 2
+    said = capsys.readouterr().err.strip().splitlines()[-1]
+    assert said.startswith("evaluate_reconstruction: error: setting 'share_3'")
 
 
 def test_generated_videos_do_not_depend_on_how_many(tmp_path: Path) -> None:
@@ -148,8 +139,7 @@ def test_generated_videos_do_not_depend_on_how_many(tmp_path: Path) -> None:
     plain = ["--val", "1", "--frames", "6", "--workers", "1"]
     for folder, counts in (("grown", ["1", "3"]), ("whole", ["3"])):
         for count in counts:
-            done = script("make_training_videos.py", str(tmp_path / folder), "--train", count, *plain)
-            assert done.returncode == 0, done.stderr
+            assert run_script("make_training_videos", tmp_path / folder, "--train", count, *plain) == 0
     names = ["train/000000.mp4", "train/000001.mp4", "train/000002.mp4", "val/000000.mp4"]
     pictures = []
     for name in names:

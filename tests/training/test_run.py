@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -292,17 +294,14 @@ def test_labelling_goes_on_where_it_stopped(videos: Path, tmp_path: Path, capsys
     arguments = ["label", str(videos), "--frames", "1", "--loss", "0.3", "--max-ratio", "0.02", "--batch", "1"]
     whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
     assert main([*arguments, "--out", str(whole), "--workers", "2"]) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autogaze_mllm.cli", *arguments, "--out", str(broken)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
+    process = multiprocessing.get_context("fork").Process(target=main, args=([*arguments, "--out", str(broken)],))
+    process.start()
     parts = tmp_path / ".broken.json.parts"
     while len(list(parts.glob("part-*.json"))) < 2:
-        assert process.poll() is None
+        assert process.is_alive()
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.kill()
+    process.join()
     marked = sorted(parts.glob("part-*.json"))[0]
     stored = json.loads(marked.read_text())
     (path,) = stored["labels"]
@@ -316,6 +315,36 @@ def test_labelling_goes_on_where_it_stopped(videos: Path, tmp_path: Path, capsys
     expected[path]["task_losses"][0][0] = 123.0
     assert found == expected
     assert not parts.exists()
+
+
+def test_tensorboard_gets_the_numbers_of_the_metrics_file(videos: Path, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer(small_gaze(), data(videos), settings(steps=3, tracker="tensorboard"), tmp_path).train()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert set(events.Tags()["scalars"]) == rows[0].keys() - {"step"}
+    for name in events.Tags()["scalars"]:
+        assert [(point.step, point.value) for point in events.Scalars(name)] == [
+            (row["step"], pytest.approx(row[name], rel=1e-6)) for row in rows
+        ]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is not None, reason="wandb is installed")
+def test_a_tracker_that_is_not_installed_is_named(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(videos, tmp_path, "--steps", "1", "--tracker", "wandb")) == 2
+    assert "wandb is not installed: pip install wandb, or --tracker none" in capsys.readouterr().err
+
+
+def test_a_loss_that_is_no_number_ends_a_run_in_one_line(
+    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(command(videos, tmp_path, "--steps", "5", "--optimizer", "sgd", "--lr", "1e30")) == 3
+    assert "the loss of step 1 is not a number; a lower --lr may help" in capsys.readouterr().err.splitlines()[-1]
+    assert len(losses(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(

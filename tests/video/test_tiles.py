@@ -108,7 +108,7 @@ def test_impossible_combinations_are_refused_where_they_are_made(changes, messag
 
 def test_budgets_of_the_preset_are_the_published_ones():
     """floor(ratio * 265) per sub-tile: 53 in the first frame of a chunk, 15 in the others."""
-    from autogaze_mllm.gaze.autogaze.budget import patches_per_frame
+    from autogaze_mllm.gaze.ratio import patches_per_frame
 
     ratio = preset("nvila-hd").ratio_for(16)
     assert patches_per_frame(ratio, 265, 1, 16)[0].tolist() == [53] + [15] * 15

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...common.errors import InputError
+from ...common.errors import InputError, first_line
 from ...common.files import output_folder
 from ...common.hashing import default_folder
 
@@ -51,9 +51,8 @@ def fetch(benchmark: type[Benchmark], split: str, revision: str | None) -> tuple
     except InputError:
         raise
     except Exception as error:  # the hub's own, the archives', and those of whichever http library the hub uses
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"{repository} (revision {wanted}) could not be fetched from the hub: {reason}; "
+            f"{repository} (revision {wanted}) could not be fetched from the hub: {first_line(error)}; "
             "with the data in a folder, give --data FOLDER"
         ) from error
     return folder, commit

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ...common.errors import InputError
+from ...common.errors import InputError, first_line
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -103,7 +103,7 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
             raise InputError(f"{path}: no column {missing[0]!r}; it has: {', '.join(names)}")
         values = file.read().to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not readable as parquet ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: not readable as parquet ({first_line(error)})") from error
     return _not_empty([Row(row, path, number) for number, row in enumerate(values, 1)], path)
 
 

@@ -13,11 +13,9 @@ from tqdm.auto import tqdm
 from ...common.distributed import Shard
 from ...common.errors import InputError
 from ...gaze.settings import preset as preset_named
-from ...mllm.loading import load
+from ...mllm.loading import load_or_wrap
 from ...mllm.media import Media
 from ...mllm.model import GazedModel
-from ...mllm.saving import SETTINGS_FILE
-from ...mllm.wrap import DEFAULT_GAZE, wrap
 
 Request = Any  # lmms_eval.api.instance.Instance
 
@@ -51,11 +49,10 @@ class AutoGazeMllm(lmms):
         self._rank, self._world_size = shard.rank, shard.world
         if device is None and torch.cuda.is_available():
             device = f"cuda:{shard.local_rank}"
-        changed = {**(preset_named(preset).to_dict() if preset else {}), **settings}
-        if (Path(pretrained) / SETTINGS_FILE).is_file():  # saved by GazedModel.save_pretrained
-            self.model = load(pretrained, gaze=gaze, device=device, dtype=dtype, cache=cache, **changed)
-        else:
-            self.model = wrap(pretrained, gaze or DEFAULT_GAZE, device=device, dtype=dtype, cache=cache, **changed)
+        chosen = preset_named(preset) if preset else None
+        self.model = load_or_wrap(
+            pretrained, gaze, settings=chosen, device=device, dtype=dtype, cache=cache, **settings
+        )
         self._seen: tuple[str, Media] | None = None  # the video of the last request
 
     @property

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+
+from ...common.plots import legend, panels, png
+
+SIZE = (7.0, 3.6)  # inches
 
 
 @dataclass
@@ -18,7 +20,7 @@ class Curve:
 
 def accuracy_plot(curves: Sequence[Curve], x_label: str, published: dict[str, float] | None = None) -> bytes:
     """Accuracy in per cent with 95 % intervals. published: accuracies in per cent, drawn as dashed lines."""
-    figure, axes = _figure()
+    figure, (axes,) = panels(size=SIZE)
     for curve in curves:
         points = sorted(curve.points)
         x = [point[0] for point in points]
@@ -31,29 +33,14 @@ def accuracy_plot(curves: Sequence[Curve], x_label: str, published: dict[str, fl
     axes.set_xlabel(x_label)
     axes.set_ylabel("accuracy, %")
     axes.set_ylim(-2, 102)
-    axes.legend(fontsize=8)
-    return _png(figure)
+    legend(axes)
+    return png(figure)
 
 
 def time_plot(seconds: dict[str, float]) -> bytes:
     """Seconds per stage, longest first."""
-    figure, axes = _figure()
+    figure, (axes,) = panels(size=SIZE)
     stages = sorted(seconds, key=lambda stage: seconds[stage])
     axes.barh(stages, [seconds[stage] for stage in stages])
     axes.set_xlabel("seconds in total")
-    return _png(figure)
-
-
-def _figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # without pyplot there is no state and no display
-
-    figure = Figure(figsize=(7, 3.6), layout="constrained")
-    axes = figure.subplots()
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def _png(figure: Any) -> bytes:
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110, metadata={"Software": None})
-    return stream.getvalue()
+    return png(figure)

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
 from ...common import distributed
-from ...common.errors import InputError
+from ...common.errors import InputError, listed
 from ...mllm.media import Media
 from ...mllm.model import GazedModel
 from ..rollouts import Film
@@ -71,8 +71,7 @@ class ConversationDataset(Dataset[list[Item]]):
                 faults[number] = str(error)
         counts, faults = distributed.merged(counts), distributed.merged(faults)
         if faults:
-            shown = "; ".join(faults[number] for number in sorted(faults)[:SHOWN_FAULTS])
-            raise InputError(shown + (f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""))
+            raise InputError(listed([faults[number] for number in sorted(faults)], SHOWN_FAULTS, "; "))
         return counts
 
     def _encoded(self, number: int) -> Encoded:

@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from ...common import distributed
-from ...common.errors import InputError
+from ...common.errors import InputError, listed
 from ...gaze.cache import GAZED, VideoCache
 from ...gaze.gazed_video import GazedVideo
 from ...mllm.media import Media
@@ -102,9 +102,8 @@ class MediaStore:
         self._patches |= distributed.merged(patches)
         faults = distributed.merged(faults)
         if faults:
-            shown = "; ".join(list(faults.values())[:SHOWN_FAULTS])
-            more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-            raise InputError(f"media cannot be used: {shown}{more} (`finetune --check` names their samples)")
+            shown = listed(list(faults.values()), SHOWN_FAULTS, "; ")
+            raise InputError(f"media cannot be used: {shown} (`finetune --check` names their samples)")
         return {"videos": len(videos), "gazed": sum(distributed.gathered(made))}
 
     def tokens(self, sample: Sample) -> list[int]:

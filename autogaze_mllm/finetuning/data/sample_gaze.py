@@ -8,8 +8,8 @@ from typing import Any
 
 from ...common.errors import InputError
 from ...gaze.autogaze.pretrained import BUNDLED
-from ...gaze.selectors.base import Selector
-from ...gaze.selectors.registry import NAMED, load_selector
+from ...gaze.selector_registry import NAMED, load_selector
+from ...gaze.selectors.base import AnySelector
 from ...gaze.settings import VideoSettings
 from ...mllm.model import GazedModel
 
@@ -47,7 +47,7 @@ class Looks:
 
     def __init__(self, model: GazedModel) -> None:
         self._model = model
-        self._selectors: dict[str, Selector] = {}
+        self._selectors: dict[str, AnySelector] = {}
 
     def options(self, look: Look | None) -> dict[str, Any]:
         """For `GazedModel.gaze_video` and `gazed_key`."""

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from ...common.errors import InputError
+from ...common.errors import InputError, listed
 from ...mllm.prompt import TAG, tags_in
 from ...video.reader import VideoReader
 from .sample_gaze import Look, look_of
@@ -110,9 +110,7 @@ def load_samples(files: Sequence[str | Path], media_root: str | Path | None = No
     """The samples of files without faults; otherwise an InputError that names the first of them."""
     samples, faults = read_samples(files, media_root)
     if faults:
-        shown = "; ".join(map(str, faults[:SHOWN_FAULTS]))
-        more = f"; and {len(faults) - SHOWN_FAULTS} more" if len(faults) > SHOWN_FAULTS else ""
-        raise InputError(f"{shown}{more} (`autogaze-mllm finetune --check` lists all)")
+        raise InputError(f"{listed(faults, SHOWN_FAULTS, '; ')} (`autogaze-mllm finetune --check` lists all)")
     if not samples:
         raise InputError(f"{', '.join(map(str, files))}: no samples")
     return samples

@@ -1,4 +1,4 @@
-"""Budgets: how many patches a frame may keep, and the predicted loss at which it may stop earlier.
+"""Budgets: the share that a frame may keep, and the predicted loss at which it may stop earlier.
 
 docs/specification.md, "Budgets", says how they are drawn.
 """
@@ -13,37 +13,15 @@ from typing import Any
 import torch
 
 from ...common.errors import InputError
+from ..ratio import per_frame
 from .config import BudgetConfig
 
-Ratio = float | Sequence[float] | torch.Tensor
 Requirement = float | Sequence | torch.Tensor
-
-
-def _per_frame(values: Ratio | Requirement, batch: int, frames: int, name: str) -> torch.Tensor:
-    """Number, nested list or tensor -> (batch, frames) float32; InputError when it does not fit."""
-    try:
-        return torch.as_tensor(values, dtype=torch.float32).expand(batch, frames)
-    except (RuntimeError, TypeError, ValueError):
-        shape = f" of shape {tuple(values.shape)}" if isinstance(values, torch.Tensor) else ""
-        raise InputError(
-            f"{name}{shape} does not fit {batch} clips of {frames} frames: give one number, one per frame, or (B, T)"
-        ) from None
-
-
-def patches_per_frame(ratio: Ratio, size: int, batch: int, frames: int) -> torch.Tensor:
-    """Ratio (number, one per frame, or broadcastable to (B, T')) -> budgets (B, T') int64 on the host, at least 1.
-
-    The product is taken in float32 and truncated, as published.
-    """
-    values = _per_frame(ratio, batch, frames, "gazing ratio").cpu()
-    if not bool(((values >= 0) & (values <= 1)).all()):
-        raise InputError(f"gazing ratio must lie in (0, 1], got {ratio}")
-    return (values * size).long().clamp(min=1)
 
 
 def requirement_per_frame(requirement: Requirement, batch: int, frames: int, device: torch.device) -> torch.Tensor:
     """Loss requirement (number, nested list or tensor broadcastable to (B, T')) -> (B, T') float32."""
-    values = _per_frame(requirement, batch, frames, "loss requirement").to(device)
+    values = per_frame(requirement, batch, frames, "loss requirement").to(device)
     if bool(values.isnan().any()):
         raise InputError("loss requirement is not a number (nan)")
     return values
@@ -53,7 +31,7 @@ def for_tiles(values: Any, clips: int, frames: int, tiles: int) -> Any:
     """A ratio or requirement for clips, given to each tile of its clip; single numbers and None stay as they are."""
     if values is None or isinstance(values, (int, float)):
         return values
-    return _per_frame(values, clips, frames, "ratio or requirement").repeat_interleave(tiles, dim=0)
+    return per_frame(values, clips, frames, "ratio or requirement").repeat_interleave(tiles, dim=0)
 
 
 def draw_ratio(config: BudgetConfig, training: bool) -> float:

@@ -5,17 +5,23 @@ Shapes: B clips, T frames, T' = T / temporal patch gaze steps, P vision tokens p
 
 from __future__ import annotations
 
+import copy
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from ...common.errors import InputError
+from ...common.hashing import fingerprint
 from ...common.pixels import resize_bicubic
 from ..grid import PatchGrid, Side, mask_to_positions
+from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info, read_selection
+from ..selectors.base import PUBLISHED_LOSS, Selector
 from . import budget as budgets
-from .config import AutoGazeConfig
+from .config import PUBLISHED_TASK, AutoGazeConfig
 from .decoder import GazeDecoder
 from .decoding.cuda_graphs import Capture
 from .decoding.generation import Choices, GazeState, Sampling, choose_patches
@@ -25,6 +31,8 @@ from .log_probs import GivenIds, score_ids
 from .pretrained import GazeCheckpoint
 from .processor import AutoGazeImageProcessor
 from .tiling import Tiling
+
+FOLDER = "gaze"  # where it lies in the folder of a saved multimodal LLM
 
 
 class GazingModel(nn.Module):
@@ -37,13 +45,28 @@ class GazingModel(nn.Module):
         self.gaze_decoder = GazeDecoder(config)
 
 
-class AutoGaze(GazeCheckpoint, nn.Module):
+@dataclass(frozen=True)
+class _Decoding:
+    """How one call of `generate` decodes its rows. limits (B, T') on the host; need, probe: (B, T') or None, see
+    `_budgets`; keep_state: whether a later call goes on from here."""
+
+    limits: torch.Tensor
+    need: torch.Tensor | None
+    probe: torch.Tensor | None
+    sampling: Sampling | None
+    state: GazeState | None
+    keep_state: bool
+    capture: Capture | None
+
+
+class AutoGaze(GazeCheckpoint, Selector, nn.Module):
     """The gaze model. `from_pretrained` / `save_pretrained` use the published folder layout.
 
     In training mode `generate` samples, in evaluation mode it is greedy (`do_sample` overrides).
     """
 
     capture: Capture | None = None  # how decoding steps are started where a call does not say, see `generate`
+    thread_safe = True
 
     def __init__(self, config: AutoGazeConfig | None = None, processor: AutoGazeImageProcessor | None = None) -> None:
         super().__init__()
@@ -55,11 +78,16 @@ class AutoGaze(GazeCheckpoint, nn.Module):
                 nn.init.normal_(module.weight, std=self.config.decoder.initializer_range)
 
     @property
-    def grid(self) -> PatchGrid:
+    def grid(self) -> PatchGrid:  # type: ignore[override]
         return self.config.grid
 
     @property
-    def default_loss(self) -> float | None:
+    def loss_unit(self) -> str:  # type: ignore[override]
+        task = self.config.reconstruction_task
+        return PUBLISHED_LOSS if task == PUBLISHED_TASK else task
+
+    @property
+    def default_loss(self) -> float | None:  # type: ignore[override]
         """The stop rule where none is given: the configuration's own requirement (0.7 as published)."""
         return self.config.budget.requirement
 
@@ -91,11 +119,18 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         if video.shape[1] < patch:
             raise InputError(f"video has {video.shape[1]} frames, the gaze model needs at least {patch}")
 
+    def _check_stream(self, video: torch.Tensor, state: GazeState | None, return_state: bool) -> None:
+        if state is not None and len(state.lengths) != len(video):
+            raise InputError(f"the streaming state holds {len(state.lengths)} rows, this call has {len(video)}")
+        patch = self.config.encoder.temporal_patch_size
+        if (state is not None or return_state) and video.shape[1] % patch:
+            raise InputError(f"streaming calls need a multiple of {patch} frames, got {video.shape[1]}")
+
     @torch.no_grad()
     def generate(
         self,
         video: torch.Tensor,
-        gazing_ratio: budgets.Ratio | None = None,
+        gazing_ratio: Ratio | None = None,
         task_loss_requirement: budgets.Requirement | None = None,
         *,
         target_scales: str | list[Side] | tuple[Side, ...] | None = None,
@@ -125,50 +160,50 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         """
         tiling = self._tiling(target_scales, target_patch_size)
         if tiling is not None:
-            clips, tiles = len(video), tiling.count
-            video = tiling.split(video)
-            steps = video.shape[1] // self.config.encoder.temporal_patch_size
-            gazing_ratio = budgets.for_tiles(gazing_ratio, clips, steps, tiles)
-            task_loss_requirement = budgets.for_tiles(task_loss_requirement, clips, steps, tiles)
-        if state is not None and len(state.lengths) != len(video):
-            raise InputError(f"the streaming state holds {len(state.lengths)} rows, this call has {len(video)}")
-        patch = self.config.encoder.temporal_patch_size
-        if (state is not None or return_state) and video.shape[1] % patch:
-            raise InputError(f"streaming calls need a multiple of {patch} frames, got {video.shape[1]}")
+            video, gazing_ratio, task_loss_requirement = self._cut(tiling, video, gazing_ratio, task_loss_requirement)
+        self._check_stream(video, state, return_state)
         self._check_video(video)
-        sample = self.training if do_sample is None else do_sample
         self._check_top_k(top_k)
-        sampling = Sampling(temperature, top_k, generator) if sample else None
-        steps = video.shape[1] // patch
+        sample = self.training if do_sample is None else do_sample
+        steps = video.shape[1] // self.config.encoder.temporal_patch_size
         limits, need, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
-        width = torch.finfo(self.dtype).bits // 8
-        row_bytes = bytes_per_row(self.config, steps, int(limits.max()), width)
-        start = capture or self.capture
-
-        def decode(rows: slice) -> Choices:
-            past = None if state is None else state.rows(rows)
-            tokens, conv = self.encode_frames(video[rows], None if past is None else past.conv)
-
-            def choose(limits: torch.Tensor, need: torch.Tensor | None, keep: bool) -> Choices:
-                decoder, kept = self.gazing_model.gaze_decoder, conv if keep else None
-                return choose_patches(decoder, self.config, tokens, limits, need, sampling, past, kept, start)
-
-            budget = limits[rows]
-            if probe is not None:
-                # Let the stop rule say how much each frame of each row needs, and take the counts themselves.
-                first = choose(budget, probe[rows], keep=False)
-                kept = (first.ids != self.config.end_id).split(first.counts, dim=1)
-                budget = torch.stack([part.sum(dim=1) for part in kept], dim=1).clamp(min=1).cpu()
-            return choose(budget, None if need is None else need[rows], keep=return_state)
-
+        sampling = Sampling(temperature, top_k, generator) if sample else None
+        decoding = _Decoding(limits, need, probe, sampling, state, return_state, capture or self.capture)
+        row_bytes = bytes_per_row(self.config, steps, int(limits.max()), torch.finfo(self.dtype).bits // 8)
         pieces = cut_rows(len(video), row_bytes, self.device, micro_batch)
-        choices = join_choices([decode(rows) for rows in pieces], self.config.end_id)
+        choices = join_choices([self._decode(video, rows, decoding) for rows in pieces], self.config.end_id)
         info = self._info(choices, need)
         if tiling is not None:
             info = self._merge_tiles(info, tiling)
         if return_state:
             info.state = choices.state
         return info
+
+    def _cut(
+        self, tiling: Tiling, video: torch.Tensor, ratio: Ratio | None, requirement: budgets.Requirement | None
+    ) -> tuple[torch.Tensor, Ratio | None, budgets.Requirement | None]:
+        """Clips (B, T, 3, H, W) -> those of their tiles, and what each clip may keep given to each of its tiles."""
+        clips, pieces = len(video), tiling.split(video)
+        steps = pieces.shape[1] // self.config.encoder.temporal_patch_size
+        ratio = budgets.for_tiles(ratio, clips, steps, tiling.count)
+        return pieces, ratio, budgets.for_tiles(requirement, clips, steps, tiling.count)
+
+    def _decode(self, video: torch.Tensor, rows: slice, how: _Decoding) -> Choices:
+        """What is chosen for some rows of a video that fit into memory together."""
+        past = None if how.state is None else how.state.rows(rows)
+        tokens, conv = self.encode_frames(video[rows], None if past is None else past.conv)
+
+        def choose(limits: torch.Tensor, need: torch.Tensor | None, keep: bool) -> Choices:
+            decoder, kept = self.gazing_model.gaze_decoder, conv if keep else None
+            return choose_patches(decoder, self.config, tokens, limits, need, how.sampling, past, kept, how.capture)
+
+        budget = how.limits[rows]
+        if how.probe is not None:
+            # Let the stop rule say how much each frame of each row needs, and take the counts themselves.
+            first = choose(budget, how.probe[rows], keep=False)
+            kept = (first.ids != self.config.end_id).split(first.counts, dim=1)
+            budget = torch.stack([part.sum(dim=1) for part in kept], dim=1).clamp(min=1).cpu()
+        return choose(budget, None if how.need is None else how.need[rows], keep=how.keep_state)
 
     def score(
         self,
@@ -223,7 +258,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         sampling = Sampling(temperature, top_k) if match_generation else None
         return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling, targets)
 
-    def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: budgets.Ratio, loss: float | None) -> GazingInfo:
+    def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """Selector interface: frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale."""
         if self.config.encoder.temporal_patch_size != 1:
             raise InputError("this gaze model selects for several frames at once; a tower needs it for each frame")
@@ -231,6 +266,24 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         return self.generate(
             pixels, ratio, loss, target_scales=list(grid.scales), target_patch_size=grid.patch, do_sample=False
         )
+
+    def check_grid(self, grid: PatchGrid) -> None:
+        Tiling.plan(self.grid, grid)
+
+    def identity(self) -> dict[str, Any]:
+        return {
+            "config": self.config.to_dict(),
+            "processor": self.processor.to_dict(),
+            "weights": fingerprint(self.state_dict()),
+        }
+
+    def moved(self, device: torch.device | str | None, dtype: torch.dtype | None) -> AutoGaze:
+        same = torch.device(device or self.device) == self.device and (dtype or self.dtype) == self.dtype
+        return self if same else copy.deepcopy(self).to(device=device, dtype=dtype)
+
+    def store(self, folder: Path) -> dict[str, Any]:
+        self.save_pretrained(folder / FOLDER)
+        return {"folder": FOLDER}
 
     def _tiling(self, scales: Any, patch: int | None) -> Tiling | None:
         if scales is None and patch is None:
@@ -243,7 +296,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         self,
         batch: int,
         frames: int,
-        ratio: budgets.Ratio | None,
+        ratio: Ratio | None,
         requirement: budgets.Requirement | None,
     ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
         """Budgets (B, T') on the host, the requirement (B, T') or None, and for the strategy `self` the requirement
@@ -254,7 +307,7 @@ class AutoGaze(GazeCheckpoint, nn.Module):
             return budgets.requirement_per_frame(value, batch, frames, self.device)
 
         if ratio is not None or requirement is not None:
-            limits = budgets.patches_per_frame(1.0 if ratio is None else ratio, size, batch, frames)
+            limits = patches_per_frame(1.0 if ratio is None else ratio, size, batch, frames)
             return limits, None if requirement is None else need(requirement), None
         training = self.training
         used = config.use_requirement_training if training else config.use_requirement_inference
@@ -263,8 +316,8 @@ class AutoGaze(GazeCheckpoint, nn.Module):
         strategy = config.frame_training if training else config.frame_inference
         if strategy == "dirichlet":
             ratios = budgets.dirichlet_ratios(share, config.dirichlet_alpha, frames)
-            return budgets.patches_per_frame(ratios, size, batch, frames), wanted, None
-        limits = budgets.patches_per_frame(share, size, batch, frames)
+            return patches_per_frame(ratios, size, batch, frames), wanted, None
+        limits = patches_per_frame(share, size, batch, frames)
         probe = need(budgets.draw_requirement(config, training)) if strategy == "self" else None
         return limits, wanted, probe
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from safetensors.torch import load_file, save_file
 
 from ...common.errors import InputError
-from ...common.files import atomic_write, find_file, output_folder, read_json, write_json
+from ...common.files import find_file, output_folder, read_json, write_json
+from ...common.weights import check_weights, read_weights, shapes, write_weights
 from .config import AutoGazeConfig
 from .processor import AutoGazeImageProcessor
 
@@ -54,11 +54,8 @@ class GazeCheckpoint:
         assert isinstance(model, torch.nn.Module)
         weights_path = find_file(source, "model.safetensors", **hub)
         assert weights_path is not None
-        try:
-            weights = load_file(weights_path)
-        except Exception as error:  # safetensors raises its own error type for damaged files
-            raise InputError(f"{weights_path}: not a readable safetensors file ({error})") from error
-        _check_weights(model, weights, str(source))
+        weights = read_weights(weights_path)
+        check_weights(source, shapes(model.state_dict()), shapes(weights))
         model.load_state_dict(weights)
         return model.to(device=device, dtype=dtype).eval()
 
@@ -68,20 +65,4 @@ class GazeCheckpoint:
         target = output_folder(folder)
         write_json(target / "config.json", self.config.to_dict())
         write_json(target / "preprocessor_config.json", self.processor.to_dict())
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        with atomic_write(target / "model.safetensors") as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
-
-
-def _check_weights(model: torch.nn.Module, weights: dict[str, torch.Tensor], source: str) -> None:
-    expected = model.state_dict()
-    faults = [f"missing {name}" for name in sorted(expected.keys() - weights.keys())]
-    faults += [f"unknown {name}" for name in sorted(weights.keys() - expected.keys())]
-    faults += [
-        f"{name} is {tuple(weights[name].shape)}, expected {tuple(expected[name].shape)}"
-        for name in sorted(expected.keys() & weights.keys())
-        if weights[name].shape != expected[name].shape
-    ]
-    if faults:
-        shown = "; ".join(faults[:8]) + (f"; and {len(faults) - 8} more" if len(faults) > 8 else "")
-        raise InputError(f"{source}: the weights do not fit config.json: {shown}")
+        write_weights(target / "model.safetensors", self.state_dict())

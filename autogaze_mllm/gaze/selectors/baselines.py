@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import zlib
+from pathlib import Path
+from typing import Any
 
 import torch
 
-from ..autogaze.budget import Ratio, patches_per_frame
 from ..grid import PatchGrid, mask_to_positions
+from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info
+from .base import Selector
 
 
-class AllSelector:
+class AllSelector(Selector):
     """Keeps every patch of every scale; ratio and loss do not limit it."""
 
     name = "all"
-    default_loss: float | None = None
+    thread_safe = True
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name}
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         batch, steps = frames.shape[:2]
@@ -23,14 +29,24 @@ class AllSelector:
         return build_info(ids, torch.ones_like(ids, dtype=torch.bool), [grid.size] * steps, grid, pad_id=-1)
 
 
-class RandomSelector:
+class RandomSelector(Selector):
     """Patches drawn without looking, the baseline to beat. The seed and the clip's content decide, nothing else."""
 
     name = "random"
-    default_loss: float | None = None
+    thread_safe = True
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name, "seed": self.seed}
+
+    def store(self, folder: Path) -> dict[str, Any]:
+        return {**super().store(folder), "seed": self.seed}
+
+    @classmethod
+    def restored(cls, entry: dict[str, Any]) -> RandomSelector:
+        return cls(entry["seed"])
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         batch, steps = frames.shape[:2]

@@ -8,21 +8,29 @@ one finest patch is off by more than `loss`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
-from ..autogaze.budget import Ratio, patches_per_frame
 from ..grid import PatchGrid, mask_to_positions
 from ..mosaic import BLANK, Atoms, PatchPainter
+from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info
+from .base import PIXEL_LOSS, Selector
 
 MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overlaps; 4 to 10 rounds are usual
 
 
-class PixelDiffSelector:
+class PixelDiffSelector(Selector):
     """`loss`: root mean square error, on a scale where black to white is 1, that a place may be off by."""
 
     name = "pixel-diff"
-    default_loss: float | None = 0.05
+    default_loss = 0.05
+    loss_unit = PIXEL_LOSS
+    thread_safe = True
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": self.name}
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; loss None: only the budget ends a frame."""

@@ -18,11 +18,15 @@ FAMILIES: dict[str, type[Family]] = {
 
 def family_class(config: Any, source: str) -> type[Family]:
     """The adapter for a base model's configuration; InputError listing the supported families when there is none."""
-    kind = getattr(config, "model_type", None)
+    return family_of_type(getattr(config, "model_type", None), source)
+
+
+def family_of_type(kind: str | None, source: str) -> type[Family]:
+    """The same, by the model_type alone."""
     if kind not in FAMILIES:
         known = ", ".join(f"{family.title} ({name})" for name, family in FAMILIES.items())
         raise InputError(f"{source}: not a supported family (model_type {kind}); supported: {known}")
     return FAMILIES[kind]
 
 
-__all__ = ["FAMILIES", "Family", "family_class"]
+__all__ = ["FAMILIES", "Family", "family_class", "family_of_type"]

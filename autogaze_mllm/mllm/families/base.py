@@ -30,7 +30,7 @@ class Family(ABC):
     example: ClassVar[str]  # a published checkpoint
     after_media: ClassVar[str] = "\n"  # between a video or image and the question
     # What the names of each part's parameters begin with, in the base.
-    PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
+    PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {
         "tower": ("model.vision_tower.",),
         "projector": ("model.multi_modal_projector.", "model.image_newline"),
         "llm": ("model.language_model.", "lm_head."),
@@ -75,7 +75,7 @@ class Family(ABC):
     @classmethod
     def part_of(cls, name: str) -> str:
         """Of which part ("tower", "projector" or "llm") a parameter of the base is, by its name there."""
-        return next(part for part, starts in cls.PARTS.items() if name.startswith(starts))
+        return next(part for part, starts in cls.PREFIXES.items() if name.startswith(starts))
 
     @property
     def image_token_id(self) -> int:
@@ -109,10 +109,9 @@ class Family(ABC):
     def vision_state(self) -> str:
         """Fingerprint of what decides the visual tokens of a video: all weights but the LLM's, and which adapters
         (peft) are switched on."""
-        llm = ("language_model.", "lm_head.", "llm.")
 
         def decides(name: str) -> bool:
-            return not any(f".{part}" in f".{name}." for part in llm)
+            return not any(f".{start}" in f".{name}." for start in self.PREFIXES["llm"])  # peft may stand before them
 
         weights = {name: tensor for name, tensor in self.base.state_dict().items() if decides(name)}
         adapters = [
@@ -122,9 +121,14 @@ class Family(ABC):
         ]
         return fingerprint(weights) + (str(adapters) if adapters else "")
 
+    @property
+    def dense_side(self) -> int:
+        """Pixels along one side of a dense picture."""
+        return self.config.vision_config.image_size
+
     def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
         """(T, H, W, 3) uint8 -> (T, 3, S, S) as a dense tower takes them, by the same resize that gaze uses."""
-        side = self.config.vision_config.image_size
+        side = self.dense_side
         return self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")).float() / 255)
 
     def gazed_count(self, counts: list[int]) -> int:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from ...common.pixels import resize_frames
 from ..media import Media
 from .base import Family
 
@@ -21,7 +19,7 @@ class NativeFamily(Family):
     until their count is a multiple of m: a picture with n kept patches takes ceil(n / m) visual tokens.
     """
 
-    PARTS: ClassVar[dict[str, tuple[str, ...]]] = {
+    PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {
         "tower": ("vision_tower.",),
         "projector": ("mm_projector.",),
         "llm": ("llm.",),
@@ -40,11 +38,6 @@ class NativeFamily(Family):
         return self.base.mm_projector
 
     @property
-    def dense_side(self) -> int:
-        """Pixels along one side of a dense picture."""
-        return self.config.vision_config.image_size
-
-    @property
     def dense_patches(self) -> int:
         """Patches of a dense picture."""
         return (self.dense_side // self.config.vision_config.patch_size) ** 2
@@ -54,10 +47,6 @@ class NativeFamily(Family):
 
     def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
         return self.projector(features, counts)
-
-    def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
-        side = self.dense_side
-        return self.pixels.normalize(resize_frames(frames, side, side, torch.device("cpu")).float() / 255)
 
     def image_pixels(self, image: Image.Image) -> torch.Tensor:
         """An image (1, 3, S, S) as a dense tower takes it: resized to the tower's square, whatever its aspect."""

@@ -7,8 +7,7 @@ where it will stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,17 +15,16 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ...common.errors import InputError
 from ...common.files import find_file, output_folder, read_json
+from ...common.weights import check_weights, open_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 # Written by older versions of transformers, computed by every model itself.
 HARMLESS = re.compile(r"(rotary_emb\.inv_freq|position_ids)$")
-SHOWN = 20  # keys named in an error
 
 
 @dataclass(frozen=True)
@@ -58,20 +56,11 @@ def find_weights(source: str | Path, folder: str = "", **hub: Any) -> Weights:
     for path in paths:
         if path is None:
             raise InputError(f"{source}: neither {prefix}{SINGLE} nor {prefix}{INDEX}; other weights are not read")
-        with _opened(path) as file:
+        with open_weights(path) as file:
             for key in file.keys():  # noqa: SIM118, not a dict
                 part = file.get_slice(key)
                 weights[key] = StoredTensor(path, key, prefix + key, tuple(part.get_shape()), part.get_dtype())
     return weights
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 
 def chosen_dtype(dtype: torch.dtype | str | None, weights: Weights, name: str, source: str | Path) -> torch.dtype:
@@ -128,7 +117,7 @@ def fill(
             blank = torch.zeros if name.endswith("bias") else torch.ones
             _put(model, name, blank(model.get_parameter(name).shape, device=device, dtype=dtype))
     for path, entries in files.items():
-        with _opened(path) as file:
+        with open_weights(path) as file:
             for name, key in entries:
                 # Always a copy: what safetensors returns may be a view of the file.
                 _put(model, name, file.get_tensor(key).to(device=device, dtype=dtype, copy=True))
@@ -141,30 +130,16 @@ def _put(model: nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 def _check(model: nn.Module, weights: Weights, source: str | Path, wanted: Mapping[str, Wanted]) -> None:
     used = {want.stored for want in wanted.values()}
-    shapes = {want: tuple(model.get_parameter(name).shape) for name, want in wanted.items() if want.stored in weights}
-    faults = {
-        "missing": [want.shown for want in wanted.values() if want.stored not in weights and not want.optional],
-        "left over": [
-            tensor.shown for name, tensor in weights.items() if name not in used and not HARMLESS.search(name)
-        ],
-        "of another shape": [
-            f"{want.shown} (stored {_sides(weights[want.stored].shape)}, expected {_sides(shape)})"
-            for want, shape in shapes.items()
-            if weights[want.stored].shape != shape
-        ],
-    }
-    if any(faults.values()):
-        listed = "; ".join(f"{kind}: {_listed(sorted(keys))}" for kind, keys in faults.items() if keys)
-        raise InputError(f"{source}: the weights do not fit the configuration: {listed}")
-
-
-def _sides(shape: Iterable[int]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _listed(keys: list[str]) -> str:
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return ", ".join(keys[:SHOWN]) + more
+    found = {name: tensor for name, tensor in weights.items() if name in used or not HARMLESS.search(name)}
+    check_weights(
+        source,
+        {want.stored: model.get_parameter(name).shape for name, want in wanted.items()},
+        {name: tensor.shape for name, tensor in found.items()},
+        optional={want.stored for want in wanted.values() if want.optional},
+        shown={name: tensor.shown for name, tensor in found.items()}
+        | {want.stored: want.shown for want in wanted.values()},
+        against="the configuration",
+    )
 
 
 def save_weights(tensors: Mapping[str, torch.Tensor], folder: Path) -> None:

@@ -67,7 +67,7 @@ class NativeModel(nn.Module, ABC):
     CONFIGS: ClassVar[tuple[str, ...]]  # json files that must be there
     GENERATION: ClassVar[str]  # and the one that need not
     # Where each part lies: (part of the model, folder, what its keys there begin with).
-    PARTS: ClassVar[tuple[tuple[str, str, str], ...]]
+    LAYOUT: ClassVar[tuple[tuple[str, str, str], ...]]
 
     def __init__(self, config: NativeConfig, vision_tower: nn.Module, mm_projector: Projector, llm: Any) -> None:
         super().__init__()
@@ -186,7 +186,7 @@ class NativeModel(nn.Module, ABC):
     def _weights(cls, source: str | Path, **hub: Any) -> Weights:
         """All tensors of the checkpoint, by their names in the model."""
         weights: Weights = {}
-        for folder in dict.fromkeys(folder for _, folder, _ in cls.PARTS):
+        for folder in dict.fromkeys(folder for _, folder, _ in cls.LAYOUT):
             part = folder or None  # with folders, a folder is a part and its keys begin below it
             for key, stored in find_weights(source, folder, **hub).items():
                 weights[_canonical(f"{part}.{key}" if part else key)] = stored
@@ -201,7 +201,7 @@ class NativeModel(nn.Module, ABC):
     def _place(cls, name: str) -> tuple[str, str]:
         """Folder and key of a parameter in the published layout."""
         part, _, rest = _canonical(name).partition(".")
-        below, prefix = next((below, prefix) for own, below, prefix in cls.PARTS if own == part)
+        below, prefix = next((below, prefix) for own, below, prefix in cls.LAYOUT if own == part)
         return below, prefix + rest
 
     # -- saving --------------------------------------------------------------------------------------------------

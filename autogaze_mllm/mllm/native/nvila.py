@@ -26,7 +26,7 @@ class NvilaModel(NativeModel):
     model_type = "nvila"
     CONFIGS = ("config.json",)
     GENERATION = "generation_config.json"
-    PARTS = (
+    LAYOUT = (
         ("vision_tower", "", "vision_tower.vision_model."),
         ("mm_projector", "", "mm_projector."),
         ("llm", "", "llm."),

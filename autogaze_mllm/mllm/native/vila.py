@@ -27,7 +27,7 @@ class VilaModel(NativeModel):
     model_type = "vila"
     CONFIGS = ("config.json", *(f"{folder}/config.json" for folder in FOLDERS))
     GENERATION = "llm/generation_config.json"
-    PARTS = (
+    LAYOUT = (
         ("vision_tower", "vision_tower", "vision_model."),
         ("mm_projector", "mm_projector", ""),
         ("llm", "llm", ""),

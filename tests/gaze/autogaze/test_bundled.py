@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import pytest
 import torch
 
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
-from autogaze_mllm.gaze.selectors.registry import PixelDiffSelector, load_selector, stop_rule
+from autogaze_mllm.gaze.selector_registry import load_selector
+from autogaze_mllm.gaze.selectors.base import stop_rule
+from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
 from autogaze_mllm.gaze.settings import preset
 from autogaze_mllm.training.reconstruction import Matched, Setting, calibration, match, read_clips, score_clip
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
-from ...helpers.paths import ROOT
+from ...helpers.programs import run_script
 
-MAKER = ROOT / "scripts" / "make_training_videos.py"
 CPU = torch.device("cpu")
 
 
@@ -29,8 +27,8 @@ def gaze() -> AutoGaze:
 def clips(tmp_path_factory, gaze) -> list[torch.Tensor]:
     """Videos of the recipe's kind, from a seed and stills that nothing was trained on."""
     folder = tmp_path_factory.mktemp("videos")
-    command = [sys.executable, str(MAKER), str(folder), "--train", "0", "--val", "5", "--frames", "32", "--seed", "42"]
-    subprocess.run(command, check=True, capture_output=True)
+    options = ["--train", "0", "--val", "5", "--frames", "32", "--seed", "42"]
+    assert run_script("make_training_videos", folder, *options) == 0
     return [next(read_clips(path, gaze.grid, 16)) for path in sorted((folder / "val").glob("*.mp4"))]
 
 

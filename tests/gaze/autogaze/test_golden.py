@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from autogaze_mllm.common.pixels import resize_bicubic
-from autogaze_mllm.gaze.autogaze.budget import patches_per_frame
 from autogaze_mllm.gaze.autogaze.decoding.generation import Sampling, choose_patches
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor
 from autogaze_mllm.gaze.grid import mask_to_positions
+from autogaze_mllm.gaze.ratio import patches_per_frame
 from reference_decoder import Reference, assert_rows, assert_state
 
 from ...helpers.golden_data import (

@@ -10,6 +10,8 @@ from typing import Any, Literal
 
 import torch
 
+from ....common.errors import first_line
+
 logger = logging.getLogger(__name__)
 
 # How steps are started. off: operation by operation; graphs: CUDA graphs; compile: torch.compile, as CUDA graphs where
@@ -57,7 +59,7 @@ class Recorder:
             replay()
             found = [buffer.clone() for buffer in self.buffers]
         except RuntimeError as error:
-            fault = _reason(error)
+            fault = first_line(error)
         for buffer, value in zip(self.buffers, start, strict=False):  # there is no start where memory ended
             buffer.copy_(value)
         function()  # last, so that what it leaves stays
@@ -65,7 +67,7 @@ class Recorder:
             if not fault and not all(map(_same, found, self.buffers)):
                 fault = f"a replayed {key[0]} does not do what it does otherwise"
         except RuntimeError as error:
-            fault = _reason(error)
+            fault = first_line(error)
         if fault:
             self.works, self.pool = False, None
             self.replays.clear()
@@ -101,7 +103,3 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
         return torch.equal(one, other)
     near = torch.finfo(one.dtype).eps ** 0.5
     return torch.allclose(one, other, rtol=near, atol=near, equal_nan=True)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....common.errors import InputError
+from ....common.errors import InputError, first_line
 from ....common.files import find_file, read_json
 
 DEFAULT_MODELS = {
@@ -66,7 +66,7 @@ class FeatureLoss(nn.Module):
         try:
             self.model = kind.from_pretrained(source, dtype=torch.float32).eval().requires_grad_(False)
         except (OSError, ValueError) as error:
-            raise InputError(f"{source}: cannot be loaded for the loss {name}: {str(error).splitlines()[0]}") from error
+            raise InputError(f"{source}: cannot be loaded for the loss {name}: {first_line(error)}") from error
         self.mine, self.theirs = statistics, PixelStatistics.from_dict(read_json(settings))
         self.skipped = 1 + self.model.config.num_register_tokens if name == "dinov2_reg" else 0
 

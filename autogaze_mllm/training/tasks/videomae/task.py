@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ....common.errors import InputError
-from ....common.files import atomic_write, find_file, output_folder, read_json, write_json
+from ....common.files import find_file, output_folder, read_json, write_json
 from ....common.pixels import resize_bicubic
+from ....common.weights import check_weights, read_weights, shapes, write_weights
 from ....gaze.autogaze.processor import AutoGazeImageProcessor
 from ....gaze.selection import read_selection
 from ..base import GazeInput, TaskResult, kept_in_frames, trajectory_lengths
@@ -113,28 +113,14 @@ class VideoMAETask(nn.Module):
                 {"offset": False} | stored | {"size": {"height": side, "width": side}}
             )
         task = cls(config, processor, sample_rate=sample_rate, feature_models=feature_models)
-        try:
-            stored_weights = load_file(weights_path)
-        except Exception as error:  # safetensors raises its own error type for damaged files
-            raise InputError(f"{weights_path}: not a readable safetensors file ({error})") from error
-        task.load_weights(stored_weights, str(source))
+        task.load_weights(read_weights(weights_path), str(source))
         return task.to(device).eval()
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
         """Weights by their published keys. Raises InputError naming `source` when they do not fit."""
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
         weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-        expected = self.model.state_dict()
-        faults = [f"missing {name}" for name in expected if name not in weights and name not in ADDED]
-        faults += [f"unknown {name}" for name in weights if name not in expected]
-        faults += [
-            f"{name} is {tuple(weights[name].shape)}, expected {tuple(tensor.shape)}"
-            for name, tensor in expected.items()
-            if name in weights and weights[name].shape != tensor.shape
-        ]
-        if faults:
-            more = f"; and {len(faults) - 8} more" if len(faults) > 8 else ""
-            raise InputError(f"{source}: the weights do not fit config.json: {'; '.join(faults[:8])}{more}")
+        check_weights(source, shapes(self.model.state_dict()), shapes(weights), optional=ADDED)
         self.model.load_state_dict(weights, strict=False)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -142,9 +128,7 @@ class VideoMAETask(nn.Module):
         target = output_folder(folder)
         write_json(target / "config.json", self.model.config.to_dict())
         write_json(target / "preprocessor_config.json", self.processor.to_dict())
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
-        with atomic_write(target / "model.safetensors") as temporary:
-            save_file(weights, temporary, metadata={"format": "pt"})
+        write_weights(target / "model.safetensors", self.model.state_dict())
 
 
 def _known_losses(

@@ -1,0 +1,49 @@
+"""Plots in one style: panels of a size, a faint grid, drawn without a display."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .files import atomic_write
+
+if TYPE_CHECKING:  # it takes a second to import
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DPI = 110
+SMALL = 8  # points, of legends
+
+
+def panels(
+    count: int = 1, *, columns: int | None = None, size: tuple[float, float] = (5.5, 4.0)
+) -> tuple[Figure, list[Axes]]:
+    """`count` panels in rows of `columns` (None: all in one row). size: width and height of each, in inches."""
+    from matplotlib.figure import Figure  # without pyplot there is no state and no display
+
+    across = columns or count
+    down = -(-count // across)
+    figure = Figure(figsize=(size[0] * across, size[1] * down), layout="constrained")
+    grid = figure.add_gridspec(down, across)
+    axes = [figure.add_subplot(grid[number]) for number in range(count)]
+    for axis in axes:
+        axis.grid(alpha=0.3)
+        axis.set_axisbelow(True)
+    return figure, axes
+
+
+def legend(axis: Axes) -> None:
+    axis.legend(fontsize=SMALL)
+
+
+def png(figure: Figure) -> bytes:
+    """The same bytes for the same figure."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(png(figure))

@@ -1,0 +1,193 @@
+"""From a video to its visual tokens: gazing, the cache, the gazed tower and the projector, and what all that cost.
+
+A `VideoEncoder` is made for one call, of what the model is at that moment, and counts into the stats of that call.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..common.errors import InputError
+from ..common.timing import Stopwatch
+from ..gaze.cache import VideoCache
+from ..gaze.gazed_video import GazedVideo
+from ..gaze.pipeline import gaze_video
+from ..gaze.selectors.base import AnySelector, as_selector
+from ..gaze.settings import VideoSettings
+from ..video.reader import VideoReader
+from ..video.sampling import sample_frames
+from ..vision.tower import GazedSiglipVisionModel
+from .families import Family
+from .media import Media
+
+VideoSource = str | Path | GazedVideo | Media
+
+
+@dataclass(frozen=True)
+class VideoEncoder:
+    """gazing: False for the dense base, which sees whole frames. stats: of the call, counted up here."""
+
+    family: Family
+    tower: GazedSiglipVisionModel
+    selector: AnySelector
+    settings: VideoSettings
+    cache: VideoCache | None
+    gazing: bool
+    stats: dict[str, Any]
+
+    # -- gazing --------------------------------------------------------------------------------------------------
+
+    def gaze(self, source: str | Path, progress: bool = False) -> GazedVideo:
+        """From the cache if it is there; then stats["from_cache"] of the result is 1."""
+        start = time.perf_counter()
+        key = self.gazed_key(source)
+        if self.cache is not None and key is not None:
+            found = self.cache.get_gazed(key)
+            if found is not None:
+                found.stats |= {"seconds": {"cache": time.perf_counter() - start}, "from_cache": 1}
+                return found
+        gazed = gaze_video(
+            source,
+            self.selector,
+            self.settings,
+            grid=self.tower.grid,
+            pixels=self.family.pixels,
+            device=self.family.base.device,
+            dtype=self.family.base.dtype,
+            progress=progress,
+        )
+        if self.cache is not None and key is not None:
+            self.cache.put_gazed(key, gazed)
+        return gazed
+
+    def gazed_key(self, source: str | Path) -> str | None:
+        """What a video's kept patches are called in the cache; None where they cannot be cached."""
+        if self.cache is None:
+            return None
+        facts = self._gaze_facts()
+        return None if facts is None else self.cache.key(source, **facts)
+
+    def _gaze_facts(self) -> dict[str, Any] | None:
+        """All that decides the kept patches of a video, or None when they cannot be cached."""
+        selector = as_selector(self.selector).identity()
+        pixels = self.family.pixels
+        return selector and {
+            "selector": selector,
+            "settings": self.settings.to_dict(),
+            "grid": [self.tower.grid.scales, self.tower.grid.patch],
+            "pixels": [pixels.mean, pixels.std],
+            "dtype": str(self.family.base.dtype),
+        }
+
+    # -- media of a prompt ---------------------------------------------------------------------------------------
+
+    def media(self, source: VideoSource, reuse: bool, progress: bool) -> Media:
+        """A video as it stands in a prompt. reuse: take its visual tokens from the cache, and keep them there."""
+        if isinstance(source, Media):
+            return source
+        if not self.gazing:
+            return self._dense(source)
+        key = state = None
+        if reuse and self.cache is not None and not isinstance(source, GazedVideo) and not self.family.base.training:
+            start = time.perf_counter()
+            state = self.family.vision_state()
+            key = self._token_key(source, state)
+            found = None if key is None else self.cache.get_tokens(key)
+            if found is not None:
+                tokens, numbers = found
+                self.count({**numbers, "from_cache": 1, "seconds": {"cache": time.perf_counter() - start}})
+                return Media(len(tokens), tokens)
+        gazed = source if isinstance(source, GazedVideo) else self.gaze(source, progress)
+        self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
+        made = {} if gazed is source else gazed.stats  # what was gazed before costs this call nothing
+        self.count(
+            {**self._numbers(gazed), "from_cache": made.get("from_cache", 0), "seconds": made.get("seconds", {})}
+        )
+        return Media(self.family.gazed_count(gazed.picture_counts()), gazed, key, state)
+
+    def _dense(self, source: str | Path | GazedVideo) -> Media:
+        """All frames that the settings take, as the base model sees them."""
+        if isinstance(source, GazedVideo):
+            raise InputError("inside disabled() a video must be a file: a gazed video has no dense frames left")
+        clock = Stopwatch(torch.device("cpu"))
+        with clock.stage("decode"):
+            reader = VideoReader(source)
+            wanted = sample_frames(len(reader), self.settings.frames)
+            pixels = torch.cat([self.family.frame_pixels(chunk.frames) for chunk in reader.read(wanted)])
+        item = self.family.dense_video(pixels)
+        numbers = {"frames": len(pixels), "frames_lost": len(reader.lost), "dense_tokens": item.tokens}
+        self.count({**numbers, "seconds": clock.seconds})
+        return item
+
+    def _token_key(self, source: str | Path, state: str) -> str | None:
+        """Cache key of the visual tokens of a video; also the weights of tower and projector decide them."""
+        facts = self._gaze_facts()
+        if self.cache is None or facts is None:
+            return None
+        return self.cache.key(
+            source,
+            **facts,
+            family=self.family.model_type,
+            layers=self.family.feature_layers,
+            attention=[self.tower.attn_type, self.tower.frame_independent],
+            weights=state,
+        )
+
+    # -- visual tokens -------------------------------------------------------------------------------------------
+
+    def features(self, items: Sequence[Media], clock: Stopwatch) -> list[torch.Tensor]:
+        """Visual tokens (n, D) of each; the tower runs once for all that are gazed."""
+        gazed = [item.content for item in items if isinstance(item.content, GazedVideo)]
+        if gazed and not self.gazing:
+            raise InputError("these inputs were gazed; inside disabled() prepare them anew")
+        seen: list[torch.Tensor] = []
+        if gazed:
+            with clock.stage("tower"):
+                seen = self.family.gazed_features(self.tower, gazed)
+        rest = iter(seen)
+        return [self._tokens(item, rest, clock) for item in items]
+
+    def _tokens(self, item: Media, seen: Iterator[torch.Tensor], clock: Stopwatch) -> torch.Tensor:
+        """seen: gives what the tower made of the next item that is gazed."""
+        if isinstance(item.content, torch.Tensor):
+            return item.content.to(self.family.base.device)
+        if not isinstance(item.content, GazedVideo):
+            with clock.stage("dense vision"):
+                return self.family.dense_features(item.content)
+        with clock.stage("projector"):
+            tokens = self.family.project(next(seen), item.content.picture_counts())
+        if self.cache is not None and item.cache_key is not None and not torch.is_grad_enabled():
+            key, item.cache_key = item.cache_key, None
+            # Weights may have changed since the inputs were prepared.
+            if self.family.vision_state() == item.cache_state:
+                self.cache.put_tokens(key, tokens, self._numbers(item.content))
+        return tokens
+
+    # -- stats ---------------------------------------------------------------------------------------------------
+
+    def _numbers(self, gazed: GazedVideo) -> dict[str, int]:
+        """What the stats say of a gazed video."""
+        frames = gazed.num_pictures - gazed.thumbnails
+        return {
+            "frames": frames,
+            "frames_lost": gazed.stats.get("frames_lost", 0),
+            "patches": len(gazed),
+            "patches_total": gazed.total_patches,
+            "dense_tokens": self.family.dense_count(frames),
+        }
+
+    def count(self, numbers: dict[str, Any]) -> None:
+        """Adds to the stats of the call under way."""
+        for name, value in numbers.items():
+            if name == "seconds":
+                seconds = self.stats.setdefault("seconds", {})
+                for stage, spent in value.items():
+                    seconds[stage] = seconds.get(stage, 0.0) + spent
+            else:
+                self.stats[name] = self.stats.get(name, 0) + value
