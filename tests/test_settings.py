@@ -15,6 +15,7 @@ from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_o
 from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
 from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
+from autogaze_mllm.finetuning.config import FinetuneConfig, LoraPlan, RolloutPlan
 from autogaze_mllm.training.config import ClipSettings, LabelSettings, SearchSettings, TrainingSettings
 
 ROOT = Path(am.__file__).resolve().parents[1]
@@ -31,6 +32,9 @@ CLASSES = {
     TrainingSettings: ("train-gaze", "gaze-training.md"),
     SearchSettings: ("train-gaze", "gaze-training.md"),
     LabelSettings: ("label", "gaze-training.md"),
+    FinetuneConfig: ("finetune", "finetuning.md"),
+    LoraPlan: ("finetune", "finetuning.md"),
+    RolloutPlan: ("finetune", "finetuning.md"),
 }
 # Fields that have no option of their own, each for a reason.
 NO_OPTION = {
@@ -38,7 +42,14 @@ NO_OPTION = {
     (LabelSettings, "scales"),  # labels are in the published grid
     (LabelSettings, "patch"),
     (TrainingSettings, "search"),  # fields of its own
+    (FinetuneConfig, "lora"),
+    (FinetuneConfig, "rollouts"),
+    (FinetuneConfig, "parts"),  # presets, and two options for each part
+    (FinetuneConfig, "progress"),  # --json
 }
+# Options of another form than a field has, which the verb adds itself.
+BY_HAND = {(FinetuneConfig, name): f"--{name.replace('_', '-')}" for name in ("data", "output", "eval_data", "resume")}
+REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
 VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
 
 
@@ -119,7 +130,8 @@ def test_every_field_of_other_settings_has_an_option_and_a_row_in_the_manual(kin
     declared = {one.name: one for one in settings_of(kind)}
     for name in names(kind):
         if (kind, name) not in NO_OPTION:
-            assert re.search(rf"^  {declared[name].option}\b", text, flags=re.MULTILINE), name
+            option = declared[name].option or BY_HAND[kind, name]
+            assert re.search(rf"^  {option}\b", text, flags=re.MULTILINE), name
         if name in declared:
             assert f"| `{name}`" in manual and (declared[name].manual or declared[name].help), name
 
@@ -130,7 +142,8 @@ def test_options_give_the_class_what_they_say(kind):
     parser = argparse.ArgumentParser()
     for group in dict.fromkeys(one.group for one in settings_of(kind)):
         add_settings(parser, kind, group)
-    assert kind(**values_of(parser.parse_args([]), kind)) == kind()
+    needed = REQUIRED.get(kind, {})
+    assert kind(**values_of(parser.parse_args([]), kind), **needed) == kind(**needed)
     for one in settings_of(kind):
         if one.option:
             value = one.choices[-1] if one.choices else CHANGED.get(one.kind)
