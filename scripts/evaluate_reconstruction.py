@@ -117,7 +117,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _name(selector: Selector, given: str) -> str:
-    return getattr(selector, "name", Path(given).name or given)
+    return getattr(selector, "name", "") or Path(given).name or given
 
 
 def _names(score: ClipScore) -> dict[str, str]:

@@ -54,7 +54,7 @@ def load_parts(folder: Path, family: Family, stored: Mapping[str, Any]) -> None:
         weights = find_weights(folder, part)
         wrong = sorted(name for name, found in weights.items() if name not in own or own[name].shape != found.shape)
         if wrong:
-            raise InputError(f"{folder / part}: {wrong[0]} does not fit the base model {base.config._name_or_path!r}")
+            raise InputError(f"{folder / part}: {wrong[0]} does not fit the base model {base.config.name_or_path!r}")
         for path in sorted({found.path for found in weights.values()}):
             for name, tensor in read_weights(path).items():
                 own[name].data.copy_(tensor)

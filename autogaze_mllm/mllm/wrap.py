@@ -76,7 +76,7 @@ def wrap(
     else:
         adapter = _adapter_of(model, device, dtype)
         settings = (settings or adapter.default_settings()).changed(**overrides)
-        base, origin = model, getattr(model.config, "_name_or_path", "")
+        base, origin = model, getattr(model.config, "name_or_path", "")
     preprocessing = _preprocessing(adapter, base, processor, origin, hub or {})
     family = adapter(base, preprocessing)
     adapter.check_tower(base.config)

@@ -193,7 +193,7 @@ class TrainingSettings:
     )
     prediction_weight: Number = setting("weight of the loss-prediction term", default=1.0, usual=False, group=LOSSES)
     relative_prediction: Number = setting(
-        "an error of the predicted loss counts relative to the loss + R; 0: as it is (NTP)",
+        "an error of the predicted loss counts relative to that prediction + R; 0: as it is (NTP)",
         default=0.0,
         usual=False,
         at_least=0,

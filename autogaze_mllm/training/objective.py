@@ -90,8 +90,9 @@ class GazeObjective(nn.Module):
                 match_generation=self.settings.log_probabilities == "matched",
                 targets=targets,
             )
+        # Relative to what is predicted, not to what came of it: that would teach to predict too little.
         least = self.settings.relative_prediction
-        unit = losses + least if least else 1.0
+        unit = predicted.detach().clamp(min=0) + least if least else 1.0
         loss = ntp_loss(
             log_probs,
             predicted / unit,
@@ -181,7 +182,7 @@ def search_online(
     reference: torch.Tensor | None = None,
 ) -> SearchResult:
     """Greedy labels of clips, each to a loss and with a share of random picks that its seed decides. reference: see
-    `search_mosaic`."""
+    `search_mosaic`; losses to reach are above what noise leaves."""
     batch, frames = video.shape[:2]
     low, high = np.log(settings.target)
     targets, shares, draws = [], [], []
@@ -202,6 +203,7 @@ def search_online(
         disturbance if settings.disturbance else None,
         with_gains=settings.sharpness > 0,
         reference=reference,
+        above_floor=True,
     )
 
 

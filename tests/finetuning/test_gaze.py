@@ -211,6 +211,7 @@ def coloured(folder: Path, cell: tuple[int, int] | None) -> Path:
     return folder / "data.json"
 
 
+@pytest.mark.slow
 def test_gaze_learns_to_look_where_the_answer_is(tmp_path):
     """The LLM names the colour of the one patch that it is shown; then the gaze model, and it alone, learns on pictures
     in which a single cell is coloured."""

@@ -14,10 +14,9 @@ from autogaze_mllm.gaze.selection import GazingInfo
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.base import Selector, selector_name
 from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
-from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
 from autogaze_mllm.video.synthetic import moving_scene
 
-from ..helpers.selections import SELECTORS
+from ..helpers.selections import PIXEL_DIFF, SELECTORS
 
 SQUARE = PatchGrid.of("32+64", 16)
 WIDE = PatchGrid.of([(32, 64), (96, 160)], 16)
@@ -189,19 +188,19 @@ def worst_place(frames: torch.Tensor, picture: torch.Tensor, grid: PatchGrid) ->
 
 def test_a_still_video_is_kept_once() -> None:
     frames = scene(FOUR, 1).expand(1, 6, -1, -1, -1)
-    found = counts(PixelDiffSelector().select(frames, FOUR, 1.0, 0.02))
+    found = counts(PIXEL_DIFF.select(frames, FOUR, 1.0, 0.02))
     assert found[0] > 20
     assert found[1:] == [1] * 5
 
 
 def test_a_blank_video_needs_one_patch_per_frame() -> None:
-    assert counts(PixelDiffSelector().select(torch.full((1, 3, 3, 64, 64), 0.5), SQUARE, 1.0, 0.05)) == [1, 1, 1]
+    assert counts(PIXEL_DIFF.select(torch.full((1, 3, 3, 64, 64), 0.5), SQUARE, 1.0, 0.05)) == [1, 1, 1]
 
 
 def test_what_is_new_is_kept_where_and_when_it_appears() -> None:
     frames = scene(FOUR, 1).expand(1, 6, -1, -1, -1).clone()
     frames[:, 3:, :, 64:80, 128:160] = torch.rand(3, 16, 32, generator=torch.Generator().manual_seed(0))
-    info = PixelDiffSelector().select(frames, FOUR, 1.0, 0.03)
+    info = PIXEL_DIFF.select(frames, FOUR, 1.0, 0.03)
     finest = FOUR.offsets[-2]
     new = {finest + 4 * 14 + 8, finest + 4 * 14 + 9}
     found = kept(info)
@@ -216,21 +215,21 @@ def test_what_is_new_is_kept_where_and_when_it_appears() -> None:
 @pytest.mark.parametrize("loss", [0.02, 0.08, 0.2])
 def test_no_place_is_off_by_more_than_the_loss(grid: PatchGrid, loss: float) -> None:
     frames = torch.cat([scene(grid, 3), noise(grid, 1, 3)])
-    info = PixelDiffSelector().select(frames, grid, 1.0, loss)
+    info = PIXEL_DIFF.select(frames, grid, 1.0, loss)
     assert info.gazing_mask is not None
     assert worst_place(frames, rebuild(frames, info.gazing_mask, grid), grid).max() <= loss + 1e-5
 
 
 def test_a_tighter_loss_keeps_more() -> None:
     frames = scene(FOUR, 4)
-    found = [sum(counts(PixelDiffSelector().select(frames, FOUR, 1.0, loss))) for loss in (0.2, 0.1, 0.05, 0.02, 0.005)]
+    found = [sum(counts(PIXEL_DIFF.select(frames, FOUR, 1.0, loss))) for loss in (0.2, 0.1, 0.05, 0.02, 0.005)]
     assert found == sorted(found)
     assert found[-1] > 2 * found[0]
 
 
 def test_no_stop_rule_is_the_tightest() -> None:
     frames = noise(SQUARE, 1, 2)
-    info = PixelDiffSelector().select(frames, SQUARE, 1.0, None)
+    info = PIXEL_DIFF.select(frames, SQUARE, 1.0, None)
     assert info.gazing_mask is not None
     assert torch.equal(rebuild(frames, info.gazing_mask, SQUARE), frames)
 
@@ -239,7 +238,7 @@ def test_no_stop_rule_is_the_tightest() -> None:
 @pytest.mark.parametrize("grid", [FOUR, PatchGrid.of([(32, 64), (112, 224)], 16)], ids=["square", "wide"])
 def test_better_picture_than_random_with_as_many_patches(grid: PatchGrid, ratio: float) -> None:
     frames = scene(grid, 4)
-    info = PixelDiffSelector().select(frames, grid, ratio, 0.03)
+    info = PIXEL_DIFF.select(frames, grid, ratio, 0.03)
     same = [(count + 0.5) / grid.size for count in counts(info)]
     quality = []
     for choice in (info, *(RandomSelector(seed).select(frames, grid, same, None) for seed in range(3))):
@@ -251,13 +250,13 @@ def test_better_picture_than_random_with_as_many_patches(grid: PatchGrid, ratio:
 
 def test_coarse_patches_do_where_there_is_no_detail() -> None:
     smooth = torch.linspace(0, 1, 224).expand(1, 1, 3, 224, 224)
-    found = kept(PixelDiffSelector().select(smooth, FOUR, 1.0, 0.03))[0]
+    found = kept(PIXEL_DIFF.select(smooth, FOUR, 1.0, 0.03))[0]
     assert max(found) < FOUR.offsets[-2]
 
 
 def test_half_precision_frames() -> None:
     frames = noise(SQUARE, 1, 2)
-    assert counts(PixelDiffSelector().select(frames.bfloat16(), SQUARE, 0.5, None)) == [10, 10]
+    assert counts(PIXEL_DIFF.select(frames.bfloat16(), SQUARE, 0.5, None)) == [10, 10]
 
 
 # By name

@@ -129,7 +129,7 @@ def test_a_clip_alone_gives_the_same(attn_type: Any, frame_independent: bool, ba
             output = tower(frames, info)
             for row, features in enumerate(alone):
                 real = ~info["if_padded_gazing"][row]
-                assert torch.allclose(output.last_hidden_state[row][real], features, rtol=1e-5, atol=1e-6)
+                assert torch.allclose(output.last_hidden_state[row][real], features, rtol=1e-5, atol=2e-6)
                 assert (output.last_hidden_state[row][~real] == 0).all()
 
 

@@ -95,7 +95,7 @@ def score_ids(
     mask[:, layout.slot] = given.ids != end_id
     positions = _positions(config, given, layout, mask, as_generated=sampling is not None)
     dropout = config.decoder.attention_dropout if decoder.training else 0.0
-    states = decoder(sequence, positions, causal_attention(layout.blocks, mask, dropout))
+    states = decoder(sequence, positions, causal_attention(mask, dropout))
 
     head = layout.rank % step
     readouts = states[:, layout.slot - head - 1]  # (B, n, C): the last slot of the previous step

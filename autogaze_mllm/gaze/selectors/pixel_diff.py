@@ -4,33 +4,55 @@ Every frame starts from the canvas that the patches kept in earlier frames paint
 all scales compete by how much squared error they take away; coarse ones win where a coarse picture is enough, finer
 ones follow where detail is missing. A frame is finished when it has spent its budget, or when no place of the size of
 one finest patch is off by more than `loss`.
+
+Sensor noise differs in every frame without anything having changed. How much there is is estimated from the clip
+(`noise`), and errors are counted as they would be against the picture without it: what noise adds to a difference is
+taken off it, and what a patch would bring onto the canvas is put on its account (Stein's unbiased estimate of risk).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ...common.pixels import resize_bicubic
 from ..grid import PatchGrid, mask_to_positions
 from ..mosaic import BLANK, Atoms, PatchPainter
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info
 from .base import PIXEL_LOSS, Selector
+from .noise import NoiseMeter
 
+MARGIN = 0.2  # a patch must take away more than this share of the noise's variance: estimates are noisy themselves
 MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overlaps; 4 to 10 rounds are usual
 
 
 class PixelDiffSelector(Selector):
-    """`loss`: root mean square error, on a scale where black to white is 1, that a place may be off by."""
+    """`loss`: root mean square error, on a scale where black to white is 1, that a place may be off by.
+
+    noise_floor: whether what sensor noise explains does not count as change.
+    """
 
     name = "pixel-diff"
     default_loss = 0.05
     loss_unit = PIXEL_LOSS
     thread_safe = True
 
+    def __init__(self, noise_floor: bool = True) -> None:
+        self.noise_floor = noise_floor
+
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name}
+        return {"name": self.name, "noise_floor": self.noise_floor}
+
+    def store(self, folder: Path) -> dict[str, Any]:
+        return {**super().store(folder), "noise_floor": self.noise_floor}
+
+    @classmethod
+    def restored(cls, entry: dict[str, Any]) -> PixelDiffSelector:
+        return cls(entry.get("noise_floor", True))  # entries from before there was one: the default rule
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; loss None: only the budget ends a frame."""
@@ -40,9 +62,13 @@ class PixelDiffSelector(Selector):
         painter = PatchPainter(grid, frames.device)
         atoms = Atoms(painter)
         canvas = torch.full_like(frames[:, 0], BLANK)
+        meter = NoiseMeter() if self.noise_floor else None
+        own = [0.0] * len(painter.axes) if meter is None else _own_share(painter)
         ids, keeps = [], []
         for t in range(steps):
-            mask, canvas = _next_frame(painter, atoms, canvas, frames[:, t], budgets[:, t], loss or 0.0)
+            level = frames.new_zeros(batch) if meter is None else meter.next_frame(frames[:, t])
+            noise = Noise(level.square(), own)
+            mask, canvas = _next_frame(painter, atoms, canvas, frames[:, t], budgets[:, t], loss or 0.0, noise)
             index, padded = mask_to_positions(mask)
             ids.append(index.clamp(min=0))
             keeps.append(~padded)
@@ -56,8 +82,46 @@ class PixelDiffSelector(Selector):
         )
 
 
+@dataclass(frozen=True)
+class Noise:
+    """variance: (B,) of a pixel; own: per scale, the share of a pixel's own noise in what its patch shows there."""
+
+    variance: torch.Tensor
+    own: list[float]
+
+    def of(self, rows: torch.Tensor) -> Noise:
+        return Noise(self.variance[rows], self.own)
+
+    def off(self, error: torch.Tensor, pixels: torch.Tensor, own: float = 0.0) -> torch.Tensor:
+        """Squared error against the noisy frame (B, rows, columns) -> what to expect against the clean one. own: 0 for
+        a picture that does not come from this frame."""
+        return error - self.variance[:, None, None] * (1 - 2 * own) * pixels
+
+
+def _own_share(painter: PatchPainter) -> list[float]:
+    """1 for the finest scale, which is the frame itself, less for those that average over pixels."""
+    shares = []
+    for (height, width), axes in zip(painter.grid.scales, painter.axes, strict=True):
+        share = 1.0
+        for side, axis in zip((height, width), axes, strict=True):
+            length = axis.enlarge.shape[0]
+            # Lines along the other direction: enlarging is separable, and so is its trace.
+            lines = torch.eye(length, device=axis.enlarge.device)[None, None].expand(1, 1, length, length)
+            shrunk = resize_bicubic(lines, side, length)[0, 0]
+            shown = shrunk if side == length else axis.enlarge @ shrunk
+            share *= float(shown.diagonal().mean())
+        shares.append(share)
+    return shares
+
+
 def _next_frame(
-    painter: PatchPainter, atoms: Atoms, canvas: torch.Tensor, frame: torch.Tensor, budgets: torch.Tensor, loss: float
+    painter: PatchPainter,
+    atoms: Atoms,
+    canvas: torch.Tensor,
+    frame: torch.Tensor,
+    budgets: torch.Tensor,
+    loss: float,
+    noise: Noise,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """canvas, frame (B, 3, H, W), budgets (B,) -> patches kept (B, N) 0/1 and the canvas with them painted.
 
@@ -65,9 +129,11 @@ def _next_frame(
     least one, as with the gaze model), and cost no more than the comparison.
     """
     finest = len(painter.axes) - 1
-    before = atoms.squared_error(frame, canvas)
+    before = noise.off(atoms.squared_error(frame, canvas), atoms.pixels)
     wrong = atoms.sums(before, finest)
-    allowed = atoms.sums(atoms.pixels[None], finest) * loss**2
+    # No patch makes a place better than the noise in it.
+    bearable = (noise.variance * (1 + MARGIN)).clamp(min=loss**2)
+    allowed = atoms.sums(atoms.pixels[None], finest) * bearable[:, None]
     mask = frame.new_zeros(len(frame), painter.grid.size)
     mask.scatter_(1, painter.grid.offsets[finest] + wrong.argmax(dim=1, keepdim=True), 1.0)
     # The finest scale is the canvas itself, so its picture is the frame.
@@ -76,26 +142,37 @@ def _next_frame(
     if not len(busy):
         return mask, quiet
     pictures = painter.pictures(frame[busy])
-    after = [atoms.squared_error(frame[busy], picture) for picture in pictures]
-    mask[busy] = _choose(atoms, before[busy], after, budgets[busy], allowed)
+    noise = noise.of(busy)
+    after = [
+        noise.off(atoms.squared_error(frame[busy], picture), atoms.pixels, own)
+        for picture, own in zip(pictures, noise.own, strict=True)
+    ]
+    mask[busy] = _choose(atoms, before[busy], after, budgets[busy], allowed[busy], MARGIN * noise.variance)
     quiet[busy] = painter.paint(canvas[busy], pictures, list(mask[busy].split(list(painter.grid.counts), dim=1)))
     return mask, quiet
 
 
 def _choose(
-    atoms: Atoms, before: torch.Tensor, after: list[torch.Tensor], budgets: torch.Tensor, allowed: torch.Tensor
+    atoms: Atoms,
+    before: torch.Tensor,
+    after: list[torch.Tensor],
+    budgets: torch.Tensor,
+    allowed: torch.Tensor,
+    margin: torch.Tensor,
 ) -> torch.Tensor:
-    """before: error map of the canvas; after: that of each scale's picture; allowed: (1, n) error that a finest patch
-    may keep, exceeded somewhere in every row. -> (B, N) 0/1, at least one patch and at most `budgets` (B,) per row."""
+    """before: error map of the canvas; after: that of each scale's picture; allowed: (B, n) error that a finest patch
+    may keep, exceeded somewhere in every row; margin: (B,) error of a pixel that is not worth a patch. -> (B, N) 0/1,
+    at least one patch and at most `budgets` (B,) per row."""
     grid, finest = atoms.grid, len(after) - 1
     painted = torch.full_like(before, -1)  # finest scale painted in this frame
     chosen = before.new_zeros(len(before), grid.size)
+    spent = margin[:, None, None] * atoms.pixels
     for _ in range(MAX_ROUNDS):
         bad = atoms.spread((atoms.sums(before, finest) > allowed).float(), finest)
         gains = []
         for scale, error in enumerate(after):
             # A coarse patch is painted below finer ones of the same frame, so there it changes nothing.
-            gain = atoms.sums((before - error) * (painted < scale), scale)
+            gain = atoms.sums((before - error - spent) * (painted < scale), scale)
             gains.append(gain * (atoms.sums(bad, scale) > 0))
         gain = torch.cat(gains, dim=1).masked_fill(chosen > 0, 0.0)
         winners = _beats_neighbours(atoms, gain)

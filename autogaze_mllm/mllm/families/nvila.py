@@ -64,7 +64,7 @@ class NvilaFamily(NativeFamily):
         if theirs != grid:
             logger.warning(
                 "%s: grid mismatch: the tower uses %s, the processor's configuration says %s; the tower's grid is used",
-                self.config._name_or_path,
+                self.config.name_or_path,
                 grid,
                 theirs,
             )

@@ -54,6 +54,11 @@ class NativeConfig:
         for name, value in facts.items():
             setattr(self, name, value)
 
+    @property
+    def name_or_path(self) -> str:
+        """Where it comes from, as transformers' configurations say it."""
+        return self._name_or_path
+
     def to_dict(self) -> dict[str, Any]:
         shown = {name: value for name, value in vars(self).items() if name != "files" and not name.startswith("_")}
         return {name: value.to_dict() if hasattr(value, "to_dict") else value for name, value in shown.items()}

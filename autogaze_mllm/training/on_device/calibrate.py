@@ -6,6 +6,7 @@ nothing is added to the model.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,27 +16,36 @@ from ...gaze.autogaze.model import AutoGaze
 from ..tasks.mosaic import MosaicTask
 
 LOSSES = (0.2, 0.4)
+RATIO = 0.5  # of the patches of a frame at most; frames that need more do not count
 
 
 @torch.no_grad()
-def reached(gaze: AutoGaze, task: MosaicTask, frames: torch.Tensor, loss: float, batch: int = 32) -> float | None:
+def reached(gaze: AutoGaze, task: MosaicTask, frames: torch.Tensor, loss: float, batch: int = 128) -> float | None:
     """frames: (B, T, 3, S, S) uint8 -> the loss of the frames that the stop rule ended, over the one asked for."""
     ended: list[float] = []
     for part in frames.split(batch):
         pixels = part.to(gaze.device).float() / 255
-        info = gaze.generate(gaze.processor.normalize(pixels), 1.0, loss, do_sample=False, capture="off")
+        info = gaze.generate(gaze.processor.normalize(pixels), RATIO, loss, do_sample=False, capture="off")
         result = task(task.normalize(pixels), info)
-        stopped = (result.kept > 1) & (result.kept < task.grid.size)
+        stopped = (result.kept > 1) & (result.kept < int(RATIO * task.grid.size))
         ended += result.frame_losses[stopped].tolist()
     return float(np.mean(ended)) / loss if ended else None
 
 
 def calibrate(
-    gaze: AutoGaze, task: MosaicTask, frames: torch.Tensor, losses: Sequence[float] = LOSSES, rounds: int = 2
+    gaze: AutoGaze,
+    task: MosaicTask,
+    frames: torch.Tensor,
+    losses: Sequence[float] = LOSSES,
+    rounds: int = 2,
+    until: float = float("inf"),
 ) -> dict[str, float]:
-    """Scales the weights of the loss-prediction head of `gaze`, in evaluation mode. -> what was measured."""
+    """Scales the weights of the loss-prediction head of `gaze`, in evaluation mode. -> what was measured. until: no
+    further round is begun after this `time.monotonic()`."""
     values: dict[str, float] = {}
     for number in range(rounds):
+        if time.monotonic() > until:
+            break
         ratios = [reached(gaze, task, frames, loss) for loss in losses]
         known = [ratio for ratio in ratios if ratio]
         if not known:

@@ -118,12 +118,13 @@ def search_mosaic(
     disturbance: Disturbance | None = None,
     with_gains: bool = False,
     reference: torch.Tensor | None = None,
+    above_floor: bool = False,
 ) -> SearchResult:
     """video: (B, T, 3, H, W) normalised; targets, budgets: (B, T) the loss at which a frame is done, patches at most.
 
     Every frame has at least one entry. A frame also ends when no patch lowers its loss. reference: what the picture
-    should show, where `video` is a disturbed version of it; a frame is then done when its loss is a target above what
-    noise leaves (`MosaicFrame.floor`).
+    should show, where `video` is a disturbed version of it; above_floor: targets are then what is allowed beyond that
+    which noise leaves (`MosaicFrame.floor`).
     """
     task.check(video)
     walk, record = MosaicWalk(task, video, reference), SearchRecord(with_gains)
@@ -132,7 +133,7 @@ def search_mosaic(
         target = targets[:, t].to(video.device)
         floor = None if reference is None else frame.floor()
         record.begin(frame, floor)
-        target = target if floor is None else target + floor
+        target = target + floor if above_floor and floor is not None else target
         _search_frame(frame, target, budgets[:, t], record, None if disturbance is None else (disturbance, t))
         walk.finish(frame)
     return record.result()

@@ -46,6 +46,7 @@ def test_it_has_the_published_shape_and_needs_no_name(gaze) -> None:
     assert all(torch.equal(a, b) for a, b in zip(named.state_dict().values(), gaze.state_dict().values(), strict=True))
 
 
+@pytest.mark.slow
 def test_it_keeps_far_less_than_random_at_the_same_error(gaze, clips) -> None:
     for setting in ("ratio_0.05", "task_0.20"):
         found = compared(gaze, clips, setting)

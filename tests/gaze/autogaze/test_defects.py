@@ -220,7 +220,7 @@ def test_e08_e09_no_dense_float_masks_and_no_scores_of_all_heads() -> None:
     info = model.generate(video, 1.0, stopping(model, video, 0.02))
     chosen = info.gazing_pos.shape[1]
     slots = frames * 16 + chosen
-    limit = min(batch * heads * 16 * slots, batch * chosen * step * 21)
+    limit = min(batch * heads * 24 * slots, batch * chosen * step * 21)  # with a mask a head has 18 channels
     for call in (lambda: model.generate(video, 1.0), lambda: model.score(video, info)):
         with Made() as made:
             call()
