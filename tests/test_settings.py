@@ -14,6 +14,7 @@ import autogaze_mllm as am
 from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
 from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
 from autogaze_mllm.evaluation.reports.published import differences_in_words
+from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
 from autogaze_mllm.finetuning.config import FinetuneConfig, LoraPlan, RolloutPlan
 from autogaze_mllm.training.config import ClipSettings, LabelSettings, SearchSettings, TrainingSettings
@@ -75,6 +76,15 @@ def test_every_verb_that_takes_videos_has_every_option(verb):
     text = docs_hooks.help_text(verb)
     for one in FIELDS:
         assert re.search(rf"^  {one.option}\b", text, flags=re.MULTILINE), one.name
+
+
+def test_no_setting_stands_in_one_place_only():
+    """What the command line and a sweep have besides the fields is no setting of videos."""
+    parser = argparse.ArgumentParser()
+    gaze_options(parser, "")
+    options = set(vars(parser.parse_args([]))) - {one.key for one in FIELDS}
+    assert options == {"gaze", "preset", "device", "json"}
+    assert sorted(SWEPT) == sorted(["gaze", *names(am.VideoSettings)])
 
 
 def test_options_become_settings():
