@@ -49,7 +49,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("videos", help="folder, video or list; with commas")
     parser.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
-    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw", help="models, names, greedy")
+    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-noise", help="models, names, greedy")
     parser.add_argument("--settings", default=SETTINGS, help=f"default {SETTINGS}")
     parser.add_argument("--conditions", default=",".join(CONDITIONS), help="default: all")
     parser.add_argument("--rivals", default=",".join(RIVALS), help="whose patches are counted, beside greedy's")
@@ -108,8 +108,6 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def load(name: str, device: torch.device | None = None) -> Any:
-    if name == "pixel-diff-raw":
-        return PixelDiffSelector(noise_floor=False)
     return "greedy" if name == "greedy" else load_selector(name, device=device)
 
 

@@ -20,7 +20,8 @@ ONLY_SIGNS = (
 
 
 def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
-    parser.add_argument("--gaze", help=f"gaze model id or folder, bundled, pixel-diff, random or all ({default_gaze})")
+    names = "pixel-diff, pixel-diff-noise, random or all"
+    parser.add_argument("--gaze", help=f"gaze model id or folder, bundled, {names} ({default_gaze})")
     parser.add_argument("--preset", help="nvila-hd, nvila-hd-1k, fast or quality; the options below override it")
     for group in (LIMITS, SAMPLING):
         add_settings(parser, VideoSettings, group, defaults=False)

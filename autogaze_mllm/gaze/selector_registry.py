@@ -12,9 +12,10 @@ from .autogaze.model import AutoGaze
 from .autogaze.pretrained import BUNDLED
 from .selectors.base import AnySelector, Selector, is_selector
 from .selectors.baselines import AllSelector, RandomSelector
-from .selectors.pixel_diff import PixelDiffSelector
+from .selectors.pixel_diff import NoiseFloorSelector, PixelDiffSelector
 
-NAMED: dict[str, type[Selector]] = {kind.name: kind for kind in (PixelDiffSelector, RandomSelector, AllSelector)}
+KINDS: tuple[type[Selector], ...] = (PixelDiffSelector, NoiseFloorSelector, RandomSelector, AllSelector)
+NAMED = {kind.name: kind for kind in KINDS}
 
 
 def load_selector(

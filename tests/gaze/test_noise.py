@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from autogaze_mllm import PatchGrid
 from autogaze_mllm.gaze.selection import GazingInfo
 from autogaze_mllm.gaze.selectors.noise import NoiseMeter
-from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
+from autogaze_mllm.gaze.selectors.pixel_diff import NoiseFloorSelector, PixelDiffSelector
 from autogaze_mllm.training.search.greedy import search_mosaic
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
@@ -69,8 +69,8 @@ def test_noise_is_not_change() -> None:
     """A still scene: after the first frame there is nothing to see but noise."""
     clip = noisy(scene(6, False), 0.05)
     for loss in (0.02, None):
-        info = PixelDiffSelector().select(clip, GRID, 1.0, loss)
-        assert kept(info) < 0.35 * kept(PixelDiffSelector(False).select(clip, GRID, 1.0, loss))
+        info = NoiseFloorSelector().select(clip, GRID, 1.0, loss)
+        assert kept(info) < 0.35 * kept(PixelDiffSelector().select(clip, GRID, 1.0, loss))
 
 
 def test_fewer_patches_show_a_noisy_clip_as_well() -> None:
@@ -99,10 +99,10 @@ def test_fewer_patches_show_a_noisy_clip_as_well() -> None:
 
 def test_a_clip_alone_gives_the_same_and_later_frames_change_nothing() -> None:
     clips = torch.cat([noisy(scene(4, True, seed=seed), strength) for seed, strength in enumerate((0.0, 0.02, 0.1))])
-    together = PixelDiffSelector().select(clips, GRID, 0.5, 0.03)
+    together = NoiseFloorSelector().select(clips, GRID, 0.5, 0.03)
     assert together.gazing_mask is not None
     masks = torch.cat(together.gazing_mask, dim=2)
     for row in range(3):
-        alone = PixelDiffSelector().select(clips[row : row + 1, :3], GRID, 0.5, 0.03)
+        alone = NoiseFloorSelector().select(clips[row : row + 1, :3], GRID, 0.5, 0.03)
         assert alone.gazing_mask is not None
         assert torch.equal(torch.cat(alone.gazing_mask, dim=2)[0], masks[row, :3])

@@ -59,7 +59,7 @@ def tiny_autogaze() -> AutoGaze:
 
 
 # Tests show them clips of noise, and that is what is to be shown; what the noise floor does is tested by itself.
-PIXEL_DIFF = PixelDiffSelector(noise_floor=False)
+PIXEL_DIFF = PixelDiffSelector()
 SELECTORS: dict[str, Selector] = {
     "pixel-diff": PIXEL_DIFF,
     "random": RandomSelector(),

@@ -5,9 +5,9 @@ all scales compete by how much squared error they take away; coarse ones win whe
 ones follow where detail is missing. A frame is finished when it has spent its budget, or when no place of the size of
 one finest patch is off by more than `loss`.
 
-Sensor noise differs in every frame without anything having changed. How much there is is estimated from the clip
-(`noise`), and errors are counted as they would be against the picture without it: what noise adds to a difference is
-taken off it, and what a patch would bring onto the canvas is put on its account (Stein's unbiased estimate of risk).
+Sensor noise differs in every frame without anything having changed. `pixel-diff-noise` estimates from the clip how much
+there is (`noise.py`) and counts errors as they would be against the picture without it: what noise adds to a difference
+is taken off it, and what a patch would bring onto the canvas is put on its account (Stein's unbiased estimate of risk).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class PixelDiffSelector(Selector):
     loss_unit = PIXEL_LOSS
     thread_safe = True
 
-    def __init__(self, noise_floor: bool = True) -> None:
+    def __init__(self, noise_floor: bool = False) -> None:
         self.noise_floor = noise_floor
 
     def identity(self) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class PixelDiffSelector(Selector):
 
     @classmethod
     def restored(cls, entry: dict[str, Any]) -> PixelDiffSelector:
-        return cls(entry.get("noise_floor", True))  # entries from before there was one: the default rule
+        return cls(entry.get("noise_floor", False))
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; loss None: only the budget ends a frame."""
@@ -80,6 +80,19 @@ class PixelDiffSelector(Selector):
             pad_id=-1,
             has_task_loss_requirement=loss is not None,
         )
+
+
+class NoiseFloorSelector(PixelDiffSelector):
+    """pixel-diff with a noise floor, under a name of its own."""
+
+    name = "pixel-diff-noise"
+
+    def __init__(self) -> None:
+        super().__init__(noise_floor=True)
+
+    @classmethod
+    def restored(cls, entry: dict[str, Any]) -> NoiseFloorSelector:
+        return cls()
 
 
 @dataclass(frozen=True)
