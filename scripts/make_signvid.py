@@ -16,6 +16,7 @@ import json
 import sys
 from pathlib import Path
 
+from autogaze_mllm.commands.options import add_settings, values_of
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.signvid import Recipe, Shape, write_signvid
 from autogaze_mllm.signvid.conversations import TURNS, write_conversations
@@ -32,13 +33,8 @@ def main() -> int:
     what.add_argument("--train", metavar="NAME", help="write training samples FOLDER/NAME.jsonl instead")
     what.add_argument("--check", action="store_true", help="only read the signs of the data set in FOLDER")
     parser.add_argument("--size", default="1344x1344", help="WIDTHxHEIGHT, up to 3840x2160")
-    parser.add_argument("--frames", type=int, default=16, help="up to 1024")
-    parser.add_argument("--signs", type=int, default=5, help="in a video, up to 6")
-    parser.add_argument("--font", type=int, default=14, help="size of the signs' font in pixels")
-    parser.add_argument("--jitter", type=int, default=2, help="pixels that a sign may be off the raster of 16 by")
-    parser.add_argument("--at-once", action="store_true", help="all signs are there all the time")
-    parser.add_argument("--videos", type=int, default=51)
-    parser.add_argument("--questions", type=int, default=10, help="about each video")
+    add_settings(parser, Shape)
+    add_settings(parser, Recipe)
     parser.add_argument("--turns", type=int, default=TURNS, help="of a conversation at most, with --train")
     parser.add_argument("--look", help="of training samples: pixel-diff, or json with settings")
     parser.add_argument("--seed", type=int, help=f"default 0, and {DEVELOPMENT_SEED} with --dev")
@@ -50,18 +46,10 @@ def main() -> int:
             print(f"{found.n} signs: {100 * found.full:.0f} % read at full size, {100 * found.shrunk:.0f} % at a third")
             return 0
         width, height = (int(side) for side in arguments.size.split("x"))
-        shape = Shape(
-            width,
-            height,
-            arguments.frames,
-            arguments.signs,
-            arguments.font,
-            order=not arguments.at_once,
-            jitter=arguments.jitter,
-        )
+        shape = Shape(width, height, **values_of(arguments, Shape))
         seed = (DEVELOPMENT_SEED if arguments.dev else 0) if arguments.seed is None else arguments.seed
         split: Split = "train" if arguments.train or arguments.dev else "test"
-        recipe = Recipe(shape, split, arguments.videos, arguments.questions, seed)
+        recipe = Recipe(shape, split, seed=seed, **values_of(arguments, Recipe))
         options = {"workers": arguments.workers, "progress": True}
         if arguments.train:
             look = arguments.look

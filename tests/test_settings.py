@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
 from autogaze_mllm.finetuning.config import FinetuneConfig, LoraPlan, RolloutPlan
+from autogaze_mllm.signvid.dataset import Recipe
+from autogaze_mllm.signvid.plan import Shape
 from autogaze_mllm.training.config import ClipSettings, LabelSettings, SearchSettings, TrainingSettings
 
 ROOT = Path(am.__file__).resolve().parents[1]
@@ -36,6 +39,8 @@ CLASSES = {
     FinetuneConfig: ("finetune", "finetuning.md"),
     LoraPlan: ("finetune", "finetuning.md"),
     RolloutPlan: ("finetune", "finetuning.md"),
+    Shape: ("make_signvid", "signvid.md"),
+    Recipe: ("make_signvid", "signvid.md"),
 }
 # Fields that have no option of their own, each for a reason.
 NO_OPTION = {
@@ -47,15 +52,25 @@ NO_OPTION = {
     (FinetuneConfig, "rollouts"),
     (FinetuneConfig, "parts"),  # presets, and two options for each part
     (FinetuneConfig, "progress"),  # --json
+    (Shape, "raster"),  # that of the tower's patches
+    (Recipe, "shape"),  # fields of its own
 }
 # Options of another form than a field has, which the verb adds itself.
 BY_HAND = {(FinetuneConfig, name): f"--{name.replace('_', '-')}" for name in ("data", "output", "eval_data", "resume")}
+BY_HAND |= {(Shape, "width"): "--size", (Shape, "height"): "--size"}
+BY_HAND |= {(Recipe, "split"): "--dev", (Recipe, "seed"): "--seed"}
 REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
 VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
 
 
 def names(kind: type) -> list[str]:
     return list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+def script_help(name: str) -> str:
+    """What a script's --help prints."""
+    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--help"]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
 
 
 def other(one: Any) -> Any:
@@ -135,7 +150,7 @@ def test_reports_say_which_setting_differs_from_the_published_one(one):
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_every_field_of_other_settings_has_an_option_and_a_row_in_the_manual(kind):
     verb, page = CLASSES[kind]
-    text = docs_hooks.help_text(verb)
+    text = script_help(verb) if verb == "make_signvid" else docs_hooks.help_text(verb)
     manual = docs_hooks.on_page_markdown((ROOT / "docs" / page).read_text(encoding="utf-8"))
     declared = {one.name: one for one in settings_of(kind)}
     for name in names(kind):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..common.errors import InputError
+from ..common.fields import setting, settings
 from ..common.files import output_folder, read_json, write_json
 from ..common.json_diff import differences
 from ..video.writer import write_video
@@ -36,23 +36,21 @@ FPS = 4
 CODEC = {"preset": "ultrafast", "crf": "23", "g": "16", "threads": "1"}
 
 
-@dataclass(frozen=True)
+@settings("SignVid: ")
 class Recipe:
-    """All that a data set follows from. questions: of each video."""
+    """All that a data set follows from."""
 
-    shape: Shape = field(default_factory=Shape)
-    split: Split = "test"
-    videos: int = 51
-    questions: int = 10
-    seed: int = 0
+    shape: Shape = Shape()
+    split: Split = setting("train, or test", default="test", flag="", refusal="there is no such split")
+    videos: int = setting(default=51, usual=False, manual="videos")
+    questions: int = setting("about each video", default=10, usual=False)
+    seed: int = setting("of everything that is drawn", default=0, flag="")
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise InputError(f"SignVid has no split {self.split!r}; it has: {', '.join(SPLITS)}")
         if self.videos < 1 or self.questions < 0:
-            raise InputError(f"SignVid: needs videos and questions, got {self.videos} and {self.questions}")
+            raise InputError(f"needs videos and questions, got {self.videos} and {self.questions}")
         if self.questions and self.shape.signs < LEAST_SIGNS:
-            raise InputError(f"SignVid: questions need {LEAST_SIGNS} signs in a video, got {self.shape.signs}")
+            raise InputError(f"questions need {LEAST_SIGNS} signs in a video, got {self.shape.signs}")
 
     def plan(self, number: int) -> VideoPlan:
         return plan_video(self.shape, self.split, self.seed, number)

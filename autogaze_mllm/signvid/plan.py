@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..common.errors import InputError
+from ..common.fields import Number, setting, settings
 from ..video.tiles import choose_tiles
 from .backgrounds import FAMILIES
 from .signs import ARROWS, BORDER, COLOURS, DIGITS, FONTS, LETTERS, SIZE, Sign, plate_size
@@ -23,38 +24,61 @@ TILE, TILES_4K = 224, 16 * 9
 FONT_SIZES, RASTERS, JITTERS = (8, 48), (4, 128), (0, 8)  # pixels: least and most
 
 
-@dataclass(frozen=True)
+@settings("SignVid: ")
 class Shape:
-    """Pixels and frames of a video. signs: how many turn up, at most as many as there are colours. size: of the signs'
-    font. order: whether they turn up one after the other; otherwise all are there from the first frame on.
+    """Pixels and frames of a video, and its signs.
 
-    Signs stand still on screen, their cells on a raster of `raster` pixels (a broken number where the frame is resized
-    before it is cut into tiles), each moved by up to `jitter` pixels, which suits towers with patches of that size.
+    Signs stand still on screen, their cells on a raster, each moved by up to `jitter` pixels, which suits towers with
+    patches of the raster's size.
     """
 
-    width: int = 1344
-    height: int = 1344
-    frames: int = 16
-    signs: int = 5
-    size: int = SIZE
-    order: bool = True
-    raster: float = 16.0
-    jitter: int = 2
+    width: int = setting("pixels", default=1344, at_least=1, at_most=LARGEST[0], flag="")
+    height: int = setting("pixels", default=1344, at_least=1, at_most=LARGEST[1], flag="")
+    frames: int = setting(f"up to {LARGEST[2]}", default=16, usual=False, at_least=1, at_most=LARGEST[2])
+    signs: int = setting(
+        f"in a video, up to {len(COLOURS)}",
+        default=5,
+        usual=False,
+        manual="how many turn up, at most as many as there are colours",
+        at_least=1,
+        at_most=len(COLOURS),
+        refusal=f"a video has 1 to {len(COLOURS)} signs",
+    )
+    size: int = setting(
+        "size of the signs' font in pixels",
+        default=SIZE,
+        usual=False,
+        at_least=FONT_SIZES[0],
+        at_most=FONT_SIZES[1],
+        flag="--font",
+    )
+    order: bool = setting(
+        "all signs are there all the time",
+        default=True,
+        usual=False,
+        manual="whether they turn up one after the other; otherwise all are there from the first frame on",
+        off="--at-once",
+    )
+    raster: Number = setting(
+        "pixels between the cells; a broken number where the frame is resized before it is cut into tiles",
+        default=16.0,
+        at_least=RASTERS[0],
+        at_most=RASTERS[1],
+        flag="",
+    )
+    jitter: int = setting(
+        "pixels that a sign may be off the raster of 16 by",
+        default=2,
+        usual=False,
+        at_least=JITTERS[0],
+        at_most=JITTERS[1],
+    )
 
     def __post_init__(self) -> None:
-        for name, most in zip(("width", "height", "frames"), LARGEST, strict=True):
-            if not 1 <= getattr(self, name) <= most:
-                raise InputError(f"SignVid: {name} must lie in [1, {most}], got {getattr(self, name)}")
         if self.width % 2 or self.height % 2 or min(self.width, self.height) < 64:
-            raise InputError(f"SignVid: sides must be even and at least 64, got {self.width}x{self.height}")
-        limits = {"size": FONT_SIZES, "raster": RASTERS, "jitter": JITTERS}
-        for name, (least, most) in limits.items():
-            if not least <= getattr(self, name) <= most:
-                raise InputError(f"SignVid: {name} must lie in [{least}, {most}], got {getattr(self, name)}")
-        if not 1 <= self.signs <= len(COLOURS):
-            raise InputError(f"SignVid: a video has 1 to {len(COLOURS)} signs, got {self.signs}")
+            raise InputError(f"sides must be even and at least 64, got {self.width}x{self.height}")
         if self.order and self.frames < self.signs:
-            raise InputError(f"SignVid: {self.signs} signs cannot turn up one after the other in {self.frames} frames")
+            raise InputError(f"{self.signs} signs cannot turn up one after the other in {self.frames} frames")
 
 
 def shape_4k(frames: int, signs: int) -> Shape:
