@@ -26,10 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
+    from .commands.config_file import parse
     from .common.errors import DivergenceError, InputError
 
-    arguments = _parser().parse_args(argv)
     try:
+        arguments = parse(_parser(), argv)
         return arguments.run(arguments)
     except (InputError, DivergenceError) as error:
         print(f"autogaze-mllm: error: {error}", file=sys.stderr)
@@ -41,6 +42,7 @@ def _parser() -> argparse.ArgumentParser:
 
     from . import __version__
     from .commands import ask, cache, eval, finetune, gaze, info, label, merge, train_gaze
+    from .commands.config_file import add_config
 
     parser = argparse.ArgumentParser(
         prog="autogaze-mllm", description="Multimodal LLMs that look only where it matters."
@@ -49,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="VERB")
     for verb in (ask, gaze, eval, cache, info, finetune, merge, label, train_gaze):
         verb.add(verbs)
+    add_config(parser)
     return parser
 
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
+from autogaze_mllm.finetuning.config import PRESETS, LoraPlan, PartPlan
 from autogaze_mllm.finetuning.memory_estimate import Load, Shape, estimate_memory
-from autogaze_mllm.finetuning.parts import PRESETS, LoraPlan, PartPlan
 from autogaze_mllm.mllm.native import NativeConfig
 from autogaze_mllm.mllm.native.checkpoint import without_memory
 from autogaze_mllm.mllm.native.nvila import PROJECTOR

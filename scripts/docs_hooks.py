@@ -1,12 +1,14 @@
 """Hooks of mkdocs, see mkdocs.yml: what the built manual has and its Markdown only names.
 
-`<!-- help: VERB -->` becomes what `autogaze-mllm VERB --help` prints. Links to `../benchmarks/results/` lead to
+`<!-- help: VERB -->` becomes what `autogaze-mllm VERB --help` prints, `<!-- settings: ROOM.MODULE:CLASS -->` a table
+of the fields that a class declares. Links to `../benchmarks/results/` lead to
 copies of these files in the site, so that plots are shown and every figure can be looked up.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import io
 import os
 import re
@@ -33,6 +35,19 @@ def help_text(command: str) -> str:
     return printed.getvalue()
 
 
+def settings_table(place: str) -> str:
+    """The fields of a class ("gaze.settings:VideoSettings"): option, default and meaning."""
+    from autogaze_mllm.common.fields import settings_of
+
+    module, _, name = place.partition(":")
+    rows = ["| field, option | default | meaning |", "|---|---|---|"]
+    for one in settings_of(getattr(importlib.import_module(f"autogaze_mllm.{module}"), name)):
+        option = one.option.replace("--", "--[no-]", 1) if one.paired else one.option
+        names = f"`{one.name}`, `{option}`" if option else f"`{one.name}`"
+        rows.append(f"| {names} | {one.shown_default} | {one.manual or one.help} |")
+    return "\n".join(rows)
+
+
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File  # the tests use `help_text` without mkdocs
 
@@ -44,6 +59,7 @@ def on_files(files: Any, config: Any) -> Any:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     markdown = markdown.replace("](../benchmarks/results/", "](results/")
+    markdown = re.sub(r"<!-- settings: ([\w.:]+) -->", lambda found: settings_table(found[1]), markdown)
     return re.sub(r"<!-- help: ([\w -]+?) -->", lambda found: f"```text\n{help_text(found[1])}```", markdown)
 
 

@@ -35,7 +35,7 @@ import docs_hooks  # noqa: E402  # a script, not part of the package
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
-LANGUAGES = {"python", "bash", "json", "text", ""}
+LANGUAGES = {"python", "bash", "json", "yaml", "text", ""}
 NEEDS = "# Needs "
 
 

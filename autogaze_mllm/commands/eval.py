@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, listed
+from .config_file import CONFIG, write_config
 from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
@@ -97,6 +98,8 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
         folder, ids = Path(arguments.out, variant.name), [question.id for question in questions]
         run = Run.open(folder, facts, ids, _environment(), resume=arguments.resume, shard=shard)
         jobs.append(Job(run, variant))
+    if shard.rank == 0:
+        write_config(arguments, Path(arguments.out, CONFIG))
     runner = Runner(
         benchmark,
         questions,

@@ -6,7 +6,9 @@ import argparse
 import json
 from pathlib import Path
 
-from .options import print_rows, quiet, usable_device
+from ..training.config import LabelSettings
+from .config_file import CONFIG, write_config
+from .options import add_settings, print_rows, quiet, usable_device, values_of
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -21,12 +23,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     )
     label.add_argument("--out", required=True, metavar="gazing_labels.json")
     label.add_argument("--split", default="train", choices=["train", "val"])
-    label.add_argument("--task", default="mosaic", help="mosaic, or the folder or id of a VideoMAE (default mosaic)")
-    label.add_argument("--loss", type=float, default=0.1, help="a frame is done at this loss (default 0.1)")
-    label.add_argument("--max-ratio", type=float, default=1.0, help="share of a frame's patches at most (default 1)")
-    label.add_argument("--frames", type=int, default=16, help="frames of a clip, from the start (default 16)")
-    label.add_argument("--stride", type=int, default=1, help="distance of the frames (default 1)")
-    label.add_argument("--batch", type=int, default=8, help="clips searched at a time (default 8)")
+    add_settings(label, LabelSettings)
     label.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     label.add_argument("--shard", type=int, default=20_000, help="videos in a file at most (default 20000)")
     label.add_argument("--unreadable", type=float, default=0.05, help="share of videos that may be unreadable")
@@ -38,16 +35,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     quiet()
     from ..training.data.clips import find_videos
-    from ..training.search.labelling import LabelSettings, label_videos
+    from ..training.search.labelling import label_videos
 
-    settings = LabelSettings(
-        task=arguments.task,
-        target=arguments.loss,
-        max_ratio=arguments.max_ratio,
-        frames=arguments.frames,
-        stride=arguments.stride,
-        batch=arguments.batch,
-    )
+    settings = LabelSettings(**values_of(arguments, LabelSettings))
     report = label_videos(
         find_videos(arguments.videos, arguments.split),
         Path(arguments.out),
@@ -58,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         device=usable_device(arguments.device),
         progress=not arguments.json,
     )
+    write_config(arguments, Path(arguments.out).with_suffix(f".{CONFIG}"))
     if arguments.json:
         result = {"files": [str(file) for file in report.files], "labels": report.labels, "patches": report.patches}
         print(json.dumps({**result, "unreadable": report.unreadable}))

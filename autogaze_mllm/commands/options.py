@@ -8,45 +8,72 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, first_line
+from ..common.fields import Setting, settings_of
+from ..gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
-    from ..gaze.settings import VideoSettings
     from ..mllm.model import GazedModel
 
 ONLY_SIGNS = (
     "the bundled model reads the signs of SignVid's generated videos and nothing else. Name a real one with --model"
 )
-SETTINGS = ("ratio", "loss", "frames", "chunk_frames", "max_tiles", "thumbnails")
 
 
 def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
     parser.add_argument("--gaze", help=f"gaze model id or folder, bundled, pixel-diff, random or all ({default_gaze})")
     parser.add_argument("--preset", help="nvila-hd, nvila-hd-1k, fast or quality; the options below override it")
-    parser.add_argument(
-        "--ratio", type=float, help="share of a frame's patches that may be kept, in (0, 1] (default 0.75)"
-    )
-    parser.add_argument("--loss", type=float, help="a frame stops at this loss (default: the selector's own; 0: never)")
-    parser.add_argument("--frames", type=int, help="frames taken from the video, evenly spread (default 32)")
-    parser.add_argument(
-        "--chunk-frames", type=int, metavar="N", help="frames that gaze sees together; then it starts anew (default 16)"
-    )
-    parser.add_argument("--max-tiles", type=int, metavar="N", help="cut a frame into at most N tiles (default 1)")
-    parser.add_argument(
-        "--thumbnails", type=int, metavar="N", help="whole frames looked at besides the tiles (default 0)"
-    )
+    for group in (LIMITS, SAMPLING):
+        add_settings(parser, VideoSettings, group, defaults=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     parser.add_argument("--json", action="store_true", help="print json")
 
 
+def add_settings(parser: argparse._ActionsContainer, kind: type, group: str = "", *, defaults: bool = True) -> None:
+    """An option for each declared field of a group that has one.
+
+    defaults: where nothing is given the option has the field's default; otherwise None, as if it were not there.
+    """
+    for one in settings_of(kind):
+        if one.option and one.group == group:
+            _add_setting(parser, one, one.default if defaults else None)
+
+
+def _add_setting(parser: argparse._ActionsContainer, one: Setting, default: Any) -> None:
+    named: dict[str, Any] = {"help": one.option_help, "default": default}
+    if one.kind is tuple:
+        text = None if default is None else one.shown_default
+        parser.add_argument(one.option, metavar=one.metavar, help=one.option_help, default=text)
+    elif one.kind is not bool:
+        parser.add_argument(one.option, type=one.kind, metavar=one.metavar, choices=one.choices or None, **named)
+    elif one.paired:
+        parser.add_argument(one.option, action=argparse.BooleanOptionalAction, **named)
+    else:
+        parser.add_argument(one.option, action="store_true", help=one.option_help)
+
+
+def values_of(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
+    """The fields of a class that have options, as the command line has them."""
+    found = {}
+    for one in settings_of(kind):
+        if one.option:
+            value = getattr(arguments, one.key)
+            if one.kind is tuple:
+                try:
+                    value = one.read(value)
+                except ValueError as error:
+                    raise InputError(f"{one.option} {value!r}: {error}") from error
+            found[one.name] = not value if one.off else (value or None) if one.zero_is_none else value
+    return found
+
+
 def given(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Settings that stand on the command line."""
-    return {name: getattr(arguments, name) for name in SETTINGS if getattr(arguments, name) is not None}
+    """Settings of videos that stand on the command line."""
+    found = {one.name: getattr(arguments, one.key) for one in settings_of(VideoSettings)}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def chosen_settings(arguments: argparse.Namespace) -> VideoSettings:
     """Preset and options, for verbs without a model; bad values are refused."""
-    from ..gaze.settings import VideoSettings, preset
-
     return (VideoSettings() if arguments.preset is None else preset(arguments.preset)).changed(**given(arguments))
 
 
@@ -67,7 +94,6 @@ def usable_device(name: str | None) -> str:
 def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedModel:
     """untrained: without --model, an untrained model, to see something run; otherwise the bundled one."""
     from ..gaze.autogaze.pretrained import BUNDLED
-    from ..gaze.settings import preset
     from ..mllm.loading import load_or_wrap
     from ..mllm.tiny import tiny_model
     from ..mllm.wrap import wrap

@@ -7,15 +7,23 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
-from .options import print_rows, quiet
+from ..training.config import (
+    CLIPS,
+    LOSSES,
+    MOSAIC_LOSS,
+    STEPS,
+    WATCH,
+    ClipSettings,
+    SearchSettings,
+    TrainingSettings,
+)
+from .config_file import CONFIG, write_config
+from .options import add_settings, print_rows, quiet, values_of
 
 if TYPE_CHECKING:
     from ..gaze.autogaze.model import AutoGaze
-    from ..training.config import TrainingSettings
     from ..training.tasks.base import ReconstructionTask
     from ..training.trainer import TrainingData
-
-MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -26,13 +34,29 @@ def add(verbs: argparse._SubParsersAction) -> None:
         "accelerate launch ... -m autogaze_mllm.cli train-gaze ... A run that was interrupted goes on when the same "
         "command is given again.",
     )
+    _what(train)
+    for group, title, more in (
+        (CLIPS, "clips", _files),
+        (STEPS, "steps", _length),
+        (LOSSES, "losses", None),
+        ("", "budgets, kept in the model's configuration", _budgets),
+        (WATCH, "checkpoints and validation", _output),
+    ):
+        options = train.add_argument_group(title)
+        for kind in (ClipSettings, TrainingSettings, SearchSettings) if group else ():
+            add_settings(options, kind, group)
+        if more is not None:
+            more(options)
+    train.set_defaults(run=run, steps=None)
+
+
+def _what(train: argparse.ArgumentParser) -> None:
     train.add_argument(
         "videos", metavar="VIDEOS", help="folders (with train/ and val/, or flat), or lists; with commas"
     )
     train.add_argument(
         "--out", required=True, metavar="RUN", help="folder of the run; the model is RUN/gaze at the end"
     )
-    train.add_argument("--algorithm", default="ntp", choices=["ntp", "grpo"])
     train.add_argument("--init", metavar="MODEL", help="gaze model to start from, or bundled (default: a new one)")
     train.add_argument(
         "--labels", metavar="FILES", help="gazing_labels.json, with commas or wildcards (default: search)"
@@ -43,79 +67,33 @@ def add(verbs: argparse._SubParsersAction) -> None:
     train.add_argument("--dinov2-reg", metavar="MODEL", help="folder or id of the model behind dinov2_reg")
     train.add_argument("--siglip2", metavar="MODEL", help="folder or id of the model behind siglip2")
     train.add_argument("--rebuild", type=float, default=1.0, help="share of a clip's frames that a VideoMAE rebuilds")
-    train.add_argument("--train-task", action="store_true", help="train the reconstruction model, too")
-    train.add_argument("--freeze-gaze", action="store_true", help="do not train the gaze model")
+    add_settings(train, TrainingSettings)
 
-    clips = train.add_argument_group("clips")
-    clips.add_argument("--frames", type=int, default=16, help="frames of a clip (default 16)")
-    clips.add_argument("--strides", default="1", metavar="A[:B]", help="distance of the frames, drawn from A to B")
-    clips.add_argument("--min-crop", type=float, default=1.0, metavar="SHARE", help="random crops down to this share")
-    clips.add_argument("--mirror", action="store_true", help="mirror half of the clips, play a quarter backwards")
+
+def _files(clips: argparse._ActionsContainer) -> None:
     clips.add_argument("--decoded", metavar="FOLDER", help="keep decoded frames here, so that a video is decoded once")
     clips.add_argument("--unreadable", type=float, default=0.05, help="share of files that may be unreadable")
 
-    steps = train.add_argument_group("steps")
-    steps.add_argument("--steps", type=int, help="optimizer steps (default: by --epochs)")
+
+def _length(steps: argparse._ActionsContainer) -> None:
     steps.add_argument("--until", type=int, metavar="STEP", help="stop after this one; later runs can go on from there")
     steps.add_argument("--epochs", type=float, default=1.0, help="passes over the videos (default 1)")
-    steps.add_argument("--batch-size", type=int, default=8, help="clips of a step, over all processes (default 8)")
-    steps.add_argument("--micro-batch", type=int, default=8, help="clips a process works on at a time (default 8)")
-    steps.add_argument("--optimizer", default="adamw", choices=["adam", "adamw", "sgd"])
-    steps.add_argument("--lr", type=float, default=5e-4)
-    steps.add_argument("--convolution-lr", type=float, default=0.02, help="share of it that convolutions learn with")
-    steps.add_argument("--min-lr", type=float, default=0.0)
-    steps.add_argument("--schedule", default="linear_w_warmup", choices=["linear", "linear_w_warmup", "constant"])
-    steps.add_argument("--weight-decay", type=float, default=0.0)
-    steps.add_argument("--clip-norm", type=float, default=1.0, help="largest norm of the gradient; 0: any")
-    steps.add_argument("--precision", default="no", choices=["no", "bf16"])
-    steps.add_argument("--seed", type=int, default=0)
     steps.add_argument("--device", choices=["cpu"], help="cpu even where there is a GPU")
 
-    losses = train.add_argument_group("losses")
-    losses.add_argument(
-        "--log-probabilities",
-        default="matched",
-        choices=["matched", "published"],
-        help="of the distribution that is sampled from, at generation's positions, or as published",
-    )
-    losses.add_argument("--no-loss-prediction", action="store_true", help="leave the loss-prediction head untrained")
-    losses.add_argument("--prediction-weight", type=float, default=1.0, help="weight of the loss-prediction term")
-    losses.add_argument(
-        "--hint-weight", type=float, default=0.3, help="weight of the hints, a training aid; 0: none (NTP)"
-    )
-    losses.add_argument("--target", default="0.06:0.8", metavar="A:B", help="loss that searched labels reach (NTP)")
-    losses.add_argument("--max-patches", type=int, default=120, help="searched labels of a frame at most (NTP)")
-    losses.add_argument("--disturbance", type=float, default=0.2, help="share of random patches in between (NTP)")
-    losses.add_argument(
-        "--sharpness", type=float, default=4.0, help="of searched labels; 0: the best patch alone (NTP)"
-    )
-    losses.add_argument("--group-size", type=int, default=8, help="rollouts of a clip (GRPO)")
-    losses.add_argument("--discount", type=float, default=0.995, help="of a reward, for each later patch (GRPO)")
-    losses.add_argument("--temperature", default="1", metavar="A[:B]", help="of rollouts, from A to B (GRPO)")
-    losses.add_argument("--top-k", type=int, help="sample from the best K only; the published code has 50 (GRPO)")
 
-    budget = train.add_argument_group("budgets, kept in the model's configuration")
+def _budgets(budget: argparse._ActionsContainer) -> None:
+    """These become part of the model's configuration, a format of its own."""
     budget.add_argument("--ratio", metavar="R", help="of rollouts: fixed:0.25, uniform:0:0.5 or exponential:10:0:1")
     budget.add_argument("--frame-ratio", metavar="R", help="over the frames: uniform, dirichlet:0.5 or self")
     budget.add_argument("--requirement", metavar="R", help="stop rule: none, fixed:0.7 or uniform:0.6:0.9")
 
-    watch = train.add_argument_group("checkpoints and validation")
-    watch.add_argument("--save-every", type=int, default=500, metavar="STEPS")
-    watch.add_argument("--keep", type=int, default=2, metavar="N", help="newest checkpoints kept (default 2)")
-    watch.add_argument("--val-every", type=int, default=500, metavar="STEPS")
-    watch.add_argument("--val-clips", type=int, default=16, metavar="N", help="clips of val/ looked at; 0: none")
-    watch.add_argument("--val-ratio", type=float, default=0.25, help="budget in validation")
-    watch.add_argument(
-        "--val-loss", type=float, default=MOSAIC_LOSS, help="stop rule in validation, and the new model's own; 0: none"
-    )
-    watch.add_argument("--tracker", default="none", choices=["tensorboard", "wandb", "none"])
+
+def _output(watch: argparse._ActionsContainer) -> None:
     watch.add_argument("--json", action="store_true", help="print the result as json")
-    train.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..training.config import TrainingSettings
     from ..training.trainer import GazeTrainer
 
     data = _data(arguments)
@@ -124,7 +102,7 @@ def run(arguments: argparse.Namespace) -> int:
         steps = max(int(len(data.train) * arguments.epochs / arguments.batch_size), 1)
     if arguments.until is not None and arguments.until < 1:
         raise InputError(f"--until must be at least 1, got {arguments.until}")
-    settings = _settings(arguments, TrainingSettings, steps)
+    settings = _settings(arguments, steps)
     gaze = _gaze(arguments, data)
     task = _task(arguments, gaze)
     trainer = GazeTrainer(
@@ -140,6 +118,8 @@ def run(arguments: argparse.Namespace) -> int:
     first = trainer.first_step
     if arguments.until is not None and arguments.until < first:
         raise InputError(f"--until {arguments.until}: this run has already come to step {first}")
+    if trainer.accelerator.is_main_process:
+        write_config(arguments, trainer.run_folder / CONFIG)
     trainer.train()
     if not trainer.accelerator.is_main_process:
         return 0
@@ -170,47 +150,19 @@ def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
     return values
 
 
-def _span(text: str, option: str) -> tuple[float, float]:
-    values = _numbers(text, option)
-    if len(values) > 2:
-        raise InputError(f"{option} {text!r}: expected one number, or two with a colon between them")
-    return values[0], values[-1]
-
-
-def _settings(arguments: argparse.Namespace, kind: type[TrainingSettings], steps: int) -> TrainingSettings:
-    from ..training.config import SearchSettings
-
-    search = SearchSettings(
-        target=_span(arguments.target, "--target"),
-        max_patches=arguments.max_patches,
-        disturbance=arguments.disturbance,
-        sharpness=arguments.sharpness,
-    )
-    same = (
-        "algorithm batch_size micro_batch optimizer lr convolution_lr min_lr schedule weight_decay precision "
-        "log_probabilities prediction_weight hint_weight group_size discount top_k train_task seed save_every keep "
-        "val_every val_clips val_ratio val_loss tracker"
-    )
-    return kind(
-        steps=steps,
-        clip_norm=arguments.clip_norm or None,
-        predict_loss=not arguments.no_loss_prediction,
-        search=search,
-        temperature=_span(arguments.temperature, "--temperature"),
-        train_gaze=not arguments.freeze_gaze,
-        **{name: getattr(arguments, name) for name in same.split()},
-    )
+def _settings(arguments: argparse.Namespace, steps: int) -> TrainingSettings:
+    search = SearchSettings(**values_of(arguments, SearchSettings))
+    return TrainingSettings(**{**values_of(arguments, TrainingSettings), "steps": steps, "search": search})
 
 
 def _data(arguments: argparse.Namespace) -> TrainingData:
     from pathlib import Path
 
-    from ..training.data.clips import ClipSettings, ClipSource, find_videos
+    from ..training.data.clips import ClipSource, find_videos
     from ..training.data.labels import key_of, read_labels
     from ..training.trainer import TrainingData
 
-    low, high = _span(arguments.strides, "--strides")
-    settings = ClipSettings(arguments.frames, (int(low), int(high)), 224, arguments.min_crop, arguments.mirror)
+    settings = ClipSettings(**values_of(arguments, ClipSettings))
     paths = find_videos(arguments.videos)
     if not paths:
         raise InputError(f"{arguments.videos}: no videos there")
@@ -223,7 +175,7 @@ def _data(arguments: argparse.Namespace) -> TrainingData:
     decoded = Path(arguments.decoded) if arguments.decoded else None
     train = ClipSource(paths, settings, arguments.seed, labels is None, arguments.unreadable, decoded)
     held_out = find_videos(arguments.videos, "val")
-    plain = ClipSettings(arguments.frames, (int(low), int(low)))
+    plain = ClipSettings(settings.frames, (settings.strides[0], settings.strides[0]))
     val = ClipSource(held_out, plain, 0, False, arguments.unreadable, decoded) if held_out else None
     return TrainingData(train, val, labels)
 

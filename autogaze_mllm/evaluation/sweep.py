@@ -4,29 +4,23 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..common.errors import InputError
+from ..common.fields import settings_of
 from ..gaze.selector_registry import NAMED, load_selector
 from ..gaze.selectors.base import AnySelector, selector_name
 from ..gaze.selectors.baselines import AllSelector, RandomSelector
-from ..gaze.settings import VideoSettings
+from ..gaze.settings import LIMITS, VideoSettings
 from .reports.document import Block, Heading, Picture, Table, Text
 from .reports.plots import Curve, accuracy_plot
 from .reports.report import percent, write_documents
 from .responders import Variant
 
-KINDS: dict[str, Callable[[str], Any]] = {
-    "gaze": str,
-    "ratio": float,
-    "loss": float,
-    "frames": int,
-    "chunk_frames": int,
-    "max_tiles": int,
-    "thumbnails": int,
-}
+SETTINGS = {one.name: one for one in sorted(settings_of(VideoSettings), key=lambda one: one.group)}  # limits first
+NAMES = ("gaze", *SETTINGS)
 AUTOGAZE = "autogaze"  # the gaze model that --gaze names
 Point = dict[str, Any]
 
@@ -36,14 +30,16 @@ def parse_sweep(text: str) -> list[Point]:
     axes: dict[str, list[Any]] = {}
     for part in filter(str.strip, text.split(";")):
         name, found, values = (piece.strip() for piece in part.partition("="))
-        if name not in KINDS or not found:
-            raise InputError(f"--sweep: {part.strip()!r} is not NAME=VALUE,...; names: {', '.join(KINDS)}")
+        if name not in NAMES or not found:
+            raise InputError(f"--sweep: {part.strip()!r} is not NAME=VALUE,...; names: {', '.join(NAMES)}")
         if name in axes:
             raise InputError(f"--sweep: {name} stands there twice")
         try:
-            axes[name] = [KINDS[name](value.strip()) for value in values.split(",")]
+            read = str if name == "gaze" else SETTINGS[name].read
+            axes[name] = [read(value.strip()) for value in values.split(",")]
         except ValueError as error:
-            raise InputError(f"--sweep: {name}={values!r} is not a list of numbers") from error
+            words = "true and false" if SETTINGS[name].kind is bool else "numbers"
+            raise InputError(f"--sweep: {name}={values!r} is not a list of {words}") from error
         if "" in axes[name] or len(set(axes[name])) != len(axes[name]):
             raise InputError(f"--sweep: {name}={values!r} has an empty value, or one twice")
     if not axes:
@@ -54,7 +50,7 @@ def parse_sweep(text: str) -> list[Point]:
 def sweep_variants(
     points: Sequence[Point], selector: AnySelector, gaze: str, settings: VideoSettings, seed: int, **place: Any
 ) -> list[Variant]:
-    """One variant for each point that differs: `all` keeps everything whatever ratio and loss say.
+    """One variant for each point that differs: `all` keeps everything whatever the limits say.
 
     selector, gaze, settings: what the points change. place: device and dtype of gaze models that are loaded.
     """
@@ -72,7 +68,7 @@ def sweep_variants(
         chosen = loaded[wanted]
         changes = {name: value for name, value in point.items() if name != "gaze"}
         if isinstance(chosen, AllSelector):
-            changes = {name: value for name, value in changes.items() if name not in ("ratio", "loss")}
+            changes = {name: value for name, value in changes.items() if SETTINGS[name].group != LIMITS}
         named = {**({"gaze": Path(asked).name} if "gaze" in point else {}), **changes}
         name = re.sub(r"[^\w.=+-]", "-", "_".join(f"{key}={value}" for key, value in named.items()))
         variants.setdefault(name, Variant(chosen, settings.changed(**changes), wanted, name))

@@ -3,68 +3,262 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pydantic import Field
+
 from ..common.errors import InputError
-from .data.dataset import TooLong
-from .parts import PARTS, PRESETS, LoraPlan, PartPlan, RolloutPlan
+from ..common.fields import Number, setting, settings
 
+Mode = Literal["off", "full", "lora"]
 Precision = Literal["auto", "bf16", "fp32"]
-REPORTS = ("none", "tensorboard", "wandb")
+TooLong = Literal["error", "truncate"]
+Report = Literal["none", "tensorboard", "wandb"]
+PARTS = ("tower", "projector", "llm")
+WHAT, HOW, ALONG = "what", "how", "along"  # groups of options
 
 
-@dataclass(frozen=True)
+@settings()
+class PartPlan:
+    """off: frozen. full: all weights. lora: low-rank additions to the linear layers, the weights themselves frozen."""
+
+    mode: Mode = setting(
+        default="off", flag="", refusal="a part is trained 'full' or with 'lora', or is 'off'", manual="see --tower"
+    )
+    lr: Number = setting(
+        "learning rate", default=2e-5, above=0, below=1, flag="", refusal="a learning rate must lie between 0 and 1"
+    )
+
+
+@settings()
+class LoraPlan:
+    """An addition is alpha / rank times the product of its two matrices."""
+
+    rank: int = setting(
+        default=64,
+        usual=False,
+        manual="rank of what LoRA adds",
+        at_least=1,
+        flag="--lora-rank",
+        refusal="LoRA needs a rank of at least 1",
+        metavar="N",
+        group=WHAT,
+    )
+    alpha: Number = setting(
+        default=16.0,
+        usual=False,
+        manual="over the rank, what it is scaled by",
+        above=0,
+        flag="--lora-alpha",
+        refusal="LoRA needs an alpha above 0",
+        metavar="A",
+        group=WHAT,
+    )
+    dropout: Number = setting(
+        default=0.05,
+        usual=False,
+        manual="share of its input that LoRA drops",
+        at_least=0,
+        below=1,
+        flag="--lora-dropout",
+        refusal="LoRA needs a dropout in [0, 1)",
+        metavar="P",
+        group=WHAT,
+    )
+
+
+@settings()
+class RolloutPlan:
+    """How the gaze model is trained: each video is gazed several times, and what was drawn is compared."""
+
+    rollouts: int = setting(
+        "ways to gaze a video, to learn gaze from",
+        default=4,
+        at_least=2,
+        refusal="gaze is trained by comparing at least 2 rollouts",
+        metavar="N",
+        group=WHAT,
+    )
+    temperature: Number = setting(
+        "that rollouts are drawn at",
+        default=1.0,
+        usual=False,
+        above=0,
+        below=math.inf,
+        refusal="temperature must be above 0 and finite",
+        metavar="T",
+        group=WHAT,
+    )
+
+
+# `sft`: the last video stage that NVILA-HD was trained with. `align`: a new projector. `lora`: VILA's values. `gaze`:
+# the gaze model alone; where a preset does not name it, it is frozen.
+PRESETS: dict[str, dict[str, PartPlan]] = {
+    "align": {"tower": PartPlan(), "projector": PartPlan("full", 1e-3), "llm": PartPlan()},
+    "sft": {part: PartPlan("full", 2e-5) for part in PARTS},
+    "lora": {"tower": PartPlan(), "projector": PartPlan("full", 2e-5), "llm": PartPlan("lora", 1e-4)},
+    "gaze": {**{part: PartPlan() for part in PARTS}, "gaze": PartPlan("full", 1e-5)},
+}
+
+
+def _count(name: str, help: str = "", *, least: int, default: int, **words: Any) -> Any:
+    refusal = f"{name} must be a whole number of at least {least}"
+    return setting(help, default=default, at_least=least, refusal=refusal, **words)
+
+
+@settings()
 class FinetuneConfig:
-    """data, eval_data: json or jsonl files. output: where checkpoints and the result go. media_root: what relative
-    media paths start from (default: each data file's folder).
+    """A fine-tuning: of what, on what, how long and how fast."""
 
-    parts: what is trained, for tower, projector and llm, and for gaze unless that is frozen; see parts.PRESETS.
-    rollouts: how gaze is trained, where it is. batch_size: samples (packs, with packing)
-    per process and step; accumulate: such steps per update. warmup: share of the updates. max_length: tokens of a
-    sample, or of a pack. too_long: what happens to longer ones. max_steps: updates, instead of epochs. precision: auto
-    is bf16 where the device has it. deepspeed: preset name or json path. save_steps, eval_steps: updates between them
-    (0: never; evaluation then happens once, at the end). eval_benchmark: "NAME=FOLDER", asked at every evaluation;
-    eval_limit: only its first questions (0: all). resume: "auto" takes the latest checkpoint in `output`, if
-    there is one; a path takes that one. cache: folder of the gazed videos (default: one for fine-tuning in the user's
-    cache), which grows as needed.
-    """
-
-    data: tuple[str, ...]
-    output: str
-    media_root: str | None = None
-    eval_data: tuple[str, ...] = ()
-    parts: Mapping[str, PartPlan] = field(default_factory=lambda: PRESETS["sft"])
-    lora: LoraPlan = field(default_factory=LoraPlan)
-    rollouts: RolloutPlan = field(default_factory=RolloutPlan)
-    epochs: float = 1.0
-    max_steps: int = 0
-    batch_size: int = 1
-    accumulate: int = 1
-    warmup: float = 0.03
-    weight_decay: float = 0.0
-    clip: float = 1.0
-    max_length: int = 16384
-    too_long: TooLong = "error"
-    packing: bool = False
-    group_by_length: bool = True
-    precision: Precision = "auto"
-    gradient_checkpointing: bool = True
-    deepspeed: str | None = None
-    save_steps: int = 500
-    save_total_limit: int = 2
-    eval_steps: int = 0
-    eval_benchmark: str | None = None
-    eval_limit: int = 0
-    log_steps: int = 10
-    report: str = "none"
-    workers: int = 2
-    seed: int = 42
-    cpu: bool = False
-    resume: str | None = None
-    cache: str | None = None
-    progress: bool = True
+    data: tuple[str, ...] = setting("json or jsonl files of samples", flag="")
+    output: str = setting("where checkpoints and the result go", flag="")
+    media_root: str | None = setting(
+        "what relative media paths start from",
+        default=None,
+        usual=False,
+        manual="what relative media paths start from, by default each data file's folder",
+        metavar="FOLDER",
+    )
+    eval_data: tuple[str, ...] = setting("samples that are not trained on", default=(), flag="")
+    # What is trained, for tower, projector and llm, and for gaze unless that is frozen.
+    parts: Mapping[str, PartPlan] = Field(default_factory=lambda: PRESETS["sft"])
+    lora: LoraPlan = LoraPlan()
+    rollouts: RolloutPlan = RolloutPlan()
+    epochs: Number = setting(default=1.0, usual=False, manual="passes over the samples", above=0, group=HOW)
+    max_steps: int = _count(
+        "max_steps", "updates, instead of epochs", least=0, default=0, usual=False, metavar="N", group=HOW
+    )
+    batch_size: int = _count(
+        "batch_size",
+        "samples per process and step",
+        least=1,
+        default=1,
+        manual="samples (packs, with packing) per process and step",
+        metavar="N",
+        group=HOW,
+    )
+    accumulate: int = _count("accumulate", "steps per update", least=1, default=1, metavar="N", group=HOW)
+    warmup: Number = setting(
+        "of the updates",
+        default=0.03,
+        manual="share of the updates in which the learning rate rises",
+        at_least=0,
+        below=1,
+        refusal="warmup is a share of the updates, in [0, 1)",
+        metavar="SHARE",
+        group=HOW,
+    )
+    weight_decay: Number = setting(
+        default=0.0, usual=False, manual="of weights, not of biases and norms", at_least=0, metavar="W", group=HOW
+    )
+    clip: Number = setting(
+        "of the gradients",
+        default=1.0,
+        usual="default 1; 0: never",
+        manual="largest norm of the gradients; 0: any",
+        at_least=0,
+        metavar="NORM",
+        group=HOW,
+    )
+    max_length: int = _count(
+        "max_length",
+        "of a sample",
+        least=1,
+        default=16384,
+        manual="tokens of a sample, or of a pack, at most",
+        metavar="TOKENS",
+        group=HOW,
+    )
+    too_long: TooLong = setting("longer samples; only text is ever cut", default="error", usual=False, group=HOW)
+    packing: bool = setting(
+        "several samples in one row, kept apart by attention", default=False, usual=False, group=HOW
+    )
+    group_by_length: bool = setting(
+        "do not put samples of like length together",
+        default=True,
+        usual=False,
+        manual="whether samples of like length are put together",
+        off="--no-grouping",
+        group=HOW,
+    )
+    precision: Precision = setting(default="auto", usual=False, manual="auto: bf16 where the device has it", group=HOW)
+    gradient_checkpointing: bool = setting(
+        "faster, and needs far more memory",
+        default=True,
+        usual=False,
+        manual="compute activations anew in the backward pass: slower, in far less memory",
+        off="--no-gradient-checkpointing",
+        group=HOW,
+    )
+    deepspeed: str | None = setting(
+        "zero2, zero3, zero2_offload, zero3_offload or a json file",
+        default=None,
+        usual=False,
+        metavar="NAME",
+        group=HOW,
+    )
+    save_steps: int = _count(
+        "save_steps",
+        "updates between checkpoints; 0: none",
+        least=0,
+        default=500,
+        usual=False,
+        metavar="N",
+        group=ALONG,
+    )
+    save_total_limit: int = _count("save_total_limit", "checkpoints kept", least=1, default=2, metavar="N", group=ALONG)
+    eval_steps: int = _count(
+        "eval_steps",
+        "updates between evaluations",
+        least=0,
+        default=0,
+        usual=False,
+        manual="updates between evaluations; 0: one, at the end",
+        metavar="N",
+        group=ALONG,
+    )
+    eval_benchmark: str | None = setting(
+        "a benchmark's data, asked at every evaluation (see eval)",
+        default=None,
+        usual=False,
+        metavar="NAME=FOLDER",
+        group=ALONG,
+    )
+    eval_limit: int = _count(
+        "eval_limit",
+        "only its first N questions",
+        least=0,
+        default=0,
+        usual=False,
+        manual="only the benchmark's first questions; 0: all",
+        metavar="N",
+        group=ALONG,
+    )
+    log_steps: int = _count(
+        "log_steps",
+        least=1,
+        default=10,
+        usual=False,
+        manual="updates between lines of the log",
+        metavar="N",
+        group=ALONG,
+    )
+    report: Report = setting(default="none", usual=False, manual="where curves go", group=ALONG)
+    workers: int = _count("workers", "processes that read samples", least=0, default=2, metavar="N", group=HOW)
+    seed: int = _count("seed", least=0, default=42, usual=False, manual="of everything random", group=HOW)
+    cpu: bool = setting("do not use an accelerator", default=False, usual=False, group=HOW)
+    resume: str | None = setting("go on (from the latest)", default=None, flag="", manual="`auto`, or a checkpoint")
+    cache: str | None = setting(
+        "where gazed videos are kept",
+        default=None,
+        usual=False,
+        manual="folder of the gazed videos, which grows as needed; by default one in the user's cache",
+        metavar="FOLDER",
+        group=HOW,
+    )
+    progress: bool = setting("show bars", default=True, flag="")
 
     def __post_init__(self) -> None:
         if not self.data:
@@ -77,35 +271,6 @@ class FinetuneConfig:
             raise InputError("nothing is switched on: train the projector, the tower, the LLM or the gaze model")
         if self.trains_gaze and self.packing:
             raise InputError("packing does not go with training gaze: how long samples are is not known beforehand")
-        for name, least in {
-            "max_steps": 0,
-            "batch_size": 1,
-            "accumulate": 1,
-            "max_length": 1,
-            "save_steps": 0,
-            "save_total_limit": 1,
-            "eval_steps": 0,
-            "eval_limit": 0,
-            "log_steps": 1,
-            "workers": 0,
-            "seed": 0,
-        }.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise InputError(f"{name} must be a whole number of at least {least}, got {value!r}")
-        if not self.epochs > 0:
-            raise InputError(f"epochs must be above 0, got {self.epochs}")
-        if not 0 <= self.warmup < 1:
-            raise InputError(f"warmup is a share of the updates, in [0, 1), got {self.warmup}")
-        if self.weight_decay < 0 or self.clip < 0:
-            raise InputError("weight_decay and clip must be at least 0")
-        for name, known in {
-            "too_long": ("error", "truncate"),
-            "precision": ("auto", "bf16", "fp32"),
-            "report": REPORTS,
-        }.items():
-            if getattr(self, name) not in known:
-                raise InputError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
         for name in ("eval_steps", "eval_benchmark"):
             if getattr(self, name) and not self.eval_data:
                 raise InputError(f"{name} needs eval_data")

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .parts import PartPlan
+from .config import PartPlan
 
 GIB = 1 << 30
 ADAM = 8  # bytes of Adam's two moments, in float32

@@ -19,10 +19,10 @@ from ..common.errors import listed
 from ..mllm.families import Family
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
+from .config import RolloutPlan
 from .data.conversation import IGNORED
 from .data.dataset import Item, collator, padding_id, with_counts
 from .opaque_function import OneNode
-from .parts import RolloutPlan
 from .rollouts import Film, GazePolicy, policy_term
 
 

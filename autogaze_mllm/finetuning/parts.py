@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -15,64 +13,9 @@ from ..common.errors import InputError
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.selectors.base import selector_name
 from ..mllm.model import GazedModel
+from .config import PARTS, LoraPlan, PartPlan
 
-Mode = Literal["off", "full", "lora"]
-PARTS = ("tower", "projector", "llm")
 LOSS_HEAD = "task_loss_prediction_head"  # of the gaze model: predicts losses for the stop rule
-
-
-@dataclass(frozen=True)
-class PartPlan:
-    """off: frozen. full: all weights. lora: low-rank additions to the linear layers, the weights themselves frozen."""
-
-    mode: Mode = "off"
-    lr: float = 2e-5
-
-    def __post_init__(self) -> None:
-        if self.mode not in ("off", "full", "lora"):
-            raise InputError(f"a part is trained 'full' or with 'lora', or is 'off'; got {self.mode!r}")
-        if not 0 < self.lr < 1:
-            raise InputError(f"a learning rate must lie between 0 and 1, got {self.lr}")
-
-
-@dataclass(frozen=True)
-class LoraPlan:
-    """rank and alpha: an addition is alpha / rank times the product of its two matrices."""
-
-    rank: int = 64
-    alpha: float = 16.0
-    dropout: float = 0.05
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or not self.alpha > 0 or not 0 <= self.dropout < 1:
-            raise InputError(
-                f"LoRA needs a rank of at least 1, an alpha above 0 and a dropout in [0, 1), got {self.rank}, "
-                f"{self.alpha} and {self.dropout}"
-            )
-
-
-@dataclass(frozen=True)
-class RolloutPlan:
-    """How the gaze model is trained: each video is gazed `rollouts` times, drawn at this temperature."""
-
-    rollouts: int = 4
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.rollouts < 2:
-            raise InputError(f"gaze is trained by comparing at least 2 rollouts, got {self.rollouts}")
-        if not 0 < self.temperature < math.inf:
-            raise InputError(f"temperature must be above 0 and finite, got {self.temperature}")
-
-
-# `sft`: the last video stage that NVILA-HD was trained with. `align`: a new projector. `lora`: VILA's values. `gaze`:
-# the gaze model alone; where a preset does not name it, it is frozen.
-PRESETS: dict[str, dict[str, PartPlan]] = {
-    "align": {"tower": PartPlan(), "projector": PartPlan("full", 1e-3), "llm": PartPlan()},
-    "sft": {part: PartPlan("full", 2e-5) for part in PARTS},
-    "lora": {"tower": PartPlan(), "projector": PartPlan("full", 2e-5), "llm": PartPlan("lora", 1e-4)},
-    "gaze": {**{part: PartPlan() for part in PARTS}, "gaze": PartPlan("full", 1e-5)},
-}
 
 
 def switch_on(model: GazedModel, plans: Mapping[str, PartPlan], lora: LoraPlan) -> Any | None:

@@ -35,8 +35,8 @@ from ..gaze.selection import GazingInfo
 from ..gaze.selectors.base import AnySelector, stop_rule
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
+from .config import RolloutPlan
 from .opaque_function import OneNode
-from .parts import RolloutPlan
 
 
 @dataclass(frozen=True)

@@ -3,67 +3,106 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from dataclasses import dataclass
-from types import NoneType
 from typing import Any
 
 from ..common.errors import InputError
+from ..common.fields import Number, PerFrame, setting, settings, settings_of
 
-Ratio = float | tuple[float, ...]
+SAMPLING, LIMITS = "sampling", "limits"  # groups of settings: which pictures a selector sees, what it may keep of them
 
 
-@dataclass(frozen=True)
+@settings()
 class VideoSettings:
-    """frames: frames taken from a video, evenly spread. chunk_frames: frames of one clip; gaze starts anew in each.
+    """What is taken from a video, and how much of it may be kept."""
 
-    max_tiles: a frame is cut into at most this many square tiles (1: the whole frame is one); enlarge: also into more
-    than it has pixels for, if that fits its aspect better, as published. ratio: share of a
-    tile's patches that may be kept in a frame, in (0, 1]; one number, or one per frame of a chunk. loss: a frame stops
-    once the selector's loss is not above it, in the selector's own unit; None: its default; 0: no stop rule.
-    predicted_loss: the default for gaze models that predict the published reconstruction loss. thumbnails: whole
-    frames that are looked at besides the tiles, each a clip of one frame, with a ratio and loss of their own (1 and 0:
-    keep all).
-    """
-
-    frames: int = 32
-    chunk_frames: int = 16
-    max_tiles: int = 1
-    ratio: Ratio = 0.75
-    loss: float | None = None
-    predicted_loss: float = 0.7
-    thumbnails: int = 0
-    thumbnail_ratio: float = 1.0
-    thumbnail_loss: float | None = 0.0
-    enlarge: bool = True
+    frames: int = setting(
+        "frames taken from the video, evenly spread",
+        default=32,
+        report="frames taken from a video",
+        at_least=1,
+        group=SAMPLING,
+    )
+    chunk_frames: int = setting(
+        "frames that gaze sees together; then it starts anew",
+        manual="frames of one clip; gaze starts anew in each",
+        default=16,
+        report="frames of a clip",
+        at_least=1,
+        metavar="N",
+        group=SAMPLING,
+    )
+    max_tiles: int = setting(
+        "cut a frame into at most N tiles",
+        default=1,
+        manual="a frame is cut into at most so many square tiles; 1: the whole frame is one",
+        report="tiles of a frame at most",
+        at_least=1,
+        metavar="N",
+        group=SAMPLING,
+    )
+    ratio: PerFrame = setting(
+        "share of a frame's patches that may be kept, in (0, 1]",
+        default=0.75,
+        manual="share of a tile's patches that may be kept in a frame, in (0, 1]; in Python and in a file of options "
+        "also one number per frame of a chunk",
+        report="share of patches that may be kept",
+        above=0,
+        at_most=1,
+        group=LIMITS,
+    )
+    loss: Number | None = setting(
+        "a frame stops at this loss",
+        default=None,
+        usual="default: the selector's own; 0: never",
+        manual="a frame stops once the selector's loss is not above it, in the [selector's unit](selectors.md); "
+        "0: never",
+        at_least=0,
+        group=LIMITS,
+    )
+    predicted_loss: Number = setting(
+        "the default of --loss for gaze models that predict the published reconstruction loss",
+        manual="the default of `loss` for gaze models that predict the published reconstruction loss",
+        default=0.7,
+        metavar="LOSS",
+        at_least=0,
+        group=LIMITS,
+    )
+    thumbnails: int = setting(
+        "whole frames looked at besides the tiles",
+        default=0,
+        manual="whole frames that are looked at besides the tiles, each a clip of one frame",
+        report="whole frames besides the tiles",
+        at_least=0,
+        metavar="N",
+        group=SAMPLING,
+    )
+    thumbnail_ratio: Number = setting(
+        "share of a thumbnail's patches that may be kept, in (0, 1]",
+        default=1.0,
+        report="share of patches kept of thumbnails",
+        above=0,
+        at_most=1,
+        metavar="RATIO",
+        group=LIMITS,
+    )
+    thumbnail_loss: Number | None = setting(
+        "a thumbnail stops at this loss; 0: never",
+        default=0.0,
+        report="loss at which a thumbnail stops",
+        metavar="LOSS",
+        at_least=0,
+        group=LIMITS,
+    )
+    enlarge: bool = setting(
+        "cut a frame into more tiles than it has pixels for, too, if that fits its aspect better, as published",
+        default=True,
+        report="frames are cut into more tiles than they have pixels for",
+        group=SAMPLING,
+    )
 
     def __post_init__(self) -> None:
-        for name in ("frames", "chunk_frames", "max_tiles", "thumbnails"):
-            if isinstance(getattr(self, name), bool) or not isinstance(getattr(self, name), int):
-                raise InputError(f"{name} must be a whole number, got {getattr(self, name)!r}")
-        for name in ("loss", "predicted_loss", "thumbnail_ratio", "thumbnail_loss"):
-            if not isinstance(getattr(self, name), (int, float, NoneType)):
-                raise InputError(f"{name} must be a number, got {getattr(self, name)!r}")
-        if not isinstance(self.enlarge, bool):
-            raise InputError(f"enlarge must be true or false, got {self.enlarge!r}")
-        for name in ("frames", "chunk_frames", "max_tiles"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.thumbnails < 0:
-            raise InputError(f"thumbnails must be at least 0, got {self.thumbnails}")
-        if isinstance(self.ratio, Sequence) and not isinstance(self.ratio, str):
-            object.__setattr__(self, "ratio", tuple(self.ratio))
-        ratios = self.ratio if isinstance(self.ratio, tuple) else (self.ratio,)
-        for ratio in (*ratios, self.thumbnail_ratio):
-            if not isinstance(ratio, (int, float)):
-                raise InputError(f"ratio must be a number, or one per frame of a chunk, got {self.ratio!r}")
-            if not 0 < ratio <= 1:
-                raise InputError(f"ratio must lie in (0, 1], got {ratio}")
         if isinstance(self.ratio, tuple) and len(self.ratio) != self.chunk_frames:
             raise InputError(f"ratio has {len(self.ratio)} entries, a chunk has {self.chunk_frames} frames")
-        for loss in (self.loss, self.predicted_loss, self.thumbnail_loss):
-            if loss is not None and not loss >= 0:
-                raise InputError(f"loss must be at least 0, got {loss}")
 
     @classmethod
     def from_dict(cls, stored: dict[str, Any]) -> VideoSettings:
@@ -81,9 +120,9 @@ class VideoSettings:
             raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return dataclasses.replace(self, **overrides)
 
-    def sampling(self) -> tuple[int, int, int, bool, int]:
+    def sampling(self) -> tuple[int | bool, ...]:
         """What decides which pictures a selector gets to see; settings that agree in it can share the decoding."""
-        return self.frames, self.chunk_frames, self.max_tiles, self.enlarge, self.thumbnails
+        return tuple(getattr(self, one.name) for one in settings_of(VideoSettings) if one.group == SAMPLING)
 
     def ratio_for(self, frames: int) -> float | list[float]:
         """The ratio for a chunk of this many frames (the last one of a video may be shorter)."""

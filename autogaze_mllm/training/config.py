@@ -1,115 +1,257 @@
-"""Settings of a training run, checked where they are made."""
+"""Settings of training a gaze model and of its labels, checked where they are made."""
 
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..common.errors import InputError
+from ..common.fields import Number, Span, WholeSpan, setting, settings
 from .schedules import Schedule
+
+if TYPE_CHECKING:
+    from ..gaze.grid import PatchGrid
 
 Algorithm = Literal["ntp", "grpo"]
 LogProbabilities = Literal["matched", "published"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["no", "bf16"]
 
+CLIPS, STEPS, LOSSES, WATCH = "clips", "steps", "losses", "watch"  # groups of options
+MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise InputError(f"training settings: {message}")
+        raise InputError(message)
 
 
-@dataclass(frozen=True)
+@settings()
+class ClipSettings:
+    """Which frames of a video a clip has, and which part of them."""
+
+    frames: int = setting("frames of a clip", default=16, at_least=1, group=CLIPS)
+    strides: WholeSpan = setting(
+        "distance of the frames, drawn from A to B",
+        default=(1, 1),
+        usual=False,
+        manual="smallest and largest distance of the frames, drawn log-uniformly",
+        metavar="A[:B]",
+        group=CLIPS,
+    )
+    side: int = setting("pixels of a side", default=224, at_least=1, flag="")
+    min_crop: Number = setting(
+        "random crops down to this share",
+        default=1.0,
+        usual=False,
+        manual="smallest share of the frame's area that a random crop keeps; 1: whole frames",
+        above=0,
+        at_most=1,
+        metavar="SHARE",
+        group=CLIPS,
+    )
+    mirror: bool = setting(
+        "mirror half of the clips, play a quarter backwards",
+        default=False,
+        usual=False,
+        manual="mirror half of the clips, and play half of those backwards whose stride allows it",
+        group=CLIPS,
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.strides[0] <= self.strides[1]:
+            raise InputError(f"clips of {self.frames} frames at strides {self.strides} are not possible")
+
+
+@settings()
+class LabelSettings:
+    """How labels are searched for files of labels."""
+
+    task: str = setting("mosaic, or the folder or id of a VideoMAE", default="mosaic")
+    target: Number = setting(
+        "a frame is done at this loss",
+        default=0.1,
+        at_least=0,
+        flag="--loss",
+        refusal="the target loss must be at least 0",
+    )
+    max_ratio: Number = setting(
+        "share of a frame's patches at most",
+        default=1.0,
+        above=0,
+        at_most=1,
+        refusal="the largest ratio must lie in (0, 1]",
+    )
+    frames: int = setting("frames of a clip, from the start", default=16, at_least=1)
+    stride: int = setting("distance of the frames", default=1, at_least=1)
+    batch: int = setting("clips searched at a time", default=8, at_least=1, refusal="a batch needs at least 1 clip")
+    scales: str = setting("sides of the grid's pictures", default="32+64+112+224", flag="")
+    patch: int = setting("side of a patch in pixels", default=16, at_least=1, flag="")
+
+    def __post_init__(self) -> None:
+        _ = self.grid, self.clip
+
+    @property
+    def grid(self) -> PatchGrid:
+        from ..gaze.grid import PatchGrid
+
+        return PatchGrid.of(self.scales, self.patch)
+
+    @property
+    def clip(self) -> ClipSettings:
+        return ClipSettings(self.frames, (self.stride, self.stride), self.grid.scales[-1][0])
+
+
+@settings("training settings: ")
 class SearchSettings:
     """How labels are searched while training, where no label files are given.
 
-    target: range of the loss at which a frame is done; each clip draws its own, log-uniformly. max_patches: of a frame
-    at most. disturbance: largest share of random picks; each clip draws its own share. sharpness, floor: a label is a
-    distribution over the patches, proportional to (gain + floor) ** sharpness, so patches that are as good share it and
-    gains far below `floor` teach nothing; sharpness 0: the greedy pick alone.
+    A label is a distribution over the patches, proportional to (gain + floor) ** sharpness, so patches that are as good
+    share it. Each clip draws a target and a share of random picks of its own.
     """
 
-    target: tuple[float, float] = (0.06, 0.8)
-    max_patches: int = 120
-    disturbance: float = 0.2
-    sharpness: float = 4.0
-    floor: float = 3e-4
+    target: Span = setting(
+        "loss that searched labels reach (NTP)",
+        default=(0.06, 0.8),
+        usual=False,
+        manual="range of the loss at which a frame is done, for searched labels; each clip draws its own, "
+        "log-uniformly (NTP)",
+        metavar="A:B",
+        group=LOSSES,
+    )
+    max_patches: int = setting(
+        "searched labels of a frame at most (NTP)", default=120, usual=False, at_least=1, group=LOSSES
+    )
+    disturbance: Number = setting(
+        "share of random patches in between (NTP)",
+        default=0.2,
+        usual=False,
+        manual="largest share of random patches among searched labels; each clip draws its own (NTP)",
+        at_least=0,
+        below=1,
+        group=LOSSES,
+    )
+    sharpness: Number = setting(
+        "of searched labels; 0: the best patch alone (NTP)",
+        default=4.0,
+        usual=False,
+        at_least=0,
+        group=LOSSES,
+    )
+    floor: Number = setting(
+        "gains far below this teach nothing (NTP)",
+        default=3e-4,
+        above=0,
+        flag="--gain-floor",
+        metavar="GAIN",
+        group=LOSSES,
+    )
 
     def __post_init__(self) -> None:
         _require(0 < self.target[0] <= self.target[1], f"target losses {self.target} are not a range above 0")
-        _require(self.max_patches >= 1, f"max_patches must be at least 1, got {self.max_patches}")
-        _require(0 <= self.disturbance < 1, f"disturbance must lie in [0, 1), got {self.disturbance}")
-        _require(self.sharpness >= 0 and self.floor > 0, "sharpness must be at least 0 and floor above 0")
 
 
-@dataclass(frozen=True)
+@settings("training settings: ")
 class TrainingSettings:
-    """batch_size: clips of an optimizer step over all processes; micro_batch: clips that a process works on at a time.
+    """A training of a gaze model: what learns, by which losses, how long and how fast."""
 
-    log_probabilities: `matched` are those of the distribution that generation samples from (repeat mask, end-token ban,
-    temperature) at generation's positions; `published` are those of the published trainer.
-    convolution_lr: of the gaze model's spatial convolutions, as a share of lr (1: as published).
-    hint_weight: of the hints (see `hints`) at the start, in NTP with searched labels; it fades to 0.
-    relative_prediction: 0, or r: an error of the predicted loss counts relative to that prediction + r (NTP).
-    discount, group_size, temperature, top_k: GRPO. train_gaze, train_task: what learns.
-    """
-
-    algorithm: Algorithm = "ntp"
-    steps: int = 1000
-    batch_size: int = 8
-    micro_batch: int = 8
-    optimizer: Optimizer = "adamw"
-    lr: float = 5e-4
-    min_lr: float = 0.0
-    convolution_lr: float = 0.02
-    schedule: Schedule = "linear_w_warmup"
-    weight_decay: float = 0.0
-    clip_norm: float | None = 1.0
-    precision: Precision = "no"
-    log_probabilities: LogProbabilities = "matched"
-    predict_loss: bool = True
-    prediction_weight: float = 1.0
-    relative_prediction: float = 0.0
-    hint_weight: float = 0.3
+    algorithm: Algorithm = setting(default="ntp", usual=False, manual="next-token prediction, or GRPO")
+    steps: int = setting("optimizer steps", default=1000, usual="default: by --epochs", at_least=1, group=STEPS)
+    batch_size: int = setting("clips of a step, over all processes", default=8, at_least=1, group=STEPS)
+    micro_batch: int = setting("clips a process works on at a time", default=8, at_least=1, group=STEPS)
+    optimizer: Optimizer = setting(default="adamw", usual=False, manual="of torch", group=STEPS)
+    lr: Number = setting(default=5e-4, usual=False, manual="largest learning rate", group=STEPS)
+    min_lr: Number = setting(default=0.0, usual=False, manual="smallest learning rate", group=STEPS)
+    convolution_lr: Number = setting(
+        "share of it that convolutions learn with",
+        default=0.02,
+        usual=False,
+        manual="share of the learning rate that the spatial convolutions learn with; 1: as published",
+        group=STEPS,
+    )
+    schedule: Schedule = setting(default="linear_w_warmup", usual=False, manual="of the learning rate", group=STEPS)
+    weight_decay: Number = setting(default=0.0, usual=False, manual="of the optimizer", group=STEPS)
+    clip_norm: Number | None = setting(
+        "largest norm of the gradient; 0: any", default=1.0, usual=False, above=0, zero_is_none=True, group=STEPS
+    )
+    precision: Precision = setting(default="no", usual=False, manual="no: float32", group=STEPS)
+    log_probabilities: LogProbabilities = setting(
+        "of the distribution that is sampled from, at generation's positions, or as published",
+        default="matched",
+        usual=False,
+        manual="`matched`: those of the distribution that generation samples from (repeat mask, end-token ban, "
+        "temperature) at generation's positions; `published`: those of the published trainer",
+        group=LOSSES,
+    )
+    predict_loss: bool = setting(
+        "leave the loss-prediction head untrained",
+        default=True,
+        usual=False,
+        manual="whether the loss-prediction head is trained",
+        off="--no-loss-prediction",
+        group=LOSSES,
+    )
+    prediction_weight: Number = setting("weight of the loss-prediction term", default=1.0, usual=False, group=LOSSES)
+    relative_prediction: Number = setting(
+        "an error of the predicted loss counts relative to that prediction + R; 0: as it is (NTP)",
+        default=0.0,
+        usual=False,
+        at_least=0,
+        metavar="R",
+        group=LOSSES,
+    )
+    hint_weight: Number = setting(
+        "weight of the hints, a training aid; 0: none (NTP)",
+        default=0.3,
+        usual=False,
+        manual="weight of the hints at the start, with searched labels; it fades to 0 (NTP)",
+        group=LOSSES,
+    )
     search: SearchSettings = SearchSettings()
-    group_size: int = 8
-    discount: float = 0.995
-    temperature: tuple[float, float] = (1.0, 1.0)
-    top_k: int | None = None
-    train_gaze: bool = True
-    train_task: bool = False
-    seed: int = 0
-    save_every: int = 500
-    keep: int = 2
-    val_every: int = 500
-    val_clips: int = 16
-    val_ratio: float = 0.25
-    val_loss: float = 0.2
-    tracker: Literal["tensorboard", "wandb", "none"] = "none"
+    group_size: int = setting("rollouts of a clip (GRPO)", default=8, usual=False, at_least=1, group=LOSSES)
+    discount: Number = setting(
+        "of a reward, for each later patch (GRPO)", default=0.995, usual=False, above=0, at_most=1, group=LOSSES
+    )
+    temperature: Span = setting(
+        "of rollouts, from A to B (GRPO)", default=(1.0, 1.0), usual=False, metavar="A[:B]", group=LOSSES
+    )
+    top_k: int | None = setting(
+        "sample from the best K only; the published code has 50 (GRPO)", default=None, usual=False, group=LOSSES
+    )
+    train_gaze: bool = setting(
+        "do not train the gaze model",
+        default=True,
+        usual=False,
+        manual="whether the gaze model is trained",
+        off="--freeze-gaze",
+    )
+    train_task: bool = setting("train the reconstruction model, too", default=False, usual=False)
+    seed: int = setting(default=0, usual=False, manual="of everything random", group=STEPS)
+    save_every: int = setting(
+        default=500, usual=False, manual="steps between checkpoints", at_least=1, metavar="STEPS", group=WATCH
+    )
+    keep: int = setting("newest checkpoints kept", default=2, at_least=1, metavar="N", group=WATCH)
+    val_every: int = setting(
+        default=500, usual=False, manual="steps between validations", at_least=1, metavar="STEPS", group=WATCH
+    )
+    val_clips: int = setting("clips of val/ looked at; 0: none", default=16, usual=False, metavar="N", group=WATCH)
+    val_ratio: Number = setting("budget in validation", default=0.25, usual=False, above=0, at_most=1, group=WATCH)
+    val_loss: Number = setting(
+        "stop rule in validation, and the new model's own; 0: none",
+        default=MOSAIC_LOSS,
+        usual=False,
+        at_least=0,
+        refusal="val_loss must be at least 0 (0: no stop rule)",
+        group=WATCH,
+    )
+    tracker: Literal["tensorboard", "wandb", "none"] = setting(
+        default="none", usual=False, manual="where curves go besides metrics.jsonl", group=WATCH
+    )
 
     def __post_init__(self) -> None:
-        for name, allowed in (
-            ("algorithm", Algorithm),
-            ("optimizer", Optimizer),
-            ("schedule", Schedule),
-            ("precision", Precision),
-            ("log_probabilities", LogProbabilities),
-        ):
-            value = getattr(self, name)
-            _require(
-                value in get_args(allowed), f"{name} {value!r} is not known; known: {', '.join(get_args(allowed))}"
-            )
-        for name in ("steps", "batch_size", "micro_batch", "save_every", "keep", "val_every", "group_size"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
         _require(self.algorithm != "grpo" or self.group_size >= 2, "a group needs at least 2 rollouts to compare")
         _require(self.lr > 0 and 0 <= self.min_lr <= self.lr, f"lr {self.lr} and min_lr {self.min_lr} do not fit")
-        _require(self.clip_norm is None or self.clip_norm > 0, f"clip_norm must be above 0, got {self.clip_norm}")
-        _require(0 < self.discount <= 1, f"discount must lie in (0, 1], got {self.discount}")
         _require(min(self.temperature) > 0, f"temperatures must be above 0, got {self.temperature}")
-        _require(0 < self.val_ratio <= 1, f"val_ratio must lie in (0, 1], got {self.val_ratio}")
-        _require(self.val_loss >= 0, f"val_loss must be at least 0 (0: no stop rule), got {self.val_loss}")
-        _require(self.relative_prediction >= 0, f"relative_prediction is {self.relative_prediction}, below 0")
         _require(self.train_gaze or self.train_task, "nothing is to be trained")
 
     @property
@@ -123,9 +265,13 @@ class TrainingSettings:
     def accumulation(self, processes: int) -> tuple[int, int]:
         """(clips of a process at a time, how often before an optimizer step)."""
         _require(
-            self.batch_size % processes == 0, f"batch_size {self.batch_size} cannot be shared by {processes} processes"
+            self.batch_size % processes == 0,
+            f"training settings: batch_size {self.batch_size} cannot be shared by {processes} processes",
         )
         local = self.batch_size // processes
         micro = min(local, self.micro_batch)
-        _require(local % micro == 0, f"{local} clips of a process are not a multiple of micro_batch {micro}")
+        _require(
+            local % micro == 0,
+            f"training settings: {local} clips of a process are not a multiple of micro_batch {micro}",
+        )
         return micro, local // micro

@@ -299,7 +299,7 @@ def make_optimizer(objective: GazeObjective, settings: TrainingSettings) -> torc
         for parameter in module.parameters()
     }
     trained = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
+    groups: list[dict[str, Any]] = [
         {"params": [p for p in trained if id(p) not in slow], "scale": 1.0},
         {"params": [p for p in trained if id(p) in slow], "scale": settings.convolution_lr},
     ]

@@ -12,7 +12,7 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.answers import read_answers
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
 from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
-from autogaze_mllm.finetuning.parts import LoraPlan, PartPlan
+from autogaze_mllm.finetuning.config import LoraPlan, PartPlan
 from autogaze_mllm.finetuning.run import finetune
 
 from ..helpers.finetune_files import ALL, config, save_base, turns, wrapped

@@ -13,13 +13,13 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.finetuning.config import FinetuneConfig
+from autogaze_mllm.finetuning.config import PRESETS, FinetuneConfig, LoraPlan, PartPlan
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.memory_estimate import Load, Shape, estimate_memory
 from autogaze_mllm.finetuning.model import TrainedModel
-from autogaze_mllm.finetuning.parts import PRESETS, LoraPlan, PartPlan, part_sizes, switch_on
+from autogaze_mllm.finetuning.parts import part_sizes, switch_on
 from autogaze_mllm.finetuning.run import model_shape
 from autogaze_mllm.gaze.cache import VideoCache
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.finetuning.config import PARTS, LoraPlan, PartPlan, RolloutPlan
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.model import TrainedModel
-from autogaze_mllm.finetuning.parts import PARTS, LoraPlan, PartPlan, RolloutPlan, switch_on
+from autogaze_mllm.finetuning.parts import switch_on
 from autogaze_mllm.finetuning.run import finetune
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.gaze.pipeline import gaze_video

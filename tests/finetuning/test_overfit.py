@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import autogaze_mllm as am
+from autogaze_mllm.finetuning.config import LoraPlan, PartPlan
 from autogaze_mllm.finetuning.data.samples import load_samples
-from autogaze_mllm.finetuning.parts import LoraPlan, PartPlan
 from autogaze_mllm.finetuning.run import finetune
 
 from ..helpers.finetune_files import config, save_base

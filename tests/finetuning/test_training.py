@@ -15,11 +15,11 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
+from autogaze_mllm.finetuning.config import PRESETS, LoraPlan, PartPlan
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, LengthSampler, collator, pack
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.model import TrainedModel
-from autogaze_mllm.finetuning.parts import PRESETS, LoraPlan, PartPlan
 from autogaze_mllm.finetuning.run import finetune
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.mllm.native import NvilaModel

@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.config import FinetuneConfig
-from autogaze_mllm.finetuning.parts import PRESETS, PartPlan
+from autogaze_mllm.finetuning.config import PRESETS, FinetuneConfig, PartPlan
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.writer import write_video
 

@@ -9,7 +9,8 @@ import torch
 from safetensors import safe_open
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.parts import PRESETS, LoraPlan, PartPlan, switch_on
+from autogaze_mllm.finetuning.config import PRESETS, LoraPlan, PartPlan
+from autogaze_mllm.finetuning.parts import switch_on
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.mllm.trained_parts import load_parts, save_parts
 

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from ...common.fields import settings_of
 from ...gaze.autogaze.config import PUBLISHED_TASK
-from ...gaze.settings import preset
+from ...gaze.settings import VideoSettings, preset
 from ..benchmarks import BENCHMARKS, Benchmark
 
 MODEL = "nvidia/NVILA-8B-HD-Video"
 GAZE = "nvidia/AutoGaze"
 PRESET = "nvila-hd"
-WORDS = {
-    "frames": "frames taken from a video (the paper also takes up to 1024)",
-    "chunk_frames": "frames of a clip",
-    "max_tiles": "tiles of a frame at most",
-    "ratio": "share of patches that may be kept",
-    "thumbnails": "whole frames besides the tiles",
-    "thumbnail_ratio": "share of patches kept of thumbnails",
-}
+REMARKS = {"frames": " (the paper also takes up to 1024)"}
 
 
 def benchmark_of(settings: dict[str, Any]) -> Benchmark:
@@ -47,9 +41,11 @@ def differences_in_words(settings: dict[str, Any], n: int) -> list[str]:
     if seen["gaze"] != GAZE:
         said.append(f"Patches are picked by {seen['gaze']}; published: {GAZE}.")
     theirs, ours = preset(PRESET).to_dict(), seen["video"]
-    for name, words in WORDS.items():
-        if list_of(ours.get(name)) != list_of(theirs[name]):
-            said.append(f"{words[0].upper()}{words[1:]}: {shown(ours.get(name))}; published: {shown(theirs[name])}.")
+    for one in settings_of(VideoSettings):
+        own, published = ours.get(one.name, one.default), theirs[one.name]
+        if one.report and list_of(own) != list_of(published):  # the loss stands below, as it was in force
+            words = one.report[0].upper() + one.report[1:] + REMARKS.get(one.name, "")
+            said.append(f"{words}: {shown(own)}; published: {shown(published)}.")
     loss = seen["loss_in_force"]
     selector = seen["selector"] or {}
     task = selector.get("config", {}).get("reconstruction_task", PUBLISHED_TASK)
@@ -69,4 +65,4 @@ def shown(value: Any) -> str:
     """A ratio per frame of a chunk is mostly the same number."""
     if isinstance(value, (list, tuple)) and len(set(value[1:])) == 1:
         return f"{value[0]} for the first frame of a clip, then {value[1]}"
-    return str(list_of(value))
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(list_of(value))

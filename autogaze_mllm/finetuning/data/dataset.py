@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
@@ -14,12 +14,12 @@ from ...common import distributed
 from ...common.errors import InputError, listed
 from ...mllm.media import Media
 from ...mllm.model import GazedModel
+from ..config import TooLong
 from ..rollouts import Film
 from .conversation import IGNORED, Encoded, encode_conversation
 from .media_store import MediaStore
 from .samples import SHOWN_FAULTS, Sample
 
-TooLong = Literal["error", "truncate"]
 GROUPS = 50  # global batches that are sorted by length together; fewer would pad more, more would mix less
 
 

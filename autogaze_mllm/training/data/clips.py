@@ -19,6 +19,7 @@ from ...common.files import atomic_write
 from ...common.hashing import content_hash
 from ...common.pixels import resize_frames
 from ...video.reader import VideoReader
+from ..config import ClipSettings
 
 logger = logging.getLogger(__name__)
 
@@ -61,27 +62,6 @@ def frame_indices(total: int, length: int, stride: int, rng: np.random.Generator
     start = end - length * stride
     places = np.linspace(start, end, length).clip(start, end - 1)
     return [int(place) for place in places]
-
-
-@dataclass(frozen=True)
-class ClipSettings:
-    """frames: of a clip. strides: smallest and largest distance of its frames, drawn log-uniformly. side: pixels.
-
-    min_crop: smallest share of the frame's area that a random crop keeps (1: whole frames). mirror: half of the clips
-    are mirrored, and half of those whose stride allows it run backwards.
-    """
-
-    frames: int = 16
-    strides: tuple[int, int] = (1, 1)
-    side: int = 224
-    min_crop: float = 1.0
-    mirror: bool = False
-
-    def __post_init__(self) -> None:
-        if self.frames < 1 or not 1 <= self.strides[0] <= self.strides[1]:
-            raise InputError(f"clips of {self.frames} frames at strides {self.strides} are not possible")
-        if not 0 < self.min_crop <= 1:
-            raise InputError(f"min_crop must lie in (0, 1], got {self.min_crop}")
 
 
 @dataclass(frozen=True)

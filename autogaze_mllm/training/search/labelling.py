@@ -21,46 +21,13 @@ from tqdm.auto import tqdm
 from ...common.errors import InputError
 from ...common.files import output_folder, read_json, write_json
 from ...gaze.grid import PatchGrid
-from ..data.clips import ClipSettings, ClipSource
+from ..config import LabelSettings
+from ..data.clips import ClipSource
 from ..data.labels import Label, key_of, write_labels
 from ..tasks.mosaic import MosaicTask
 from ..tasks.registry import load_task
 from .candidates import search_by_candidates
 from .greedy import SearchResult, search_mosaic
-
-
-@dataclass(frozen=True)
-class LabelSettings:
-    """task: `mosaic`, or a VideoMAE's folder or id. target: loss at which a frame is done. max_ratio: share of a
-    frame's patches that it may get. frames, stride: of the clip, taken from the start of the video. batch: clips
-    searched at a time.
-    """
-
-    task: str = "mosaic"
-    target: float = 0.1
-    max_ratio: float = 1.0
-    frames: int = 16
-    stride: int = 1
-    batch: int = 8
-    scales: str = "32+64+112+224"
-    patch: int = 16
-
-    def __post_init__(self) -> None:
-        if not self.target >= 0:
-            raise InputError(f"the target loss must be at least 0, got {self.target}")
-        if not 0 < self.max_ratio <= 1:
-            raise InputError(f"the largest ratio must lie in (0, 1], got {self.max_ratio}")
-        if self.batch < 1:
-            raise InputError(f"a batch needs at least 1 clip, got {self.batch}")
-        _ = self.grid, self.clip
-
-    @property
-    def grid(self) -> PatchGrid:
-        return PatchGrid.of(self.scales, self.patch)
-
-    @property
-    def clip(self) -> ClipSettings:
-        return ClipSettings(self.frames, (self.stride, self.stride), self.grid.scales[-1][0])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,230 @@
+"""A setting is declared once and reaches every place that names settings; nobody has to add it there."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autogaze_mllm as am
+from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
+from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
+from autogaze_mllm.evaluation.reports.published import differences_in_words
+from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
+from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
+from autogaze_mllm.finetuning.config import FinetuneConfig, LoraPlan, RolloutPlan
+from autogaze_mllm.training.config import ClipSettings, LabelSettings, SearchSettings, TrainingSettings
+
+ROOT = Path(am.__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "scripts"))
+import docs_hooks  # noqa: E402  # a script, not part of the package
+
+OTHER: dict[type, Any] = {int: 7, float: 0.125, bool: False}
+CHANGED: dict[type, Any] = {int: 7, float: 0.125, str: "other", tuple: (2, 3)}
+SPELLED: dict[type, str] = {tuple: "2:3"}
+FIELDS = settings_of(am.VideoSettings)
+# Which classes of settings a verb takes besides those of videos, and the page of the manual with their tables.
+CLASSES = {
+    ClipSettings: ("train-gaze", "gaze-training.md"),
+    TrainingSettings: ("train-gaze", "gaze-training.md"),
+    SearchSettings: ("train-gaze", "gaze-training.md"),
+    LabelSettings: ("label", "gaze-training.md"),
+    FinetuneConfig: ("finetune", "finetuning.md"),
+    LoraPlan: ("finetune", "finetuning.md"),
+    RolloutPlan: ("finetune", "finetuning.md"),
+}
+# Fields that have no option of their own, each for a reason.
+NO_OPTION = {
+    (ClipSettings, "side"),  # that of the published model, which it is trained at
+    (LabelSettings, "scales"),  # labels are in the published grid
+    (LabelSettings, "patch"),
+    (TrainingSettings, "search"),  # fields of its own
+    (FinetuneConfig, "lora"),
+    (FinetuneConfig, "rollouts"),
+    (FinetuneConfig, "parts"),  # presets, and two options for each part
+    (FinetuneConfig, "progress"),  # --json
+}
+# Options of another form than a field has, which the verb adds itself.
+BY_HAND = {(FinetuneConfig, name): f"--{name.replace('_', '-')}" for name in ("data", "output", "eval_data", "resume")}
+REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
+VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
+
+
+def names(kind: type) -> list[str]:
+    return list(kind.__dataclass_fields__)  # type: ignore[attr-defined]
+
+
+def other(one: Any) -> Any:
+    return OTHER[one.kind]
+
+
+def text_of(value: Any) -> str:
+    return str(value).lower()
+
+
+def test_every_field_is_declared():
+    assert [one.name for one in FIELDS] == names(am.VideoSettings)
+    assert all(one.help and one.option and one.group for one in FIELDS)
+
+
+@pytest.mark.parametrize("verb", VIDEO_VERBS)
+def test_every_verb_that_takes_videos_has_every_option(verb):
+    text = docs_hooks.help_text(verb)
+    for one in FIELDS:
+        assert re.search(rf"^  {one.option}\b", text, flags=re.MULTILINE), one.name
+
+
+def test_no_setting_stands_in_one_place_only():
+    """What the command line and a sweep have besides the fields is no setting of videos."""
+    parser = argparse.ArgumentParser()
+    gaze_options(parser, "")
+    options = set(vars(parser.parse_args([]))) - {one.key for one in FIELDS}
+    assert options == {"gaze", "preset", "device", "json"}
+    assert sorted(SWEPT) == sorted(["gaze", *names(am.VideoSettings)])
+
+
+def test_options_become_settings():
+    parser = argparse.ArgumentParser()
+    gaze_options(parser, "")
+    assert chosen_settings(parser.parse_args([])) == am.VideoSettings()
+    assert chosen_settings(parser.parse_args(["--preset", "nvila-hd"])) == am.preset("nvila-hd")
+    given = [
+        word
+        for one in FIELDS
+        for word in ([f"--no-{one.name}"] if one.kind is bool else [one.option, text_of(other(one))])
+    ]
+    expected = {one.name: other(one) for one in FIELDS}
+    assert chosen_settings(parser.parse_args([*given, "--preset", "fast"])).to_dict() == expected
+
+
+@pytest.mark.parametrize("one", FIELDS, ids=lambda one: one.name)
+def test_every_setting_can_be_swept(one):
+    points = parse_sweep(f"{one.name}={text_of(other(one))}")
+    variant = sweep_variants(points, am.PixelDiffSelector(), "pixel-diff", am.VideoSettings(), 0)[0]
+    assert variant.settings == am.VideoSettings().changed(**{one.name: other(one)})
+    if one.kind is bool:
+        with pytest.raises(am.InputError, match="is not a list of true and false"):
+            parse_sweep(f"{one.name}=maybe")
+
+
+@pytest.mark.parametrize("one", FIELDS, ids=lambda one: one.name)
+def test_reports_say_which_setting_differs_from_the_published_one(one):
+    seen = {"gaze": "nvidia/AutoGaze", "selector": {"weights": "..."}, "loss_in_force": 0.6}
+    run: dict[str, Any] = {
+        "benchmark": "videomme",
+        "split": "test",
+        "subtitles": False,
+        "made_up": False,
+        "limit": None,
+        "max_new_tokens": 16,
+        "model": {"name": "nvidia/NVILA-8B-HD-Video"},
+    }
+    video = am.preset("nvila-hd").to_dict()
+    assert differences_in_words({**run, "seen": {**seen, "video": video}}, 2700) == []
+    video[one.name] = other(one)
+    if one.name in ("loss", "predicted_loss"):  # which of the two is in force stands in the run
+        seen["loss_in_force"] = other(one)
+    said = differences_in_words({**run, "seen": {**seen, "video": video}}, 2700)
+    assert len(said) == 1 and ("no" if one.kind is bool else str(other(one))) in said[0]
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_every_field_of_other_settings_has_an_option_and_a_row_in_the_manual(kind):
+    verb, page = CLASSES[kind]
+    text = docs_hooks.help_text(verb)
+    manual = docs_hooks.on_page_markdown((ROOT / "docs" / page).read_text(encoding="utf-8"))
+    declared = {one.name: one for one in settings_of(kind)}
+    for name in names(kind):
+        if (kind, name) not in NO_OPTION:
+            option = declared[name].option or BY_HAND[kind, name]
+            assert re.search(rf"^  {option}\b", text, flags=re.MULTILINE), name
+        if name in declared:
+            assert f"| `{name}`" in manual and (declared[name].manual or declared[name].help), name
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_options_give_the_class_what_they_say(kind):
+    """Without options the class is as without arguments, and each option changes its field."""
+    parser = argparse.ArgumentParser()
+    for group in dict.fromkeys(one.group for one in settings_of(kind)):
+        add_settings(parser, kind, group)
+    needed = REQUIRED.get(kind, {})
+    assert kind(**values_of(parser.parse_args([]), kind), **needed) == kind(**needed)
+    for one in settings_of(kind):
+        if one.option:
+            value = one.choices[-1] if one.choices else CHANGED.get(one.kind)
+            value = value if one.default != value else one.choices[0]
+            words = [one.option] if one.kind is bool else [one.option, SPELLED.get(one.kind, str(value))]
+            found = values_of(parser.parse_args(words), kind)
+            expected = not one.default if one.kind is bool else value
+            assert found == {**values_of(parser.parse_args([]), kind), one.name: expected}
+
+
+def test_the_manual_has_a_table_of_all_settings():
+    page = (ROOT / "docs" / "large-videos.md").read_text(encoding="utf-8")
+    rows = docs_hooks.on_page_markdown(page)
+    for one in FIELDS:
+        assert f"| `{one.name}`, `--" in rows and one.option.removeprefix("--") in rows
+    assert "| 0.75 |" in rows and "| the selector's own |" in rows and "`--[no-]enlarge`" in rows
+
+
+# -- what declarations do ----------------------------------------------------------------------------------------------
+
+
+@settings("paint: ")
+class Paint:
+    coats: int = setting("layers", default=2, at_least=1)
+    tint: Number = setting("how dark", default=0.5, above=0, below=1, usual=False)
+    dry: bool = setting("wait in between", default=False)
+    wet: bool = setting("begin on wet ground", default=True, off="--no-water")
+    width: Span = setting("of a stroke", default=(1, 2.5))
+    press: PerFrame = setting("of the hand", default=1, at_least=0, refusal="the hand presses with at least 0")
+
+    def __post_init__(self) -> None:
+        if self.coats > 5:
+            raise am.InputError("more coats than 5 crack")
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"coats": 0}, "paint: coats must be at least 1, got 0"),
+        ({"coats": True}, "paint: coats must be a whole number, got True"),
+        ({"coats": 6}, "paint: more coats than 5 crack"),
+        ({"tint": 1}, "paint: tint must lie in (0, 1), got 1"),
+        ({"tint": float("nan")}, "paint: tint must lie in (0, 1), got nan"),
+        ({"tint": "dark"}, "paint: tint must be a number, got 'dark'"),
+        ({"dry": 1}, "paint: dry must be true or false, got 1"),
+        ({"width": (1, 2, 3)}, "paint: width must be two numbers, got (1, 2, 3)"),
+        ({"press": (1, -1)}, "paint: the hand presses with at least 0, got -1"),
+        ({"brush": 3}, "paint: unknown setting 'brush'; known: coats, dry, press, tint, wet, width"),
+    ],
+    ids=str,
+)
+def test_what_is_refused_is_refused_in_one_line(given, message):
+    with pytest.raises(am.InputError, match=f"^{re.escape(message)}$"):
+        Paint(**given)
+
+
+def test_values_stay_what_they_were_given_as():
+    paint = Paint(tint=0.25, width=[1, 2], press=[0, 1])  # type: ignore[arg-type]
+    assert (paint.width, paint.press) == ((1, 2), (0, 1)) and isinstance(paint.press[0], int)  # type: ignore[index]
+
+
+def test_help_says_defaults_as_declared():
+    parser = argparse.ArgumentParser()
+    add_settings(parser, Paint)
+    text = " ".join(parser.format_help().split())
+    for words in (
+        "layers (default 2)",
+        "--tint TINT how dark --dry",
+        "--dry wait in between",
+        "--no-water begin on wet",
+    ):
+        assert words in text
+    given = parser.parse_args(["--no-water", "--coats", "3"])
+    assert given.no_water and given.coats == 3 and given.dry is False
