@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -294,14 +293,17 @@ def test_labelling_goes_on_where_it_stopped(videos: Path, tmp_path: Path, capsys
     arguments = ["label", str(videos), "--frames", "1", "--loss", "0.3", "--max-ratio", "0.02", "--batch", "1"]
     whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
     assert main([*arguments, "--out", str(whole), "--workers", "2"]) == 0
-    process = multiprocessing.get_context("fork").Process(target=main, args=([*arguments, "--out", str(broken)],))
-    process.start()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "autogaze_mllm.cli", *arguments, "--out", str(broken)],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.DEVNULL,
+    )
     parts = tmp_path / ".broken.json.parts"
     while len(list(parts.glob("part-*.json"))) < 2:
-        assert process.is_alive()
+        assert process.poll() is None
         time.sleep(0.02)
-    process.kill()
-    process.join()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
     marked = sorted(parts.glob("part-*.json"))[0]
     stored = json.loads(marked.read_text())
     (path,) = stored["labels"]
