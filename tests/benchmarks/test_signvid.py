@@ -76,7 +76,7 @@ def here(measured, monkeypatch):
         told = argparse.Namespace(gaze="pixel-diff", ratio=None, looks=None, shuffled=False, videos=None, dev=False)
         vars(told).update(quick=True, large=False, small=False, model="bundled", device=None, dtype=None)
         vars(told).update(data=measured / "data", out=measured / "out", **changes)
-        load = am.load
+        load = signvid.load_base
 
         def load_other(*arguments: Any, **options: Any) -> am.GazedModel:
             model = load(*arguments, **options)
@@ -86,7 +86,7 @@ def here(measured, monkeypatch):
                     torch.nn.init.normal_(parameter, std=0.02)
             return model
 
-        monkeypatch.setattr(am, "load", load_other)
+        monkeypatch.setattr(signvid, "load_base", load_other)
         signvid.measure("gaze", signvid.chosen_setup(told), told, False)
 
     threads = torch.get_num_threads()

@@ -15,7 +15,13 @@ def test_interrupting_the_start_up_takes_one_line(clip: Path) -> None:
     if not Path("/proc/self/maps").exists():
         pytest.skip("there is no telling what a process is at")
     command = [sys.executable, "-m", "autogaze_mllm", "gaze", str(clip), "--frames", "2"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
+    )
     # Once torch is being loaded, seconds of imports are still to come.
     while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
         assert process.poll() is None

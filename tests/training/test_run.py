@@ -364,8 +364,14 @@ def test_a_loss_that_is_no_number_ends_a_run_in_one_line(
     ],
 )
 def test_bad_input_is_one_line(
-    videos: Path, tmp_path: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    videos: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # 23 s, between the five tries of the hub's client
     assert main(command(videos, tmp_path / "run", "--steps", "1", *arguments)) == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
