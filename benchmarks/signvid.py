@@ -37,7 +37,7 @@ from autogaze_mllm.evaluation.benchmarks import Question
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
 from autogaze_mllm.evaluation.reports.curve import Look, look_of, table, write_curve
 from autogaze_mllm.evaluation.reports.report import make_report
-from autogaze_mllm.evaluation.responders import ModelAnswerer, Variant, Watched
+from autogaze_mllm.evaluation.responders import EncodedVideo, ModelAnswerer, Variant
 from autogaze_mllm.evaluation.run import Run, check_same
 from autogaze_mllm.evaluation.runner import Job, Runner
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
@@ -181,7 +181,7 @@ class RecordingAnswerer(ModelAnswerer):
         super().__init__(model, name)
         self._path, self._memory = path, PeakMemory(model.device)
 
-    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[Watched]:
+    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[EncodedVideo]:
         yield from super().watch(path, variants)
         self.note()
 

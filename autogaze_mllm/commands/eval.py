@@ -15,7 +15,7 @@ from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quie
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.distributed import Shard
     from ..evaluation.benchmarks import Benchmark, Question
-    from ..evaluation.responders import Answerer, Variant
+    from ..evaluation.responders import Responder, Variant
 
 NAMES = ("hlvid", "videomme", "mvbench", "nextqa", "longvideobench", "egoschema", "mlvu")
 MISSING_SHOWN = 5
@@ -152,7 +152,7 @@ def _check_videos(benchmark: Benchmark, questions: list[Question], shard: Shard)
         print(f"{len(missing)} of {len(paths)} videos are missing and will count as wrong: {shown}", file=sys.stderr)
 
 
-def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Answerer, list[Variant]]:
+def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Responder, list[Variant]]:
     """What answers, and the ways in which it sees the videos."""
     import torch
 

@@ -42,7 +42,7 @@ class Reply:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-class Watched(Protocol):
+class EncodedVideo(Protocol):
     """A video, ready for questions. stats: frames_lost, patches, patches_total, seconds, as far as they apply."""
 
     stats: dict[str, Any]
@@ -50,7 +50,7 @@ class Watched(Protocol):
     def ask(self, question: Question, prompt: str, max_new_tokens: int) -> Reply: ...
 
 
-class Answerer(Protocol):
+class Responder(Protocol):
     def facts(self) -> dict[str, Any]:
         """What is answering."""
         ...
@@ -59,7 +59,7 @@ class Answerer(Protocol):
         """What decides what is seen of a video."""
         ...
 
-    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[Watched]:
+    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[EncodedVideo]:
         """The video as each variant sees it. Raises InputError when it cannot be read."""
         ...
 
@@ -96,7 +96,7 @@ class ModelAnswerer:
             },
         }
 
-    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[Watched]:
+    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[EncodedVideo]:
         model = self.model
         if len(variants) == 1 and variants[0].selector is model.gaze and variants[0].settings == model.settings:
             yield _Encoded(model, path)  # from the cache, if it is there
@@ -144,7 +144,7 @@ class ScriptedAnswerer:
     def variant_facts(self, variant: Variant) -> dict[str, Any]:
         return {"gaze": "none", "video": {"frames": variant.settings.frames}}
 
-    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[Watched]:
+    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[EncodedVideo]:
         for _ in variants:
             yield self
 

@@ -24,7 +24,7 @@ from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from .answers import Answer, AnswerLog
 from .benchmarks import Benchmark, Question
-from .responders import Answerer, Variant, Watched
+from .responders import EncodedVideo, Responder, Variant
 from .run import Run
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Runner:
         self,
         benchmark: Benchmark,
         questions: Sequence[Question],
-        answerer: Answerer,
+        answerer: Responder,
         jobs: Sequence[Job],
         *,
         max_new_tokens: int,
@@ -125,7 +125,7 @@ class Runner:
             self._ask(reader, job, seen, questions, log)
 
     def _ask(
-        self, reader: VideoReader, job: Job, watched: Watched, questions: Sequence[Question], log: AnswerLog
+        self, reader: VideoReader, job: Job, watched: EncodedVideo, questions: Sequence[Question], log: AnswerLog
     ) -> None:
         indices = sample_frames(len(reader), job.variant.settings.frames)
         times = [float(reader.seconds[number]) for number in indices]

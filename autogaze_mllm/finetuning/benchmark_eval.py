@@ -18,7 +18,7 @@ from ..common.distributed import Shard
 from ..common.errors import InputError
 from ..common.files import output_folder
 from ..evaluation.benchmarks import BENCHMARKS, Benchmark, Question
-from ..evaluation.responders import ModelAnswerer, Variant, Watched
+from ..evaluation.responders import EncodedVideo, ModelAnswerer, Variant
 from ..evaluation.run import Run
 from ..evaluation.runner import Job, Runner
 from ..evaluation.scoring import score
@@ -52,7 +52,7 @@ def _videos(questions: Sequence[Question]) -> list[str]:
 class _AsGazed(ModelAnswerer):
     """Gazes as for every other answer, whatever precision the training computes in."""
 
-    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[Watched]:
+    def watch(self, path: Path, variants: Sequence[Variant]) -> Iterator[EncodedVideo]:
         with torch.autocast(self.model.device.type, enabled=False):
             self.model.gaze_video(path)  # into the cache, where it is looked for next
         yield from super().watch(path, variants)
