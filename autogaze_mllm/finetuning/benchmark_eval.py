@@ -58,7 +58,7 @@ class _AsGazed(ModelAnswerer):
         yield from super().watch(path, variants)
 
 
-class Examination:
+class BenchmarkEval:
     """Asks the questions of a benchmark; the answers are kept in the output folder, below `benchmark`."""
 
     def __init__(

@@ -17,7 +17,7 @@ from ..common.errors import InputError
 from ..common.files import output_folder
 from ..common.hashing import default_folder
 from ..mllm.model import GazedModel
-from .benchmark_eval import Examination, chosen_benchmark
+from .benchmark_eval import BenchmarkEval, chosen_benchmark
 from .config import FinetuneConfig
 from .data.dataset import ConversationDataset
 from .data.media_store import GazedCache, MediaStore
@@ -161,7 +161,7 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
         set_z3_leaf_modules(trained, [type(trained.embedder)])
     trainer = GazedTrainer(trained, arguments, config, prepared.train, prepared.evaluation, source, prepared.lora)
     if asked is not None:
-        trainer.examination = Examination(model, config, *asked)
+        trainer.examination = BenchmarkEval(model, config, *asked)
     output = trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     history = list(trainer.state.log_history)

@@ -28,7 +28,7 @@ from ..gaze.autogaze.model import AutoGaze
 from ..mllm.model import GazedModel
 from ..mllm.saving import SETTINGS_FILE, save_settings
 from ..mllm.trained_parts import load_parts, save_parts
-from .benchmark_eval import Examination
+from .benchmark_eval import BenchmarkEval
 from .config import FinetuneConfig
 from .data.dataset import ConversationDataset, LengthSampler, collator, padding_id
 from .model import TrainedModel
@@ -54,7 +54,7 @@ class GazedTrainer(Trainer):
     ) -> None:
         self.config, self.base_source, self.lora = config, base_source, lora
         self.trained, self.gazed = model, model.gazed
-        self.examination: Examination | None = None
+        self.examination: BenchmarkEval | None = None
         batch = config.batch_size * config.accumulate * distributed.count()
         self.order = LengthSampler(train.lengths, batch, config.seed, config.group_by_length)
         super().__init__(
