@@ -38,7 +38,7 @@ class Hints:
         return self.worth + self.attention
 
 
-class HintHead(nn.Module):
+class AuxiliaryHead(nn.Module):
     """Used as a context around `gaze.score`, it keeps the states that it needs."""
 
     def __init__(self, gaze: AutoGaze, grid: PatchGrid, floor: float) -> None:
@@ -57,7 +57,7 @@ class HintHead(nn.Module):
         self.places: torch.Tensor
         self.register_buffer("places", token_shares(grid, self.side), persistent=False)
 
-    def __enter__(self) -> HintHead:
+    def __enter__(self) -> AuxiliaryHead:
         def keep_states(_: nn.Module, __: Any, output: torch.Tensor) -> None:
             self._states = output
 

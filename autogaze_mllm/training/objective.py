@@ -15,8 +15,8 @@ from torch import nn
 from ..gaze.autogaze.model import AutoGaze
 from .algorithms import GazeLoss, Total, alone, grpo_loss, ntp_loss
 from .config import SearchSettings, TrainingSettings
-from .hints import HintHead
-from .search.greedy import Disturbance, SearchResult, search_mosaic
+from .hints import AuxiliaryHead
+from .search.greedy import ExplorationNoise, SearchResult, search_mosaic
 from .tasks.base import ReconstructionTask
 from .tasks.mosaic import MosaicTask
 
@@ -55,9 +55,9 @@ class GazeObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.gaze, self.task, self.settings, self.over_all = gaze, task, settings, over_all
-        self.hints: HintHead | None = None
+        self.hints: AuxiliaryHead | None = None
         if settings.hinted and not labels_given and isinstance(task, MosaicTask):
-            self.hints = HintHead(gaze, task.grid, settings.search.floor)
+            self.hints = AuxiliaryHead(gaze, task.grid, settings.search.floor)
 
     def forward(self, batch: Batch, temperature: float = 1.0, hint_weight: float = 0.0) -> Outcome:
         frames = batch.pixels.float() / 255
@@ -192,7 +192,7 @@ def search_online(
         shares.append(settings.disturbance * rng.uniform() * (rng.random() < 0.7))  # some clips stay undisturbed
         draws.append(rng.random((frames, task.grid.size, 2), dtype=np.float32))
     device = video.device
-    disturbance = Disturbance(
+    disturbance = ExplorationNoise(
         torch.tensor(shares, dtype=torch.float32, device=device), torch.from_numpy(np.stack(draws)).to(device)
     )
     return search_mosaic(

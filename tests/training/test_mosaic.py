@@ -8,10 +8,10 @@ import torch
 from autogaze_mllm import AutoGazeImageProcessor, InputError, PatchGrid
 from autogaze_mllm.gaze.mosaic import rebuild
 from autogaze_mllm.training.config import SearchSettings
-from autogaze_mllm.training.hints import HintHead, token_shares
+from autogaze_mllm.training.hints import AuxiliaryHead, token_shares
 from autogaze_mllm.training.objective import search_online, soft_targets
 from autogaze_mllm.training.search.candidates import search_by_candidates
-from autogaze_mllm.training.search.greedy import Disturbance, SearchResult, search_mosaic
+from autogaze_mllm.training.search.greedy import ExplorationNoise, SearchResult, search_mosaic
 from autogaze_mllm.training.tasks.mosaic import MosaicTask, MosaicWalk
 
 from ..helpers.training_models import busy_clip, small_gaze
@@ -138,7 +138,7 @@ def test_a_still_video_costs_one_patch_a_frame() -> None:
 def test_disturbed_search_goes_on_from_the_wrong_patches() -> None:
     video = task().normalize(clips(2, 2))
     shape, draws = video.shape[:2], torch.rand(2, 2, GRID.size, 2, generator=torch.Generator().manual_seed(0))
-    noise = Disturbance(torch.tensor([0.0, 0.9]), draws)
+    noise = ExplorationNoise(torch.tensor([0.0, 0.9]), draws)
     found = search_mosaic(task(), video, torch.zeros(shape), torch.full(shape, 15), noise, with_gains=True)
     plain = search_mosaic(task(), video, torch.zeros(shape), torch.full(shape, 15))
     assert torch.equal(found.ids[0][found.ids[0] >= 0], plain.ids[0][plain.ids[0] >= 0])
@@ -193,7 +193,7 @@ def test_hints_know_places_and_what_they_are_worth() -> None:
         mosaic, mosaic.normalize(frames), torch.full((2, 2), 0.02), torch.full((2, 2), 10), with_gains=True
     )
     targets = soft_targets(found, SearchSettings())
-    head = HintHead(gaze, gaze.grid, 3e-4)
+    head = AuxiliaryHead(gaze, gaze.grid, 3e-4)
     optimizer = torch.optim.Adam([*gaze.parameters(), *head.parameters()], lr=5e-3)
     curve = []
     for _ in range(25):

@@ -85,7 +85,7 @@ class SearchResult:
 
 
 @dataclass(frozen=True)
-class Disturbance:
+class ExplorationNoise:
     """Random picks in between, so that a model learns from states that its own mistakes lead to.
 
     share: (B,) of picks that are random; draws: (B, T, N, 2) uniform numbers in [0, 1), which patch and whether.
@@ -115,7 +115,7 @@ def search_mosaic(
     video: torch.Tensor,
     targets: torch.Tensor,
     budgets: torch.Tensor,
-    disturbance: Disturbance | None = None,
+    disturbance: ExplorationNoise | None = None,
     with_gains: bool = False,
     reference: torch.Tensor | None = None,
     above_floor: bool = False,
@@ -144,7 +144,7 @@ def _search_frame(
     target: torch.Tensor,
     budget: torch.Tensor,
     record: SearchRecord,
-    disturbance: tuple[Disturbance, int] | None,
+    disturbance: tuple[ExplorationNoise, int] | None,
 ) -> None:
     """target, budget: (B,). disturbance: with the number of the frame."""
     most, limit = int(budget.max()), budget.to(target.device)
