@@ -23,7 +23,7 @@ from .config import RolloutPlan
 from .data.conversation import IGNORED
 from .data.dataset import Item, collator, padding_id, with_counts
 from .opaque_function import OneNode
-from .rollouts import Film, GazePolicy, policy_term
+from .rollouts import GazePolicy, VideoRef, policy_term
 
 
 class Embedder(nn.Module):
@@ -82,7 +82,7 @@ class TrainedModel(nn.Module):
         self,
         input_ids: torch.Tensor,
         labels: torch.Tensor,
-        media: Sequence[Sequence[Media | Film]],
+        media: Sequence[Sequence[Media | VideoRef]],
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         spans: Sequence[Sequence[tuple[int, int]]] | None = None,

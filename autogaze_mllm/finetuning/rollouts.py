@@ -40,7 +40,7 @@ from .opaque_function import OneNode
 
 
 @dataclass(frozen=True)
-class Film:
+class VideoRef:
     """A video that is gazed anew whenever it is shown. tokens: visual tokens as it was gazed before the training."""
 
     path: Path
@@ -106,7 +106,7 @@ class GazePolicy(nn.Module):
     def forward(
         self,
         anchor: torch.Tensor,
-        media: Sequence[Sequence[Media | Film]],
+        media: Sequence[Sequence[Media | VideoRef]],
     ) -> Shown:
         """anchor: as the embedder's."""
         learns = torch.is_grad_enabled() and self.training
@@ -114,10 +114,10 @@ class GazePolicy(nn.Module):
             ways = {film: self._gaze(film, learns) for film in dict.fromkeys(_films(media))}
         shown = []
         for items in media:
-            count = self.plan.rollouts if learns and any(isinstance(item, Film) for item in items) else 1
+            count = self.plan.rollouts if learns and any(isinstance(item, VideoRef) for item in items) else 1
             shown.append(
                 [
-                    [self._media(ways[item][0][number]) if isinstance(item, Film) else item for item in items]
+                    [self._media(ways[item][0][number]) if isinstance(item, VideoRef) else item for item in items]
                     for number in range(count)
                 ]
             )
@@ -133,7 +133,7 @@ class GazePolicy(nn.Module):
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return Shown(shown, OneNode.apply(run, anchor.clone(), *trainable))
 
-    def _gaze(self, film: Film, learns: bool) -> tuple[list[GazedVideo], list[_Drawing]]:
+    def _gaze(self, film: VideoRef, learns: bool) -> tuple[list[GazedVideo], list[_Drawing]]:
         """The video in every way, and what was drawn. The film is decoded once."""
         gazed, clips = self._gazed, list[torch.Tensor]()
         rule = stop_rule(None, self.gaze, gazed.settings)
@@ -180,8 +180,8 @@ class GazePolicy(nn.Module):
         return torch.autocast(self.gaze.device.type, enabled=False)
 
 
-def _films(media: Sequence[Sequence[Media | Film]]) -> list[Film]:
-    return [item for items in media for item in items if isinstance(item, Film)]
+def _films(media: Sequence[Sequence[Media | VideoRef]]) -> list[VideoRef]:
+    return [item for items in media for item in items if isinstance(item, VideoRef)]
 
 
 def policy_term(scores: torch.Tensor, losses: Sequence[torch.Tensor]) -> torch.Tensor:

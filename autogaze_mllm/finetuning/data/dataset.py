@@ -15,7 +15,7 @@ from ...common.errors import InputError, listed
 from ...mllm.media import Media
 from ...mllm.model import GazedModel
 from ..config import TooLong
-from ..rollouts import Film
+from ..rollouts import VideoRef
 from .conversation import IGNORED, Encoded, encode_conversation
 from .media_store import MediaStore
 from .samples import SHOWN_FAULTS, Sample
@@ -29,7 +29,7 @@ class Item:
 
     ids: list[int]
     labels: list[int]
-    media: Sequence[Media | Film]
+    media: Sequence[Media | VideoRef]
     spans: list[tuple[int, int]] = field(default_factory=list)  # where the placeholders of each medium are
 
 

@@ -28,7 +28,7 @@ from ...gaze.gazed_video import GazedVideo
 from ...mllm.media import Media
 from ...mllm.model import GazedModel
 from ...mllm.prompt import open_image
-from ..rollouts import Film
+from ..rollouts import VideoRef
 from .sample_gaze import KEY, Looks
 from .samples import SHOWN_FAULTS, Medium, Sample
 
@@ -118,12 +118,12 @@ class MediaStore:
             for need in _needs(sample)
         )
 
-    def media(self, sample: Sample) -> Sequence[Media | Film]:
+    def media(self, sample: Sample) -> Sequence[Media | VideoRef]:
         """The media themselves, gazed videos read from the cache."""
-        found: list[Media | Film] = []
+        found: list[Media | VideoRef] = []
         for need in _needs(sample):
             if need.medium.kind == "video" and self.films:
-                found.append(Film(need.medium.path, self._tokens[need]))
+                found.append(VideoRef(need.medium.path, self._tokens[need]))
             elif need.medium.kind == "video":
                 found.append(Media(self._tokens[need], self._gazed(need.medium)))
             else:
