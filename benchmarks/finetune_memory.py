@@ -14,7 +14,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
-from autogaze_mllm.finetuning.config import PRESETS, LoraPlan, PartPlan
+from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.memory_estimate import Load, Shape, estimate_memory
 from autogaze_mllm.mllm.native import NativeConfig
 from autogaze_mllm.mllm.native.checkpoint import without_memory
@@ -65,11 +65,11 @@ def shapes() -> tuple[Shape, dict[str, int], int]:
     return Shape.of(config, clip_frames=16), sizes, ends
 
 
-def trained(preset: dict[str, PartPlan], sizes: dict[str, int], ends: int) -> dict[str, dict[str, int]]:
+def trained(preset: dict[str, PartConfig], sizes: dict[str, int], ends: int) -> dict[str, dict[str, int]]:
     found = {}
     for part, size in sizes.items():
         mode = preset[part].mode
-        added = LoraPlan().rank * ends if mode == "lora" else 0
+        added = AdapterConfig().rank * ends if mode == "lora" else 0
         found[part] = {"parameters": size + added, "trained": size if mode == "full" else added}
     return found
 

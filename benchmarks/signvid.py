@@ -46,7 +46,7 @@ from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.model import GazedModel
-from autogaze_mllm.signvid import Recipe, Shape, ensure_signvid
+from autogaze_mllm.signvid import Shape, SignVidConfig, ensure_signvid
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
 from autogaze_mllm.signvid.legible import check_legible
 from autogaze_mllm.signvid.plan import TILE, TILES_4K, shape_4k
@@ -70,7 +70,7 @@ class Setup:
     Gaze takes all that it may: a small sign in a noisy frame moves the frame's loss less than the noise does, so no
     loss at which to stop tells a frame with a sign from one without."""
 
-    recipe: Recipe
+    recipe: SignVidConfig
     tiles: int
     ratio: float
     looks: tuple[str, ...] = LOOKS
@@ -99,14 +99,14 @@ def fewest_tiles(width: int, height: int, side: int) -> int:
 
 def chosen_setup(arguments: argparse.Namespace) -> Setup:
     if arguments.quick:
-        setup = Setup(Recipe(Shape(448, 448, 6, signs=3), videos=2, questions=3), tiles=4, ratio=0.15)
+        setup = Setup(SignVidConfig(Shape(448, 448, 6, signs=3), videos=2, questions=3), tiles=4, ratio=0.15)
     elif arguments.large:
-        recipe = Recipe(shape_4k(256, signs=6), videos=6, questions=10, seed=1)
+        recipe = SignVidConfig(shape_4k(256, signs=6), videos=6, questions=10, seed=1)
         setup = Setup(recipe, tiles=TILES_4K, ratio=0.06, looks=("gaze", "pixel-diff", "whole-448"), every=LARGE_EVERY)
     elif arguments.small:
-        setup = Setup(Recipe(Shape(672, 672)), tiles=9, ratio=0.15)
+        setup = Setup(SignVidConfig(Shape(672, 672)), tiles=9, ratio=0.15)
     else:
-        setup = Setup(Recipe(), tiles=36, ratio=0.15)
+        setup = Setup(SignVidConfig(), tiles=36, ratio=0.15)
     changes: dict[str, Any] = {}
     if arguments.ratio is not None:
         changes["ratio"] = arguments.ratio

@@ -19,7 +19,7 @@ from autogaze_mllm.gaze.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.mllm.model import GazedModel
-from autogaze_mllm.signvid import Recipe, ensure_signvid
+from autogaze_mllm.signvid import SignVidConfig, ensure_signvid
 from autogaze_mllm.signvid.conversations import plainly
 from autogaze_mllm.signvid.dataset import video_name
 from autogaze_mllm.signvid.plan import shape_4k
@@ -51,7 +51,7 @@ def show(title: str, model: GazedModel, gazed: GazedVideo, seconds: float, asked
 
 
 def run(folder: Path, dense: bool) -> None:
-    recipe = Recipe(shape_4k(FRAMES, SIGNS), videos=1, seed=SEED)
+    recipe = SignVidConfig(shape_4k(FRAMES, SIGNS), videos=1, seed=SEED)
     data = ensure_signvid(folder / "signvid", recipe)
     clip, overlay = data / "videos" / video_name(0), folder / "overlay.mp4"
     questions = plainly(recipe.plan(0))

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from autogaze_mllm.commands.options import add_settings, values_of
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.signvid import Recipe, Shape, write_signvid
+from autogaze_mllm.signvid import Shape, SignVidConfig, write_signvid
 from autogaze_mllm.signvid.conversations import TURNS, write_conversations
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe
 from autogaze_mllm.signvid.legible import check_legible
@@ -34,7 +34,7 @@ def main() -> int:
     what.add_argument("--check", action="store_true", help="only read the signs of the data set in FOLDER")
     parser.add_argument("--size", default="1344x1344", help="WIDTHxHEIGHT, up to 3840x2160")
     add_settings(parser, Shape)
-    add_settings(parser, Recipe)
+    add_settings(parser, SignVidConfig)
     parser.add_argument("--turns", type=int, default=TURNS, help="of a conversation at most, with --train")
     parser.add_argument("--look", help="of training samples: pixel-diff, or json with settings")
     parser.add_argument("--seed", type=int, help=f"default 0, and {DEVELOPMENT_SEED} with --dev")
@@ -49,7 +49,7 @@ def main() -> int:
         shape = Shape(width, height, **values_of(arguments, Shape))
         seed = (DEVELOPMENT_SEED if arguments.dev else 0) if arguments.seed is None else arguments.seed
         split: Split = "train" if arguments.train or arguments.dev else "test"
-        recipe = Recipe(shape, split, seed=seed, **values_of(arguments, Recipe))
+        recipe = SignVidConfig(shape, split, seed=seed, **values_of(arguments, SignVidConfig))
         options = {"workers": arguments.workers, "progress": True}
         if arguments.train:
             look = arguments.look

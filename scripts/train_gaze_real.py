@@ -26,12 +26,12 @@ import torch  # noqa: E402
 from autogaze_mllm import AutoGaze  # noqa: E402
 from autogaze_mllm.common.errors import InputError  # noqa: E402
 from autogaze_mllm.common.files import write_json  # noqa: E402
-from autogaze_mllm.training.config import SearchSettings, TrainingSettings  # noqa: E402
-from autogaze_mllm.training.on_device.augment import TakeSettings, TakeSource  # noqa: E402
+from autogaze_mllm.training.config import SearchConfig, TrainingConfig  # noqa: E402
+from autogaze_mllm.training.on_device.augment import TakeConfig, TakeSource  # noqa: E402
 from autogaze_mllm.training.on_device.calibrate import LOSSES, calibrate, reached  # noqa: E402
 from autogaze_mllm.training.on_device.loop import ClockTrainer, Stage  # noqa: E402
 from autogaze_mllm.training.on_device.pack import read_pack  # noqa: E402
-from autogaze_mllm.training.on_device.pool import PoolSettings  # noqa: E402
+from autogaze_mllm.training.on_device.pool import PoolConfig  # noqa: E402
 from autogaze_mllm.training.tasks.mosaic import MosaicTask  # noqa: E402
 
 SIZES = {  # of each stage: clips of a pool and of a step, and their frames; clips to calibrate on
@@ -96,9 +96,9 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"done after {_passed():.1f} s: {measured}", flush=True)
 
 
-def settings_of(arguments: argparse.Namespace, device: torch.device) -> TrainingSettings:
+def settings_of(arguments: argparse.Namespace, device: torch.device) -> TrainingConfig:
     precision = arguments.precision or ("bf16" if device.type == "cuda" else "no")
-    return TrainingSettings(
+    return TrainingConfig(
         lr=arguments.lr,
         convolution_lr=arguments.convolution_lr,
         precision=precision,
@@ -106,7 +106,7 @@ def settings_of(arguments: argparse.Namespace, device: torch.device) -> Training
         prediction_weight=0.2,
         relative_prediction=0.1,
         # Where nothing moves a budget is spent below any loss that is asked for: labels go down to 0.02.
-        search=SearchSettings(target=(0.02, 0.8), max_patches=120, disturbance=0.2),
+        search=SearchConfig(target=(0.02, 0.8), max_patches=120, disturbance=0.2),
         seed=arguments.seed,
     )
 
@@ -116,8 +116,8 @@ def stages_of(sizes: dict, wanted: str | None) -> list[Stage]:
     for name, share, own in (("short", 0.25, 0.0), ("search", 0.35, 0.0), ("own", 0.4, 0.7)):
         clips, batch, frames = sizes[name]
         # Two short clips are cut from a take: what is read and sampled for one serves both.
-        take = TakeSettings(2 * frames, (1, 8)) if name == "short" else TakeSettings(frames, (1, 4))
-        stages.append(Stage(name, share, PoolSettings(clips, frames, take, own), batch))
+        take = TakeConfig(2 * frames, (1, 8)) if name == "short" else TakeConfig(frames, (1, 4))
+        stages.append(Stage(name, share, PoolConfig(clips, frames, take, own), batch))
     if wanted is None:
         return stages
     names = wanted.split(",")
@@ -130,7 +130,7 @@ def finish(gaze: AutoGaze, takes: TakeSource, clips: int, arguments: argparse.Na
     """Calibrates on clean whole pictures of the training clips, and says how it came out on the validation ones."""
     task = MosaicTask(gaze.grid, gaze.processor)
     plain = dataclasses.replace(
-        TakeSettings(), strides=(1.5, 3.5), whole=1.0, generated=0.0, clean=1.0, cut=0.0, shake=0.0, hold=0.0, dark=0.0
+        TakeConfig(), strides=(1.5, 3.5), whole=1.0, generated=0.0, clean=1.0, cut=0.0, shake=0.0, hold=0.0, dark=0.0
     )
     if arguments.small:
         plain = dataclasses.replace(plain, frames=2)

@@ -17,10 +17,10 @@ from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, setting
 from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
-from autogaze_mllm.finetuning.config import FinetuneConfig, LoraPlan, RolloutPlan
-from autogaze_mllm.signvid.dataset import Recipe
+from autogaze_mllm.finetuning.config import AdapterConfig, FinetuneConfig, RolloutConfig
+from autogaze_mllm.signvid.dataset import SignVidConfig
 from autogaze_mllm.signvid.plan import Shape
-from autogaze_mllm.training.config import ClipSettings, LabelSettings, SearchSettings, TrainingSettings
+from autogaze_mllm.training.config import ClipConfig, LabelConfig, SearchConfig, TrainingConfig
 
 ROOT = Path(am.__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -32,33 +32,33 @@ SPELLED: dict[type, str] = {tuple: "2:3"}
 FIELDS = settings_of(am.VideoSettings)
 # Which classes of settings a verb takes besides those of videos, and the page of the manual with their tables.
 CLASSES = {
-    ClipSettings: ("train-gaze", "gaze-training.md"),
-    TrainingSettings: ("train-gaze", "gaze-training.md"),
-    SearchSettings: ("train-gaze", "gaze-training.md"),
-    LabelSettings: ("label", "gaze-training.md"),
+    ClipConfig: ("train-gaze", "gaze-training.md"),
+    TrainingConfig: ("train-gaze", "gaze-training.md"),
+    SearchConfig: ("train-gaze", "gaze-training.md"),
+    LabelConfig: ("label", "gaze-training.md"),
     FinetuneConfig: ("finetune", "finetuning.md"),
-    LoraPlan: ("finetune", "finetuning.md"),
-    RolloutPlan: ("finetune", "finetuning.md"),
+    AdapterConfig: ("finetune", "finetuning.md"),
+    RolloutConfig: ("finetune", "finetuning.md"),
     Shape: ("make_signvid", "signvid.md"),
-    Recipe: ("make_signvid", "signvid.md"),
+    SignVidConfig: ("make_signvid", "signvid.md"),
 }
 # Fields that have no option of their own, each for a reason.
 NO_OPTION = {
-    (ClipSettings, "side"),  # that of the published model, which it is trained at
-    (LabelSettings, "scales"),  # labels are in the published grid
-    (LabelSettings, "patch"),
-    (TrainingSettings, "search"),  # fields of its own
+    (ClipConfig, "side"),  # that of the published model, which it is trained at
+    (LabelConfig, "scales"),  # labels are in the published grid
+    (LabelConfig, "patch"),
+    (TrainingConfig, "search"),  # fields of its own
     (FinetuneConfig, "lora"),
     (FinetuneConfig, "rollouts"),
     (FinetuneConfig, "parts"),  # presets, and two options for each part
     (FinetuneConfig, "progress"),  # --json
     (Shape, "raster"),  # that of the tower's patches
-    (Recipe, "shape"),  # fields of its own
+    (SignVidConfig, "shape"),  # fields of its own
 }
 # Options of another form than a field has, which the verb adds itself.
 BY_HAND = {(FinetuneConfig, name): f"--{name.replace('_', '-')}" for name in ("data", "output", "eval_data", "resume")}
 BY_HAND |= {(Shape, "width"): "--size", (Shape, "height"): "--size"}
-BY_HAND |= {(Recipe, "split"): "--dev", (Recipe, "seed"): "--seed"}
+BY_HAND |= {(SignVidConfig, "split"): "--dev", (SignVidConfig, "seed"): "--seed"}
 REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
 VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
 

@@ -13,10 +13,10 @@ from ..finetuning.config import (
     PARTS,
     PRESETS,
     WHAT,
+    AdapterConfig,
     FinetuneConfig,
-    LoraPlan,
-    PartPlan,
-    RolloutPlan,
+    PartConfig,
+    RolloutConfig,
 )
 from .config_file import CONFIG, write_config
 from .options import add_settings, gaze_options, load_model, print_rows, quiet, values_of
@@ -42,7 +42,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         what.add_argument(f"--{part}-lr", type=float, metavar="RATE", help=f"learning rate of the {part}")
     what.add_argument("--train-gaze", choices=["off", "full"], help="the gaze model, instead of the preset's")
     what.add_argument("--gaze-lr", type=float, metavar="RATE", help="learning rate of the gaze model (default 1e-5)")
-    for kind in (RolloutPlan, LoraPlan):
+    for kind in (RolloutConfig, AdapterConfig):
         add_settings(what, kind, WHAT)
     add_settings(finetune.add_argument_group("how"), FinetuneConfig, HOW)
     files = finetune.add_argument_group("along the way")
@@ -105,17 +105,17 @@ def _config(arguments: argparse.Namespace) -> FinetuneConfig:
         mode, rate = getattr(arguments, part) or plan.mode, getattr(arguments, f"{part}_lr")
         # A part that the preset does not train takes the rate that some preset has for this way of training.
         usual = plan.lr if mode == plan.mode else PRESETS["lora" if mode == "lora" else "sft"]["llm"].lr
-        parts[part] = PartPlan(mode, usual if rate is None else rate)
-    gaze = PRESETS[arguments.train].get("gaze", PartPlan())
+        parts[part] = PartConfig(mode, usual if rate is None else rate)
+    gaze = PRESETS[arguments.train].get("gaze", PartConfig())
     rate = PRESETS["gaze"]["gaze"].lr if arguments.gaze_lr is None else arguments.gaze_lr
-    parts["gaze"] = PartPlan(arguments.train_gaze or gaze.mode, rate)
+    parts["gaze"] = PartConfig(arguments.train_gaze or gaze.mode, rate)
     return FinetuneConfig(
         data=tuple(arguments.data),
         output=arguments.output or "",
         eval_data=tuple(arguments.eval_data),
         parts=parts,
-        lora=LoraPlan(**values_of(arguments, LoraPlan)),
-        rollouts=RolloutPlan(**values_of(arguments, RolloutPlan)),
+        lora=AdapterConfig(**values_of(arguments, AdapterConfig)),
+        rollouts=RolloutConfig(**values_of(arguments, RolloutConfig)),
         resume=arguments.resume,
         progress=not arguments.json,
         **values_of(arguments, FinetuneConfig),

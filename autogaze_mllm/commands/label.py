@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ..training.config import LabelSettings
+from ..training.config import LabelConfig
 from .config_file import CONFIG, write_config
 from .options import add_settings, print_rows, quiet, usable_device, values_of
 
@@ -23,7 +23,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     )
     label.add_argument("--out", required=True, metavar="gazing_labels.json")
     label.add_argument("--split", default="train", choices=["train", "val"])
-    add_settings(label, LabelSettings)
+    add_settings(label, LabelConfig)
     label.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     label.add_argument("--shard", type=int, default=20_000, help="videos in a file at most (default 20000)")
     label.add_argument("--unreadable", type=float, default=0.05, help="share of videos that may be unreadable")
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.data.clips import find_videos
     from ..training.search.labelling import label_videos
 
-    settings = LabelSettings(**values_of(arguments, LabelSettings))
+    settings = LabelConfig(**values_of(arguments, LabelConfig))
     report = label_videos(
         find_videos(arguments.videos, arguments.split),
         Path(arguments.out),

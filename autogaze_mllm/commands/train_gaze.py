@@ -13,9 +13,9 @@ from ..training.config import (
     MOSAIC_LOSS,
     STEPS,
     WATCH,
-    ClipSettings,
-    SearchSettings,
-    TrainingSettings,
+    ClipConfig,
+    SearchConfig,
+    TrainingConfig,
 )
 from .config_file import CONFIG, write_config
 from .options import add_settings, print_rows, quiet, values_of
@@ -43,7 +43,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         (WATCH, "checkpoints and validation", _output),
     ):
         options = train.add_argument_group(title)
-        for kind in (ClipSettings, TrainingSettings, SearchSettings) if group else ():
+        for kind in (ClipConfig, TrainingConfig, SearchConfig) if group else ():
             add_settings(options, kind, group)
         if more is not None:
             more(options)
@@ -67,7 +67,7 @@ def _what(train: argparse.ArgumentParser) -> None:
     train.add_argument("--dinov2-reg", metavar="MODEL", help="folder or id of the model behind dinov2_reg")
     train.add_argument("--siglip2", metavar="MODEL", help="folder or id of the model behind siglip2")
     train.add_argument("--rebuild", type=float, default=1.0, help="share of a clip's frames that a VideoMAE rebuilds")
-    add_settings(train, TrainingSettings)
+    add_settings(train, TrainingConfig)
 
 
 def _files(clips: argparse._ActionsContainer) -> None:
@@ -150,9 +150,9 @@ def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
     return values
 
 
-def _settings(arguments: argparse.Namespace, steps: int) -> TrainingSettings:
-    search = SearchSettings(**values_of(arguments, SearchSettings))
-    return TrainingSettings(**{**values_of(arguments, TrainingSettings), "steps": steps, "search": search})
+def _settings(arguments: argparse.Namespace, steps: int) -> TrainingConfig:
+    search = SearchConfig(**values_of(arguments, SearchConfig))
+    return TrainingConfig(**{**values_of(arguments, TrainingConfig), "steps": steps, "search": search})
 
 
 def _data(arguments: argparse.Namespace) -> TrainingData:
@@ -162,7 +162,7 @@ def _data(arguments: argparse.Namespace) -> TrainingData:
     from ..training.data.labels import key_of, read_labels
     from ..training.trainer import TrainingData
 
-    settings = ClipSettings(**values_of(arguments, ClipSettings))
+    settings = ClipConfig(**values_of(arguments, ClipConfig))
     paths = find_videos(arguments.videos)
     if not paths:
         raise InputError(f"{arguments.videos}: no videos there")
@@ -175,7 +175,7 @@ def _data(arguments: argparse.Namespace) -> TrainingData:
     decoded = Path(arguments.decoded) if arguments.decoded else None
     train = ClipSource(paths, settings, arguments.seed, labels is None, arguments.unreadable, decoded)
     held_out = find_videos(arguments.videos, "val")
-    plain = ClipSettings(settings.frames, (settings.strides[0], settings.strides[0]))
+    plain = ClipConfig(settings.frames, (settings.strides[0], settings.strides[0]))
     val = ClipSource(held_out, plain, 0, False, arguments.unreadable, decoded) if held_out else None
     return TrainingData(train, val, labels)
 

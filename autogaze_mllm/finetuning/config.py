@@ -21,7 +21,7 @@ WHAT, HOW, ALONG = "what", "how", "along"  # groups of options
 
 
 @settings()
-class PartPlan:
+class PartConfig:
     """off: frozen. full: all weights. lora: low-rank additions to the linear layers, the weights themselves frozen."""
 
     mode: Mode = setting(
@@ -33,7 +33,7 @@ class PartPlan:
 
 
 @settings()
-class LoraPlan:
+class AdapterConfig:
     """An addition is alpha / rank times the product of its two matrices."""
 
     rank: int = setting(
@@ -70,7 +70,7 @@ class LoraPlan:
 
 
 @settings()
-class RolloutPlan:
+class RolloutConfig:
     """How the gaze model is trained: each video is gazed several times, and what was drawn is compared."""
 
     rollouts: int = setting(
@@ -95,11 +95,11 @@ class RolloutPlan:
 
 # `sft`: the last video stage that NVILA-HD was trained with. `align`: a new projector. `lora`: VILA's values. `gaze`:
 # the gaze model alone; where a preset does not name it, it is frozen.
-PRESETS: dict[str, dict[str, PartPlan]] = {
-    "align": {"tower": PartPlan(), "projector": PartPlan("full", 1e-3), "llm": PartPlan()},
-    "sft": {part: PartPlan("full", 2e-5) for part in PARTS},
-    "lora": {"tower": PartPlan(), "projector": PartPlan("full", 2e-5), "llm": PartPlan("lora", 1e-4)},
-    "gaze": {**{part: PartPlan() for part in PARTS}, "gaze": PartPlan("full", 1e-5)},
+PRESETS: dict[str, dict[str, PartConfig]] = {
+    "align": {"tower": PartConfig(), "projector": PartConfig("full", 1e-3), "llm": PartConfig()},
+    "sft": {part: PartConfig("full", 2e-5) for part in PARTS},
+    "lora": {"tower": PartConfig(), "projector": PartConfig("full", 2e-5), "llm": PartConfig("lora", 1e-4)},
+    "gaze": {**{part: PartConfig() for part in PARTS}, "gaze": PartConfig("full", 1e-5)},
 }
 
 
@@ -123,9 +123,9 @@ class FinetuneConfig:
     )
     eval_data: tuple[str, ...] = setting("samples that are not trained on", default=(), flag="")
     # What is trained, for tower, projector and llm, and for gaze unless that is frozen.
-    parts: Mapping[str, PartPlan] = Field(default_factory=lambda: PRESETS["sft"])
-    lora: LoraPlan = LoraPlan()
-    rollouts: RolloutPlan = RolloutPlan()
+    parts: Mapping[str, PartConfig] = Field(default_factory=lambda: PRESETS["sft"])
+    lora: AdapterConfig = AdapterConfig()
+    rollouts: RolloutConfig = RolloutConfig()
     epochs: Number = setting(default=1.0, usual=False, manual="passes over the samples", above=0, group=HOW)
     max_steps: int = _count(
         "max_steps", "updates, instead of epochs", least=0, default=0, usual=False, metavar="N", group=HOW
@@ -266,7 +266,7 @@ class FinetuneConfig:
         if self.parts.keys() | {"gaze"} != {*PARTS, "gaze"}:
             got = ", ".join(self.parts)
             raise InputError(f"parts must be {', '.join(PARTS)} and, where it is trained, gaze; got {got}")
-        object.__setattr__(self, "parts", {**self.parts, "gaze": self.parts.get("gaze", PartPlan())})
+        object.__setattr__(self, "parts", {**self.parts, "gaze": self.parts.get("gaze", PartConfig())})
         if all(plan.mode == "off" for plan in self.parts.values()):
             raise InputError("nothing is switched on: train the projector, the tower, the LLM or the gaze model")
         if self.trains_gaze and self.packing:

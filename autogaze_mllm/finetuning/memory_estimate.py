@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import PartPlan
+from .config import PartConfig
 
 GIB = 1 << 30
 ADAM = 8  # bytes of Adam's two moments, in float32
@@ -108,7 +108,7 @@ class Estimate:
 def estimate_memory(
     shape: Shape,
     sizes: Mapping[str, Mapping[str, int]],
-    plans: Mapping[str, PartPlan],
+    plans: Mapping[str, PartConfig],
     load: Load,
     *,
     bf16: bool,
@@ -142,7 +142,7 @@ def estimate_memory(
     return Estimate(weights, gradients, optimizer, activations(shape, plans, load, low, checkpointing), host)
 
 
-def activations(shape: Shape, plans: Mapping[str, PartPlan], load: Load, low: int, checkpointing: bool) -> int:
+def activations(shape: Shape, plans: Mapping[str, PartConfig], load: Load, low: int, checkpointing: bool) -> int:
     """Bytes kept for the backward pass, and the layer that is being computed."""
 
     def stack(kind: Stack, tokens: int, learns: bool, lora: bool) -> int:

@@ -19,7 +19,7 @@ from ..common.errors import listed
 from ..mllm.families import Family
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
-from .config import RolloutPlan
+from .config import RolloutConfig
 from .data.conversation import IGNORED
 from .data.dataset import Item, collator, padding_id, with_counts
 from .opaque_function import OneNode
@@ -60,7 +60,7 @@ class TrainedModel(nn.Module):
     gazed: GazedModel  # outside the module tree
     accepts_loss_kwargs = True  # the loss is divided by num_items_in_batch, which counts all processes and accumulation
 
-    def __init__(self, gazed: GazedModel, rollouts: RolloutPlan | None = None) -> None:
+    def __init__(self, gazed: GazedModel, rollouts: RolloutConfig | None = None) -> None:
         super().__init__()
         object.__setattr__(self, "gazed", gazed)
         base, family = gazed.family.base, gazed.family

@@ -13,15 +13,15 @@ from ..common.errors import InputError
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.selectors.base import selector_name
 from ..mllm.model import GazedModel
-from .config import PARTS, LoraPlan, PartPlan
+from .config import PARTS, AdapterConfig, PartConfig
 
 LOSS_HEAD = "task_loss_prediction_head"  # of the gaze model: predicts losses for the stop rule
 
 
-def switch_on(model: GazedModel, plans: Mapping[str, PartPlan], lora: LoraPlan) -> Any | None:
+def switch_on(model: GazedModel, plans: Mapping[str, PartConfig], lora: AdapterConfig) -> Any | None:
     """Freezes the model, then puts LoRA in and lets train what the plans say. -> the LoraConfig, if there is one."""
     family = model.family
-    plans = {"gaze": PartPlan(), **plans}
+    plans = {"gaze": PartConfig(), **plans}
     if plans["gaze"].mode != "off" and not isinstance(model.gaze, AutoGaze):
         raise InputError(f"{selector_name(model.gaze)} has no weights to train: take a gaze model (--gaze)")
     targets = [_lora_targets(model, part) for part, plan in plans.items() if plan.mode == "lora"]
@@ -70,7 +70,7 @@ def part_of(model: GazedModel, name: str) -> str:
 def trained_groups(
     parameters: Sequence[tuple[str, nn.Parameter]],
     model: GazedModel,
-    plans: Mapping[str, PartPlan],
+    plans: Mapping[str, PartConfig],
     weight_decay: float,
 ) -> list[dict[str, Any]]:
     """Optimiser groups: per part its learning rate; weights decay, biases, norms and other vectors do not.

@@ -35,7 +35,7 @@ from ..gaze.selection import GazingInfo
 from ..gaze.selectors.base import AnySelector, stop_rule
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
-from .config import RolloutPlan
+from .config import RolloutConfig
 from .opaque_function import OneNode
 
 
@@ -91,7 +91,7 @@ class GazePolicy(nn.Module):
 
     _gazed: GazedModel  # outside the module tree
 
-    def __init__(self, gazed: GazedModel, plan: RolloutPlan) -> None:
+    def __init__(self, gazed: GazedModel, plan: RolloutConfig) -> None:
         super().__init__()
         assert isinstance(gazed.gaze, AutoGaze)
         self.gaze, self.plan = gazed.gaze, plan

@@ -7,7 +7,7 @@ backgrounds.
 
 from __future__ import annotations
 
-from .dataset import Recipe, ensure_signvid, read_truth, write_signvid
+from .dataset import SignVidConfig, ensure_signvid, read_truth, write_signvid
 from .plan import Shape, VideoPlan, plan_video
 
-__all__ = ["Recipe", "Shape", "VideoPlan", "ensure_signvid", "plan_video", "read_truth", "write_signvid"]
+__all__ = ["Shape", "SignVidConfig", "VideoPlan", "ensure_signvid", "plan_video", "read_truth", "write_signvid"]

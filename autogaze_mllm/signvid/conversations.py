@@ -17,7 +17,7 @@ import numpy as np
 
 from ..common.errors import InputError
 from ..common.files import atomic_write
-from .dataset import DEVELOPMENT_SEED, Recipe, video_name, write_videos
+from .dataset import DEVELOPMENT_SEED, SignVidConfig, video_name, write_videos
 from .plan import VideoPlan
 from .questions import Asked
 from .signs import COLOURS
@@ -70,7 +70,7 @@ def conversations(
 def write_conversations(
     folder: str | Path,
     name: str,
-    recipe: Recipe,
+    recipe: SignVidConfig,
     *,
     turns: int = TURNS,
     look: str | dict[str, Any] | None = None,

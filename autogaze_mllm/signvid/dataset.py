@@ -37,7 +37,7 @@ CODEC = {"preset": "ultrafast", "crf": "23", "g": "16", "threads": "1"}
 
 
 @settings("SignVid: ")
-class Recipe:
+class SignVidConfig:
     """All that a data set follows from."""
 
     shape: Shape = Shape()
@@ -78,7 +78,7 @@ def video_name(number: int) -> str:
     return f"{number:05}.mp4"
 
 
-def write_signvid(folder: str | Path, recipe: Recipe, *, workers: int = 1, progress: bool = False) -> Path:
+def write_signvid(folder: str | Path, recipe: SignVidConfig, *, workers: int = 1, progress: bool = False) -> Path:
     """Writes the data set; videos of this recipe that are there already stay. -> the folder. Raises InputError where
     there are others."""
     target = output_folder(folder)
@@ -102,7 +102,7 @@ def write_signvid(folder: str | Path, recipe: Recipe, *, workers: int = 1, progr
     return target
 
 
-def write_videos(folder: Path, recipe: Recipe, *, workers: int = 1, progress: bool = False) -> None:
+def write_videos(folder: Path, recipe: SignVidConfig, *, workers: int = 1, progress: bool = False) -> None:
     """FOLDER/00000.mp4 and so on; those that are there stay. Raises InputError where they are of another recipe (their
     number apart)."""
     if workers < 1:
@@ -121,7 +121,7 @@ def write_videos(folder: Path, recipe: Recipe, *, workers: int = 1, progress: bo
                 bar.update()
 
 
-def _claim(folder: Path, recipe: Recipe) -> None:
+def _claim(folder: Path, recipe: SignVidConfig) -> None:
     """Notes in the folder of the videos what they are made by, before the first of them is written."""
     path = output_folder(folder) / VIDEO_FACTS
     if not path.is_file():
@@ -133,7 +133,7 @@ def _claim(folder: Path, recipe: Recipe) -> None:
         raise InputError(f"{folder}: holds SignVid videos of another recipe ({told}); choose another folder")
 
 
-def _write_one(folder: Path, recipe: Recipe, number: int) -> None:
+def _write_one(folder: Path, recipe: SignVidConfig, number: int) -> None:
     write_video(folder / video_name(number), render_video(recipe.plan(number)), FPS, options=CODEC)
 
 
@@ -153,11 +153,11 @@ def read_truth(folder: str | Path) -> dict[str, list[dict[str, Any]]]:
     return stored["signs"]
 
 
-def stored_recipe(folder: str | Path) -> Recipe:
+def stored_recipe(folder: str | Path) -> SignVidConfig:
     """What the data set in this folder was made by."""
     read_truth(folder)  # refuses what is none
     facts = dict(read_json(Path(folder) / FACTS)["recipe"])
-    return Recipe(**{**facts, "shape": Shape(**facts["shape"])})
+    return SignVidConfig(**{**facts, "shape": Shape(**facts["shape"])})
 
 
 def _stored(folder: Path) -> dict[str, Any] | None:
@@ -170,7 +170,7 @@ def _stored(folder: Path) -> dict[str, Any] | None:
     return stored
 
 
-def ensure_signvid(folder: str | Path, recipe: Recipe, *, workers: int = 1, progress: bool = False) -> Path:
+def ensure_signvid(folder: str | Path, recipe: SignVidConfig, *, workers: int = 1, progress: bool = False) -> Path:
     """The data set of this recipe in this folder, made if it is not there yet. Raises InputError for another one."""
     target = Path(folder)
     stored = _stored(target)

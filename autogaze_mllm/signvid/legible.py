@@ -18,7 +18,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from ..video.reader import VideoReader
-from .dataset import Recipe, video_name
+from .dataset import SignVidConfig, video_name
 from .plan import Shown
 from .signs import BORDER, DIGITS, MARKS, Warp, cell_of, code_of, glyphs
 
@@ -42,7 +42,7 @@ def shrink(picture: np.ndarray, factor: int) -> np.ndarray:
     return np.asarray(Image.fromarray(picture.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
 
 
-def check_legible(folder: str | Path, recipe: Recipe, *, factor: int = 3, signs: int = 100) -> Legibility:
+def check_legible(folder: str | Path, recipe: SignVidConfig, *, factor: int = 3, signs: int = 100) -> Legibility:
     """Reads `signs` signs of a data set's videos (recipe: its own) at full size and shrunk."""
     right = {1: 0, factor: 0}
     total = 0
@@ -54,7 +54,7 @@ def check_legible(folder: str | Path, recipe: Recipe, *, factor: int = 3, signs:
     return Legibility(total, right[1] / total, right[factor] / total)
 
 
-def _windows(folder: Path, recipe: Recipe) -> Iterator[tuple[Shown, np.ndarray]]:
+def _windows(folder: Path, recipe: SignVidConfig) -> Iterator[tuple[Shown, np.ndarray]]:
     """Signs with their luminance in the middle of their time."""
     for number in range(recipe.videos):
         plan = recipe.plan(number)

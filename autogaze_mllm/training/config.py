@@ -27,7 +27,7 @@ def _require(condition: bool, message: str) -> None:
 
 
 @settings()
-class ClipSettings:
+class ClipConfig:
     """Which frames of a video a clip has, and which part of them."""
 
     frames: int = setting("frames of a clip", default=16, at_least=1, group=CLIPS)
@@ -64,7 +64,7 @@ class ClipSettings:
 
 
 @settings()
-class LabelSettings:
+class LabelConfig:
     """How labels are searched for files of labels."""
 
     task: str = setting("mosaic, or the folder or id of a VideoMAE", default="mosaic")
@@ -98,12 +98,12 @@ class LabelSettings:
         return PatchGrid.of(self.scales, self.patch)
 
     @property
-    def clip(self) -> ClipSettings:
-        return ClipSettings(self.frames, (self.stride, self.stride), self.grid.scales[-1][0])
+    def clip(self) -> ClipConfig:
+        return ClipConfig(self.frames, (self.stride, self.stride), self.grid.scales[-1][0])
 
 
 @settings("training settings: ")
-class SearchSettings:
+class SearchConfig:
     """How labels are searched while training, where no label files are given.
 
     A label is a distribution over the patches, proportional to (gain + floor) ** sharpness, so patches that are as good
@@ -152,7 +152,7 @@ class SearchSettings:
 
 
 @settings("training settings: ")
-class TrainingSettings:
+class TrainingConfig:
     """A training of a gaze model: what learns, by which losses, how long and how fast."""
 
     algorithm: Algorithm = setting(default="ntp", usual=False, manual="next-token prediction, or GRPO")
@@ -207,7 +207,7 @@ class TrainingSettings:
         manual="weight of the hints at the start, with searched labels; it fades to 0 (NTP)",
         group=LOSSES,
     )
-    search: SearchSettings = SearchSettings()
+    search: SearchConfig = SearchConfig()
     group_size: int = setting("rollouts of a clip (GRPO)", default=8, usual=False, at_least=1, group=LOSSES)
     discount: Number = setting(
         "of a reward, for each later patch (GRPO)", default=0.995, usual=False, above=0, at_most=1, group=LOSSES

@@ -14,7 +14,7 @@ from torch import nn
 
 from ..gaze.autogaze.model import AutoGaze
 from .algorithms import GazeLoss, Total, alone, grpo_loss, ntp_loss
-from .config import SearchSettings, TrainingSettings
+from .config import SearchConfig, TrainingConfig
 from .hints import AuxiliaryHead
 from .search.greedy import ExplorationNoise, SearchResult, search_mosaic
 from .tasks.base import ReconstructionTask
@@ -49,7 +49,7 @@ class GazeObjective(nn.Module):
         self,
         gaze: AutoGaze,
         task: ReconstructionTask,
-        settings: TrainingSettings,
+        settings: TrainingConfig,
         over_all: Total = alone,
         labels_given: bool = False,
     ) -> None:
@@ -178,7 +178,7 @@ def search_online(
     task: MosaicTask,
     video: torch.Tensor,
     seeds: list[int],
-    settings: SearchSettings,
+    settings: SearchConfig,
     reference: torch.Tensor | None = None,
 ) -> SearchResult:
     """Greedy labels of clips, each to a loss and with a share of random picks that its seed decides. reference: see
@@ -207,7 +207,7 @@ def search_online(
     )
 
 
-def soft_targets(found: SearchResult, settings: SearchSettings) -> torch.Tensor:
+def soft_targets(found: SearchResult, settings: SearchConfig) -> torch.Tensor:
     """(B, n, N) a distribution over the patches for each entry; those painted before have no share."""
     assert found.gains is not None
     worth = (found.gains.clamp(min=-settings.floor) + settings.floor).clamp(min=0)

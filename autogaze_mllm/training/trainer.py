@@ -28,9 +28,9 @@ from ..common.files import output_folder, read_json, write_json
 from ..common.workers import Prefetch
 from ..gaze.autogaze.model import AutoGaze
 from .checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
-from .config import TrainingSettings
+from .config import TrainingConfig
 from .curves import plot_curves
-from .data.clips import ClipSettings, ClipSource
+from .data.clips import ClipConfig, ClipSource
 from .data.labels import Label, collate_labels, key_of
 from .objective import Batch, GazeObjective
 from .schedules import learning_rate, temperature
@@ -55,7 +55,7 @@ class GazeTrainer:
         gaze: AutoGaze,
         task: ReconstructionTask,
         data: TrainingData,
-        settings: TrainingSettings,
+        settings: TrainingConfig,
         run: str | Path,
         *,
         until: int | None = None,
@@ -252,7 +252,7 @@ class GazeTrainer:
         mine = _as_json(mine | {"clips": _as_json(vars(self.data.train.settings)), "videos": len(self.data.train)})
         if path.exists() and checkpoint_folders(self.run_folder):
             free = {"keep", "save_every", "val_every", "val_clips", "tracker", "micro_batch"}
-            stored = _filled(read_json(path), _as_json(TrainingSettings().to_dict() | {"clips": vars(ClipSettings())}))
+            stored = _filled(read_json(path), _as_json(TrainingConfig().to_dict() | {"clips": vars(ClipConfig())}))
             changed = [name for name in mine if name not in free and stored.get(name) != mine[name]]
             if changed:
                 raise InputError(
@@ -289,7 +289,7 @@ def _sync(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:
     return nullcontext() if last else accelerator.no_sync(module)
 
 
-def make_optimizer(objective: GazeObjective, settings: TrainingSettings) -> torch.optim.Optimizer:
+def make_optimizer(objective: GazeObjective, settings: TrainingConfig) -> torch.optim.Optimizer:
     """Convolutions learn more slowly: they sum over hundreds of pixels or thousands of features with a mean far from 0,
     so that steps of a size that suits the decoder would undo within a few of them what they knew."""
     slow = {

@@ -13,7 +13,7 @@ from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
 from ..gaze.overlay import draw_patches, patch_box
 from ..gaze.selection import GazingInfo, Selection, read_selection
-from .config import TrainingSettings
+from .config import TrainingConfig
 from .data.clips import ClipSource
 from .search.greedy import search_mosaic
 from .tasks.base import ReconstructionTask
@@ -24,7 +24,7 @@ PICTURES = 4  # clips shown
 
 @torch.no_grad()
 def validate(
-    gaze: AutoGaze, task: ReconstructionTask, clips: ClipSource, settings: TrainingSettings, picture: Path
+    gaze: AutoGaze, task: ReconstructionTask, clips: ClipSource, settings: TrainingConfig, picture: Path
 ) -> dict[str, float]:
     """Greedy decoding of the first clips with the validation budget and stop rule.
 
@@ -67,7 +67,7 @@ def validate(
 
 
 def _stopped_losses(
-    info: GazingInfo, losses: torch.Tensor, kept: torch.Tensor, settings: TrainingSettings
+    info: GazingInfo, losses: torch.Tensor, kept: torch.Tensor, settings: TrainingConfig
 ) -> list[float]:
     """Losses (of the first row) of frames that the stop rule ended: more than the one patch that every frame keeps,
     and fewer than the budget."""

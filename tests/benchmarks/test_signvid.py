@@ -19,7 +19,7 @@ from autogaze_mllm.evaluation.reports.curve import Look, targets
 from autogaze_mllm.gaze.grid import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
-from autogaze_mllm.signvid import Recipe, Shape
+from autogaze_mllm.signvid import Shape, SignVidConfig
 from autogaze_mllm.signvid.plan import plan_video, shape_4k
 from autogaze_mllm.signvid.signs import BORDER, cell_of
 from autogaze_mllm.video.sampling import sample_frames
@@ -164,10 +164,10 @@ def test_random_keeps_at_least_as_much_as_gaze_and_hardly_more(kept, frames):
 
 
 def test_large_frames_are_seen_as_they_are_described():
-    setup = signvid.Setup(Recipe(shape_4k(256, signs=6)), tiles=144, ratio=0.06)
+    setup = signvid.Setup(SignVidConfig(shape_4k(256, signs=6)), tiles=144, ratio=0.06)
     assert setup.seen("gaze") == (3584, 2016)
     assert setup.seen("whole-448") == (896, 448)
-    assert signvid.Setup(Recipe(), tiles=36, ratio=0.15).seen("whole-448") == (448, 448)
+    assert signvid.Setup(SignVidConfig(), tiles=36, ratio=0.15).seen("whole-448") == (448, 448)
     # After the frame is shrunk, the glyphs' cells are 16 pixels wide and stand on the tower's patches.
     shape = dataclasses.replace(setup.recipe.shape, jitter=0)
     shrinks = setup.seen("gaze")[0] / shape.width
@@ -219,7 +219,7 @@ def test_the_words_of_an_option_count_as_its_letter():
 
 
 def test_gaze_alone_starts_anew_every_few_frames():
-    setup = signvid.Setup(Recipe(), tiles=36, ratio=0.15)
+    setup = signvid.Setup(SignVidConfig(), tiles=36, ratio=0.15)
     assert setup.settings("gaze").chunk_frames == signvid.GAZE_CHUNK and setup.settings("gaze").loss == 0
     assert setup.settings("pixel-diff").chunk_frames == 16 and setup.settings("pixel-diff").loss is None
 
@@ -228,7 +228,7 @@ def test_shape_of_the_development_data_is_that_of_the_test_data():
     told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=True)
     vars(told).update(quick=False, large=False, small=False)
     recipe = signvid.chosen_setup(told).recipe
-    assert (recipe.split, recipe.shape) == ("train", Shape()) and recipe.seed != Recipe().seed
+    assert (recipe.split, recipe.shape) == ("train", Shape()) and recipe.seed != SignVidConfig().seed
 
 
 def test_at_the_small_size_every_patch_is_a_quarter_of_the_tokens():

@@ -12,7 +12,7 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.answers import read_answers
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
 from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
-from autogaze_mllm.finetuning.config import LoraPlan, PartPlan
+from autogaze_mllm.finetuning.config import AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.run import finetune
 
 from ..helpers.finetune_files import ALL, config, save_base, turns, wrapped
@@ -44,7 +44,7 @@ def asked(place: Path, output: Path, **changes):
 def test_accuracy_stands_beside_the_loss_and_is_what_eval_gives(place, tmp_path, capsys):
     base = save_base(tmp_path / "base")
     model = am.wrap(base, "pixel-diff", frames=4, ratio=0.5, cache=False)
-    parts = {part: PartPlan("full", 3e-3) for part in ALL}
+    parts = {part: PartConfig("full", 3e-3) for part in ALL}
     output = tmp_path / "out"
     options = {"parts": parts, "max_steps": 8, "eval_steps": 1, "batch_size": LIMIT}
     result = finetune(model, asked(place, output, **options), str(base))
@@ -65,8 +65,8 @@ def test_accuracy_stands_beside_the_loss_and_is_what_eval_gives(place, tmp_path,
 def test_asking_changes_nothing_in_the_training(precision, place, tmp_path):
     """LoRA's dropout would show another random state, or a model left in evaluation mode."""
     options = {
-        "parts": {**ALL, "llm": PartPlan("lora", 1e-2)},
-        "lora": LoraPlan(rank=4, dropout=0.3),
+        "parts": {**ALL, "llm": PartConfig("lora", 1e-2)},
+        "lora": AdapterConfig(rank=4, dropout=0.3),
         "max_steps": 5,
         "precision": precision,
     }

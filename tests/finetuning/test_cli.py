@@ -13,7 +13,7 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.finetuning.config import PRESETS, FinetuneConfig, LoraPlan, PartPlan
+from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, FinetuneConfig, PartConfig
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
@@ -132,11 +132,11 @@ def test_trainings_side_by_side_never_gaze_the_same_video_twice(data, tmp_path):
 # -- memory ------------------------------------------------------------------------------------------------------
 
 
-def measured(data: Path, parts: dict[str, PartPlan]):
+def measured(data: Path, parts: dict[str, PartConfig]):
     """A training step of all samples: the estimate, and the bytes that were really there."""
     model = wrapped()
     model.cache = VideoCache(data.parent / "gazed")
-    switch_on(model, parts, LoraPlan(rank=4))
+    switch_on(model, parts, AdapterConfig(rank=4))
     samples = load_samples([data])
     store = MediaStore(model, model.cache)
     store.prepare(samples)

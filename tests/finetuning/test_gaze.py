@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.config import PARTS, LoraPlan, PartPlan, RolloutPlan
+from autogaze_mllm.finetuning.config import PARTS, AdapterConfig, PartConfig, RolloutConfig
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
@@ -25,8 +25,8 @@ from autogaze_mllm.video.writer import write_video
 from ..helpers.finetune_files import config, mixed_data, save_base, turns, wrapped
 from ..helpers.tiny_models import tiny_gaze
 
-OFF = {part: PartPlan() for part in PARTS}
-GAZE = {**OFF, "gaze": PartPlan("full", 1e-3)}
+OFF = {part: PartConfig() for part in PARTS}
+GAZE = {**OFF, "gaze": PartConfig("full", 1e-3)}
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +77,9 @@ def test_the_gradient_is_that_of_the_policy_gradient_by_hand(with_llm, data):
     """GRPO on samples with two videos, one, and none: sum over rollouts of (loss - mean loss) * log-probability."""
     model = gazing(frames=6, chunk_frames=4)
     model.cache = VideoCache(data.parent / "gazed")
-    plans = {**GAZE, "projector": PartPlan("full")} if with_llm else GAZE
-    switch_on(model, plans, LoraPlan())
-    plan = RolloutPlan(3, 1.7)
+    plans = {**GAZE, "projector": PartConfig("full")} if with_llm else GAZE
+    switch_on(model, plans, AdapterConfig())
+    plan = RolloutConfig(3, 1.7)
     trained = TrainedModel(model, plan).train()
     samples = load_samples([data])[:7]
     store = MediaStore(model, model.cache, films=True)
@@ -153,11 +153,11 @@ def loss_of(model: am.GazedModel, data: Path) -> float:
 # -- what changes, and what is left ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("parts", [GAZE, {**GAZE, "projector": PartPlan("full", 1e-3)}], ids=["alone", "projector"])
+@pytest.mark.parametrize("parts", [GAZE, {**GAZE, "projector": PartConfig("full", 1e-3)}], ids=["alone", "projector"])
 def test_exactly_the_parts_that_are_switched_on_change(parts, data, tmp_path):
     model = gazing()
     base, gaze = weights(model.family.base), weights(model.gaze)
-    options = {"parts": parts, "rollouts": RolloutPlan(2), "max_steps": 2, "batch_size": 8}
+    options = {"parts": parts, "rollouts": RolloutConfig(2), "max_steps": 2, "batch_size": 8}
     result = finetune(model, config(data, tmp_path / "out", eval_data=(str(data),), **options))
     assert np.isfinite(result["losses"]).all()
     on = {part for part in PARTS if parts[part].mode == "full"}
@@ -181,7 +181,7 @@ def test_a_resumed_training_goes_on_as_if_nothing_had_been(data, tmp_path):
     def fresh():
         return am.wrap(base, tiny_gaze(), frames=4, ratio=0.2, cache=False)
 
-    options = {"parts": GAZE, "rollouts": RolloutPlan(2), "save_steps": 2, "save_total_limit": 5}
+    options = {"parts": GAZE, "rollouts": RolloutConfig(2), "save_steps": 2, "save_total_limit": 5}
     whole = finetune(fresh(), config(data, tmp_path / "out", **options), str(base))
     (tmp_path / "out" / "checkpoint-4" / "trainer_state.json").unlink()
     last = am.load(tmp_path / "out", cache=False).gaze.state_dict()
@@ -218,13 +218,13 @@ def test_gaze_learns_to_look_where_the_answer_is(tmp_path):
     options = {"frames": 1, "ratio": 0.05, "scales": "32+64"}
     model = wrapped(gaze="random", **options)
     everywhere, somewhere = coloured(tmp_path / "all", None), coloured(tmp_path / "one", (2, 1))
-    parts = {part: PartPlan("full", 3e-3) for part in PARTS}
+    parts = {part: PartConfig("full", 3e-3) for part in PARTS}
     quick = {"gradient_checkpointing": False, "warmup": 0.1, "log_steps": 5}
     first = finetune(model, config(everywhere, tmp_path / "first", parts=parts, max_steps=60, **quick))
     assert first["losses"][-1] < 0.2
 
     model = am.load(tmp_path / "first", gaze=tiny_gaze(), cache=False, loss=0)
-    parts = {**OFF, "gaze": PartPlan("full", 5e-3)}
-    learning = config(somewhere, tmp_path / "second", parts=parts, max_steps=50, rollouts=RolloutPlan(4), **quick)
+    parts = {**OFF, "gaze": PartConfig("full", 5e-3)}
+    learning = config(somewhere, tmp_path / "second", parts=parts, max_steps=50, rollouts=RolloutConfig(4), **quick)
     result = finetune(model, learning)
     assert result["losses"][-1] < result["losses"][0] - 0.5

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.config import LoraPlan, PartPlan
+from autogaze_mllm.finetuning.config import AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.run import finetune
 
@@ -18,8 +18,8 @@ from ..helpers.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "make_finetune_data.py"
 PLANS = {
-    "full": {part: PartPlan("full", 3e-3) for part in ("tower", "projector", "llm")},
-    "lora": {"tower": PartPlan("lora", 1e-2), "projector": PartPlan("full", 5e-3), "llm": PartPlan("lora", 1e-2)},
+    "full": {part: PartConfig("full", 3e-3) for part in ("tower", "projector", "llm")},
+    "lora": {"tower": PartConfig("lora", 1e-2), "projector": PartConfig("full", 5e-3), "llm": PartConfig("lora", 1e-2)},
 }
 
 
@@ -36,7 +36,7 @@ def test_eight_answers_about_eight_videos_are_learnt_by_heart(way, data, tmp_pat
     base = save_base(tmp_path / "base model")
     model = am.wrap(base, "pixel-diff", frames=2, ratio=0.5, cache=False)
     options = {"batch_size": 8, "max_steps": 200, "warmup": 0.1, "gradient_checkpointing": False}
-    options |= {"lora": LoraPlan(rank=16, alpha=32, dropout=0.0), "log_steps": 20}
+    options |= {"lora": AdapterConfig(rank=16, alpha=32, dropout=0.0), "log_steps": 20}
     result = finetune(model, config(data, tmp_path / "out", parts=PLANS[way], **options), str(base))
     print(way, result["losses"])
     samples = load_samples([data])

@@ -15,7 +15,7 @@ from transformers import LlavaOnevisionForConditionalGeneration
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
-from autogaze_mllm.finetuning.config import PRESETS, LoraPlan, PartPlan
+from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, LengthSampler, collator, pack
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
@@ -28,7 +28,7 @@ from ..helpers.checkpoints import write_nvila
 from ..helpers.finetune_files import ALL, config, mixed_data, save_base, wrapped
 from ..helpers.tiny_models import tiny_gaze
 
-OFF = {part: PartPlan() for part in ALL}
+OFF = {part: PartConfig() for part in ALL}
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def weights(model: am.GazedModel) -> dict[str, torch.Tensor]:
 def test_exactly_the_part_that_is_switched_on_changes(part, family, data, tmp_path):
     model = wrapped(family, gaze=tiny_gaze(), loss=0)
     before, gaze_before = weights(model), {n: p.clone() for n, p in model.gaze.state_dict().items()}
-    finetune(model, config(data, tmp_path, parts={**OFF, part: PartPlan("full", 1e-3)}, max_steps=3))
+    finetune(model, config(data, tmp_path, parts={**OFF, part: PartConfig("full", 1e-3)}, max_steps=3))
     changed = {name for name, now in weights(model).items() if not torch.equal(now, before[name])}
     assert changed
     assert {model.family.part_of(name) for name in changed} == {part}
@@ -70,7 +70,7 @@ def test_every_part_learns_at_its_own_rate(data, tmp_path):
     rates = {"tower": 1e-4, "projector": 1e-3, "llm": 1e-2}
     model = wrapped()
     before = weights(model)
-    plans = {part: PartPlan("full", rate) for part, rate in rates.items()}
+    plans = {part: PartConfig("full", rate) for part, rate in rates.items()}
     finetune(model, config(data, tmp_path, parts=plans, max_steps=1, warmup=0.0, clip=0.0))
     moved: dict[str, float] = {}
     for name, now in weights(model).items():
@@ -85,9 +85,9 @@ def test_lora_leaves_the_weights_and_saves_the_additions(where, data, tmp_path):
     base = save_base(tmp_path / "base model")
     model = am.wrap(base, "pixel-diff", frames=4, ratio=0.5, cache=False)
     before = weights(model)
-    plans = {**OFF, "projector": PartPlan("full", 1e-3), where: PartPlan("lora", 1e-2)}
+    plans = {**OFF, "projector": PartConfig("full", 1e-3), where: PartConfig("lora", 1e-2)}
     output = tmp_path / "out"
-    finetune(model, config(data, output, parts=plans, lora=LoraPlan(rank=4, alpha=8), max_steps=3), str(base))
+    finetune(model, config(data, output, parts=plans, lora=AdapterConfig(rank=4, alpha=8), max_steps=3), str(base))
     for name, now in weights(model).items():
         plain = name.replace(".base_layer", "")
         if ".lora_" in name:
@@ -140,7 +140,7 @@ def test_what_was_trained_is_what_is_loaded_and_merged(preset, data, tmp_path, c
 def test_a_natively_loaded_model_trains_loads_and_merges(data, tmp_path, clip):
     write_nvila(tmp_path / "nvila")
     model = am.wrap(tmp_path / "nvila", "pixel-diff", frames=4, thumbnails=2, max_tiles=2, ratio=0.5, cache=False)
-    plans = {"tower": PartPlan("lora", 1e-2), "projector": PartPlan("full", 1e-2), "llm": PartPlan("lora", 1e-2)}
+    plans = {"tower": PartConfig("lora", 1e-2), "projector": PartConfig("full", 1e-2), "llm": PartConfig("lora", 1e-2)}
     result = finetune(model, config(data, tmp_path / "out", parts=plans, max_steps=6), str(tmp_path / "nvila"))
     assert result["losses"][-1] < result["losses"][0]
     inputs = model.prepare("<video>\nwhat?", [clip])
@@ -319,12 +319,12 @@ def test_a_too_long_sample_is_named_before_training(data, tmp_path):
 def test_a_resumed_training_goes_on_as_if_nothing_had_been(data, tmp_path):
     """Three epochs of two updates, stopped in the second; LoRA's dropout needs the random states, too."""
     options = {
-        "parts": {**ALL, "llm": PartPlan("lora", 1e-2)},
+        "parts": {**ALL, "llm": PartConfig("lora", 1e-2)},
         "max_steps": 0,
         "epochs": 3,
         "save_steps": 1,
         "save_total_limit": 3,
-        "lora": LoraPlan(rank=4, dropout=0.3),
+        "lora": AdapterConfig(rank=4, dropout=0.3),
     }
     base = save_base(tmp_path / "base model")
 

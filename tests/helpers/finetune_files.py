@@ -13,12 +13,12 @@ import numpy as np
 from PIL import Image
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.config import PRESETS, FinetuneConfig, PartPlan
+from autogaze_mllm.finetuning.config import PRESETS, FinetuneConfig, PartConfig
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.writer import write_video
 
 SETTINGS = {"frames": 4, "ratio": 0.5}
-ALL = {part: PartPlan("full", 1e-3) for part in PRESETS["sft"]}
+ALL = {part: PartConfig("full", 1e-3) for part in PRESETS["sft"]}
 
 
 def wrapped(family: str = "llava_onevision", gaze: Any = "pixel-diff", **more: Any) -> am.GazedModel:

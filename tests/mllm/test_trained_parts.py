@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.config import PRESETS, LoraPlan, PartPlan
+from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.parts import switch_on
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.mllm.trained_parts import load_parts, save_parts
@@ -27,7 +27,7 @@ def lora(model: am.GazedModel) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, torch.Tensor]]:
     folder, model = tmp_path_factory.mktemp("lora"), wrapped()
-    config = switch_on(model, {**PRESETS["lora"], "tower": PartPlan("lora", 1e-4)}, LoraPlan(rank=4))
+    config = switch_on(model, {**PRESETS["lora"], "tower": PartConfig("lora", 1e-4)}, AdapterConfig(rank=4))
     for tensor in lora(model).values():
         tensor.normal_()  # LoRA begins with zeros
     assert save_parts(folder, model.family, lora(model), config) == {"parts": [], "adapter": True}

@@ -18,7 +18,7 @@ from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid, options_within
 from autogaze_mllm.evaluation.extraction import named_option, strict
 from autogaze_mllm.finetuning.data.sample_gaze import Look
 from autogaze_mllm.finetuning.data.samples import check_samples
-from autogaze_mllm.signvid import Recipe, Shape, ensure_signvid, read_truth, write_signvid
+from autogaze_mllm.signvid import Shape, SignVidConfig, ensure_signvid, read_truth, write_signvid
 from autogaze_mllm.signvid.backgrounds import FAMILIES
 from autogaze_mllm.signvid.conversations import BY_COLOUR, BY_SIGN, BY_TIME, reply, write_conversations
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe, video_name, write_videos
@@ -32,7 +32,7 @@ from autogaze_mllm.video.reader import VideoReader
 from ..helpers.eval_runs import evaluate
 from ..helpers.paths import ROOT
 
-SMALL = Recipe(Shape(448, 336, 10, signs=4), videos=5, questions=8, seed=3)
+SMALL = SignVidConfig(Shape(448, 336, 10, signs=4), videos=5, questions=8, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def listed(question: str) -> list[str]:
 
 @pytest.mark.parametrize("signs", [3, 4, 5])
 def test_no_question_is_asked_twice_in_another_order(signs):
-    recipe = Recipe(Shape(448, 448, 16, signs=signs), videos=20, questions=10)
+    recipe = SignVidConfig(Shape(448, 448, 16, signs=signs), videos=20, questions=10)
     for _, plan, questions in recipe.asked():
         asked = set()
         for one in questions:
@@ -77,7 +77,7 @@ def test_no_question_is_asked_twice_in_another_order(signs):
         assert len(asked) == 10
 
 
-def blind_scores(recipe: Recipe) -> dict[str, float]:
+def blind_scores(recipe: SignVidConfig) -> dict[str, float]:
     """Accuracy of solvers that see the questions' text alone, by kind and solver.
 
     shares: the option that shares a glyph with most others; common: whose glyphs are most frequent among the options;
@@ -115,7 +115,7 @@ def blind_scores(recipe: Recipe) -> dict[str, float]:
 @pytest.mark.parametrize("signs", [3, 4, 5])
 def test_questions_cannot_be_answered_without_the_video(signs):
     shape = Shape(448, 448, 16, signs=signs)
-    scores = blind_scores(Recipe(shape, videos=300, questions=10))
+    scores = blind_scores(SignVidConfig(shape, videos=300, questions=10))
     assert len(scores) == 5 and max(scores.values()) <= 0.35, scores
 
 
@@ -176,7 +176,7 @@ def test_what_is_there_is_not_made_again_and_another_recipe_is_refused(data):
 
 
 def test_videos_of_another_recipe_are_never_kept_under_new_labels(tmp_path):
-    recipe = Recipe(Shape(224, 224, 2, signs=1, order=False), "train", videos=2, questions=0)
+    recipe = SignVidConfig(Shape(224, 224, 2, signs=1, order=False), "train", videos=2, questions=0)
     write_conversations(tmp_path, "stills", recipe)
     before = (tmp_path / "stills/00001.mp4").stat().st_mtime_ns
     for changed in (
@@ -266,7 +266,7 @@ def test_the_reader_would_read_ordinary_print_when_shrunk(tmp_path, monkeypatch)
 
 
 def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
-    recipe = Recipe(Shape(224, 224, 4, signs=3), "train", videos=3, questions=2)
+    recipe = SignVidConfig(Shape(224, 224, 4, signs=3), "train", videos=3, questions=2)
     path = write_conversations(tmp_path, "clips", recipe)
     samples, faults = check_samples([path])
     assert len(samples) == 12 and not faults  # 2 listings, 3 signs and 2 questions for each video, 2 in a conversation
@@ -312,11 +312,11 @@ def test_the_smallest_frames_hold_their_distractors(sides):
 
 def test_questions_need_enough_signs():
     with pytest.raises(InputError, match="3 signs"):
-        Recipe(Shape(signs=2))
+        SignVidConfig(Shape(signs=2))
 
 
 def test_the_largest_size_is_written_frame_by_frame(tmp_path):
-    recipe = Recipe(Shape(3840, 2160, 12, signs=3), videos=1, questions=2)
+    recipe = SignVidConfig(Shape(3840, 2160, 12, signs=3), videos=1, questions=2)
     folder = write_signvid(tmp_path, recipe)
     reader = VideoReader(folder / "videos/00000.mp4")
     assert len(reader) == 12
@@ -341,7 +341,7 @@ def test_scenes_have_texture_and_motion():
 
 
 def test_what_the_model_is_taught_to_say_names_an_option():
-    plan = Recipe(Shape(448, 448, 8, signs=4), "train", seed=3).plan(0)
+    plan = SignVidConfig(Shape(448, 448, 8, signs=4), "train", seed=3).plan(0)
     rng = np.random.default_rng(0)
     for asked in ask_about(plan, 8, balanced_letters(8, rng), rng):
         said = reply(asked)

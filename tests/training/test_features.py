@@ -10,8 +10,8 @@ import torch
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipConfig, SiglipModel
 
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.training.config import TrainingSettings
-from autogaze_mllm.training.data.clips import ClipSettings, ClipSource
+from autogaze_mllm.training.config import TrainingConfig
+from autogaze_mllm.training.data.clips import ClipConfig, ClipSource
 from autogaze_mllm.training.tasks.registry import load_task
 from autogaze_mllm.training.tasks.videomae.features import PixelStatistics, WeightedLosses
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
@@ -91,8 +91,8 @@ def test_grpo_learns_from_feature_rewards(models, tmp_path: Path) -> None:
     changes = {"loss_type": "l1+dinov2_reg+siglip2", "loss_weights": "1+1+1"}
     task = load_task(str(tmp_path / "task"), gaze.grid, feature_models=models, changes=changes)
     before = {name: value.clone() for name, value in task.state_dict().items()}
-    data = TrainingData(ClipSource(write_clips(tmp_path / "videos", 2), ClipSettings(2, side=64)))
-    settings = TrainingSettings(algorithm="grpo", steps=2, batch_size=2, group_size=2, schedule="constant", val_clips=0)
+    data = TrainingData(ClipSource(write_clips(tmp_path / "videos", 2), ClipConfig(2, side=64)))
+    settings = TrainingConfig(algorithm="grpo", steps=2, batch_size=2, group_size=2, schedule="constant", val_clips=0)
     start = {name: value.clone() for name, value in gaze.state_dict().items()}
     trained = GazeTrainer(gaze, task, data, settings, tmp_path / "run", cpu=True, progress=False).train()
     assert any(not torch.equal(value, start[name]) for name, value in trained.state_dict().items())

@@ -7,7 +7,7 @@ import torch
 
 from autogaze_mllm import AutoGazeImageProcessor, InputError, PatchGrid
 from autogaze_mllm.gaze.mosaic import rebuild
-from autogaze_mllm.training.config import SearchSettings
+from autogaze_mllm.training.config import SearchConfig
 from autogaze_mllm.training.hints import AuxiliaryHead, token_shares
 from autogaze_mllm.training.objective import search_online, soft_targets
 from autogaze_mllm.training.search.candidates import search_by_candidates
@@ -146,7 +146,7 @@ def test_disturbed_search_goes_on_from_the_wrong_patches() -> None:
     measured = task()(video, found.info(GRID))
     real = found.ids >= 0
     assert torch.allclose(measured.task_losses[real], found.losses[real], atol=1e-6)
-    targets = soft_targets(found, SearchSettings())
+    targets = soft_targets(found, SearchConfig())
     assert torch.allclose(targets.sum(-1), torch.ones_like(targets[..., 0]))
     for row in range(2):
         start = 0
@@ -159,8 +159,8 @@ def test_disturbed_search_goes_on_from_the_wrong_patches() -> None:
 
 def test_searched_labels_depend_on_the_clip_s_own_seed_only() -> None:
     video = task().normalize(clips(3, 2))
-    together = search_online(task(), video, [5, 6, 7], SearchSettings(target=(0.05, 0.5)))
-    alone = search_online(task(), video[1:2], [6], SearchSettings(target=(0.05, 0.5)))
+    together = search_online(task(), video, [5, 6, 7], SearchConfig(target=(0.05, 0.5)))
+    alone = search_online(task(), video[1:2], [6], SearchConfig(target=(0.05, 0.5)))
     assert torch.equal(together.ids[1][together.ids[1] >= 0], alone.ids[0][alone.ids[0] >= 0])
 
 
@@ -192,7 +192,7 @@ def test_hints_know_places_and_what_they_are_worth() -> None:
     found = search_mosaic(
         mosaic, mosaic.normalize(frames), torch.full((2, 2), 0.02), torch.full((2, 2), 10), with_gains=True
     )
-    targets = soft_targets(found, SearchSettings())
+    targets = soft_targets(found, SearchConfig())
     head = AuxiliaryHead(gaze, gaze.grid, 3e-4)
     optimizer = torch.optim.Adam([*gaze.parameters(), *head.parameters()], lr=5e-3)
     curve = []

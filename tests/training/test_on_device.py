@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import load_file
 
 from autogaze_mllm import AutoGaze, InputError
-from autogaze_mllm.training.config import SearchSettings, TrainingSettings
+from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.degrade import add_noise, quantise
-from autogaze_mllm.training.on_device.augment import TakeSettings, TakeSource
+from autogaze_mllm.training.on_device.augment import TakeConfig, TakeSource
 from autogaze_mllm.training.on_device.calibrate import calibrate, reached
 from autogaze_mllm.training.on_device.loop import Clock, ClockTrainer, Stage, rate_at, stage_at
 from autogaze_mllm.training.on_device.pack import PackedClip, read_pack
-from autogaze_mllm.training.on_device.pool import PoolSettings, PoolSource, join
+from autogaze_mllm.training.on_device.pool import PoolConfig, PoolSource, join
 from autogaze_mllm.training.search.greedy import SearchResult, follow_mosaic, search_mosaic
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
@@ -29,7 +29,7 @@ from ..helpers.training_models import busy_clip, small_gaze, write_clips
 
 CPU = torch.device("cpu")
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-PLAIN = TakeSettings(frames=4, strides=(1, 1), side=64, whole=1, generated=0, clean=1, cut=0, shake=0, hold=0, dark=0)
+PLAIN = TakeConfig(frames=4, strides=(1, 1), side=64, whole=1, generated=0, clean=1, cut=0, shake=0, hold=0, dark=0)
 
 
 def packed(count: int = 3, frames: int = 8) -> list[PackedClip]:
@@ -149,7 +149,7 @@ def test_plain_takes_are_runs_of_the_clips() -> None:
 
 def test_disturbed_takes_show_the_same_places() -> None:
     clips = [PackedClip(c.name, c.clean) for c in packed()]
-    settings = TakeSettings(frames=4, side=64, clean=0.0, generated=0, dark=0)
+    settings = TakeConfig(frames=4, side=64, clean=0.0, generated=0, dark=0)
     shown, seen = TakeSource(clips, [], CPU, seed=1).draw(16, settings)
     assert not torch.equal(shown, seen)
     off = (shown.float() - seen.float()).abs().mean(dim=(1, 2, 3, 4))
@@ -174,7 +174,7 @@ def test_quantising_takes_away_more_the_coarser_it_is() -> None:
 
 
 def test_the_clock_decides_rate_and_stage() -> None:
-    stages = [Stage(name, share, PoolSettings(2, 2, PLAIN), 1) for name, share in (("a", 1.0), ("b", 3.0))]
+    stages = [Stage(name, share, PoolConfig(2, 2, PLAIN), 1) for name, share in (("a", 1.0), ("b", 3.0))]
     assert [stage_at(p, stages).name for p in (0.0, 0.24, 0.26, 1.0)] == ["a", "a", "b", "b"]
     rates = [rate_at(p, 1.0) for p in np.linspace(0.03, 1, 20)]
     assert rates[0] == pytest.approx(1.0)
@@ -187,12 +187,10 @@ def test_the_clock_decides_rate_and_stage() -> None:
 
 def trainer(run: Path, gaze: AutoGaze, seconds: float, steps: int | None) -> ClockTrainer:
     stages = [
-        Stage("search", 0.5, PoolSettings(4, 2, PLAIN), 2),
-        Stage("own", 0.5, PoolSettings(4, 2, PLAIN, own=0.5), 2),
+        Stage("search", 0.5, PoolConfig(4, 2, PLAIN), 2),
+        Stage("own", 0.5, PoolConfig(4, 2, PLAIN, own=0.5), 2),
     ]
-    settings = TrainingSettings(
-        hint_weight=0.0, lr=1e-3, search=SearchSettings(max_patches=20), relative_prediction=0.1
-    )
+    settings = TrainingConfig(hint_weight=0.0, lr=1e-3, search=SearchConfig(max_patches=20), relative_prediction=0.1)
     takes = TakeSource(packed(), [], CPU, seed=0)
     return ClockTrainer(gaze, takes, settings, stages, run, seconds, steps=steps)
 
@@ -240,8 +238,8 @@ def test_training_by_the_clock_learns(tmp_path: Path) -> None:
 
 def test_own_clips_are_labelled_where_the_model_went() -> None:
     gaze = small_gaze()
-    source = PoolSource(TakeSource(packed(), [], CPU), gaze, MosaicTask(gaze.grid, gaze.processor), SearchSettings())
-    own, searched = source.draw(PoolSettings(4, 2, PLAIN, own=0.5))
+    source = PoolSource(TakeSource(packed(), [], CPU), gaze, MosaicTask(gaze.grid, gaze.processor), SearchConfig())
+    own, searched = source.draw(PoolConfig(4, 2, PLAIN, own=0.5))
     assert len(own.seen) == len(searched.seen) == 2
     assert gaze.training  # as it was
     for pool in (own, searched):

@@ -18,8 +18,8 @@ from autogaze_mllm import AutoGaze, InputError
 from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.autogaze.config import BudgetConfig
 from autogaze_mllm.training.checkpoints import checkpoint_folders
-from autogaze_mllm.training.config import SearchSettings, TrainingSettings
-from autogaze_mllm.training.data.clips import ClipSettings, ClipSource, find_videos
+from autogaze_mllm.training.config import SearchConfig, TrainingConfig
+from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
 from autogaze_mllm.training.data.labels import key_of, read_labels
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
@@ -29,7 +29,7 @@ from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 from ..helpers.paths import ROOT
 from ..helpers.training_models import CONFIG, small_gaze, write_clips
 
-SEARCH = SearchSettings(target=(0.05, 0.3), max_patches=10)
+SEARCH = SearchConfig(target=(0.05, 0.3), max_patches=10)
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +42,14 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def data(videos: Path, frames: int = 2, **settings: object) -> TrainingData:
-    clip = ClipSettings(frames, (1, 2), 64, min_crop=0.5, mirror=True)
+    clip = ClipConfig(frames, (1, 2), 64, min_crop=0.5, mirror=True)
     train = ClipSource(find_videos(str(videos)), clip, **settings)  # type: ignore[arg-type]
     return TrainingData(
-        train, ClipSource(find_videos(str(videos), "val"), ClipSettings(frames, (1, 1), 64), random=False)
+        train, ClipSource(find_videos(str(videos), "val"), ClipConfig(frames, (1, 1), 64), random=False)
     )
 
 
-def settings(**changes: object) -> TrainingSettings:
+def settings(**changes: object) -> TrainingConfig:
     plain = {
         "steps": 6,
         "batch_size": 4,
@@ -59,10 +59,10 @@ def settings(**changes: object) -> TrainingSettings:
         "val_every": 100,
         "val_clips": 0,
     }
-    return TrainingSettings(**{"search": SEARCH, **plain, **changes})  # type: ignore[arg-type]
+    return TrainingConfig(**{"search": SEARCH, **plain, **changes})  # type: ignore[arg-type]
 
 
-def trainer(gaze: AutoGaze, given: TrainingData, chosen: TrainingSettings, run: Path, **more: int) -> GazeTrainer:
+def trainer(gaze: AutoGaze, given: TrainingData, chosen: TrainingConfig, run: Path, **more: int) -> GazeTrainer:
     task = MosaicTask(gaze.grid, gaze.processor)
     return GazeTrainer(gaze, task, given, chosen, run, cpu=True, progress=False, **more)
 
@@ -206,7 +206,7 @@ def test_unreadable_files_are_replaced_up_to_a_share(videos: Path, tmp_path: Pat
     paths = find_videos(str(videos))
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    clip = ClipSettings(2, (1, 1), 64)
+    clip = ClipConfig(2, (1, 1), 64)
     source = ClipSource([*paths, broken], clip, unreadable=0.1)
     assert source.clip(len(paths)).path != broken
     assert list(source.failed) == [broken]
@@ -218,7 +218,7 @@ def test_decoded_frames_are_kept(videos: Path, tmp_path: Path) -> None:
     """Clips from the stored frames are those from the file; the file is not opened again."""
     path = tmp_path / "clip.mp4"
     path.write_bytes(find_videos(str(videos))[0].read_bytes())
-    clip = ClipSettings(3, (1, 1), 64)
+    clip = ClipConfig(3, (1, 1), 64)
     fresh = ClipSource([path], clip).clip(0, epoch=3).pixels
     first = ClipSource([path], clip, decoded=tmp_path / "frames").clip(0, epoch=3).pixels
     assert torch.equal(first, fresh)

@@ -19,7 +19,7 @@ from ...common.files import atomic_write
 from ...common.hashing import content_hash
 from ...common.pixels import resize_frames
 from ...video.reader import VideoReader
-from ..config import ClipSettings
+from ..config import ClipConfig
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class ClipSource:
     """
 
     paths: list[Path]
-    settings: ClipSettings
+    settings: ClipConfig
     seed: int = 0
     random: bool = True
     unreadable: float = 0.05

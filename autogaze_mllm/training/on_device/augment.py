@@ -24,7 +24,7 @@ CHUNK = 32  # takes that are worked on at once
 
 
 @dataclass(frozen=True)
-class TakeSettings:
+class TakeConfig:
     """frames, side: of a take. strides: smallest and largest distance of its frames, drawn log-uniformly. The others
     are probabilities: whole: the whole picture, and not a part of it; generated: a generated clip; clean: it is seen as
     it is."""
@@ -57,7 +57,7 @@ class TakeSource:
         self.generator.manual_seed(self.seed * 1_000_003 + step)
 
     @torch.no_grad()
-    def draw(self, count: int, settings: TakeSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    def draw(self, count: int, settings: TakeConfig) -> tuple[torch.Tensor, torch.Tensor]:
         """-> what is to be shown and what is seen of it, both (count, n, 3, S, S) uint8."""
         shape = (count, settings.frames, 3, settings.side, settings.side)
         shown = torch.empty(shape, dtype=torch.uint8, device=self.device)
@@ -75,7 +75,7 @@ class TakeSource:
                 seen[[start + number for number in worse]] = _bytes(self._disturb(stored))
         return shown, seen
 
-    def _take(self, settings: TakeSettings) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _take(self, settings: TakeConfig) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Two versions (n, 3, S, S) in [0, 255], the second one None if the take is seen as it is."""
         rng, frames = self.rng, settings.frames
         clean = rng.random() < settings.clean
@@ -87,7 +87,7 @@ class TakeSource:
         shown = torch.cat([part[0] for part in parts])
         return shown, None if clean else torch.cat([part[1] for part in parts])
 
-    def _segment(self, length: int, clean: bool, settings: TakeSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    def _segment(self, length: int, clean: bool, settings: TakeConfig) -> tuple[torch.Tensor, torch.Tensor]:
         rng = self.rng
         pool = self.generated if self.generated and rng.random() < settings.generated else self.real
         clip = pool[int(rng.integers(len(pool)))]
@@ -113,7 +113,7 @@ class TakeSource:
             result.append(F.avg_pool2d(fine, 2))
         return result[0], result[-1]
 
-    def _view(self, length: int, clip: PackedClip, settings: TakeSettings) -> torch.Tensor:
+    def _view(self, length: int, clip: PackedClip, settings: TakeConfig) -> torch.Tensor:
         """(length, 2, 3) what part of the clip's frames is seen, as `affine_grid` takes it."""
         rng = self.rng
         high = wide = 1.0
@@ -134,7 +134,7 @@ class TakeSource:
         bottom = np.stack([high * sin * mirror, high * cos, y + moved[1] * high], axis=1)
         return torch.from_numpy(np.stack([top, bottom], axis=1).astype(np.float32))
 
-    def _exposure(self, count: int, settings: TakeSettings) -> Exposure:
+    def _exposure(self, count: int, settings: TakeConfig) -> Exposure:
         rng = self.rng
         gain = np.exp(rng.normal(0, 0.15, (count, 1, 1)) + rng.normal(0, 0.04, (count, 1, 3)))
         gain = gain * np.where(rng.random((count, 1, 1)) < settings.dark, rng.uniform(0.1, 0.6, (count, 1, 1)), 1.0)

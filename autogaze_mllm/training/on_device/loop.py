@@ -22,12 +22,12 @@ from ...common.errors import InputError
 from ...common.files import output_folder
 from ...gaze.autogaze.model import AutoGaze
 from ..checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
-from ..config import TrainingSettings
+from ..config import TrainingConfig
 from ..objective import GazeObjective
 from ..tasks.mosaic import MosaicTask
 from ..trainer import make_optimizer
 from .augment import TakeSource
-from .pool import PoolSettings, PoolSource
+from .pool import PoolConfig, PoolSource
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +40,7 @@ class Stage:
 
     name: str
     share: float
-    pool: PoolSettings
+    pool: PoolConfig
     batch: int
 
 
@@ -86,7 +86,7 @@ class ClockTrainer:
         self,
         gaze: AutoGaze,
         takes: TakeSource,
-        settings: TrainingSettings,
+        settings: TrainingConfig,
         stages: Sequence[Stage],
         run: str | Path,
         seconds: float,

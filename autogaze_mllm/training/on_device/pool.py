@@ -16,11 +16,11 @@ import numpy as np
 import torch
 
 from ...gaze.autogaze.model import AutoGaze
-from ..config import SearchSettings
+from ..config import SearchConfig
 from ..objective import Batch, full_precision, search_online
 from ..search.greedy import SearchResult, follow_mosaic
 from ..tasks.mosaic import MosaicTask
-from .augment import TakeSettings, TakeSource
+from .augment import TakeConfig, TakeSource
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,18 @@ class Pool:
 
 
 @dataclass(frozen=True)
-class PoolSettings:
+class PoolConfig:
     """clips: of a pool, each of `frames` frames. take: of which the clips are cut, `frames` at a time. own: share of
     the clips on which the labels follow what the model itself selects."""
 
     clips: int
     frames: int
-    take: TakeSettings
+    take: TakeConfig
     own: float = 0.0
 
 
 class PoolSource:
-    def __init__(self, takes: TakeSource, gaze: AutoGaze, task: MosaicTask, search: SearchSettings) -> None:
+    def __init__(self, takes: TakeSource, gaze: AutoGaze, task: MosaicTask, search: SearchConfig) -> None:
         self.takes, self.gaze, self.task, self.search = takes, gaze, task, search
 
     @property
@@ -58,7 +58,7 @@ class PoolSource:
         return self.takes.rng
 
     @torch.no_grad()
-    def draw(self, settings: PoolSettings) -> list[Pool]:
+    def draw(self, settings: PoolConfig) -> list[Pool]:
         """One pool, or two: of clips that were searched and of those that the model went through itself."""
         frames, per_take = settings.frames, max(settings.take.frames // settings.frames, 1)
         shown, seen = self.takes.draw(math.ceil(settings.clips / per_take), settings.take)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ...common.errors import InputError
 from ...common.files import output_folder, read_json, write_json
 from ...gaze.grid import PatchGrid
-from ..config import LabelSettings
+from ..config import LabelConfig
 from ..data.clips import ClipSource
 from ..data.labels import Label, key_of, write_labels
 from ..tasks.mosaic import MosaicTask
@@ -43,7 +43,7 @@ class LabelReport:
 def label_videos(
     videos: list[Path],
     target: Path,
-    settings: LabelSettings,
+    settings: LabelConfig,
     *,
     workers: int = 1,
     unreadable: float = 0.05,
@@ -95,7 +95,7 @@ def label_videos(
     return LabelReport(files, len(labels), patches, failed)
 
 
-def _check_settings(parts: Path, settings: LabelSettings) -> None:
+def _check_settings(parts: Path, settings: LabelConfig) -> None:
     path, mine = parts / "settings.json", dataclasses.asdict(settings)
     if not path.exists():
         write_json(path, mine)
@@ -110,7 +110,7 @@ def _check_settings(parts: Path, settings: LabelSettings) -> None:
 Found = tuple[dict[str, Label], dict[str, str]]
 
 
-def _results(batches: list[list[Path]], settings: LabelSettings, workers: int, device: str) -> Iterator[Found]:
+def _results(batches: list[list[Path]], settings: LabelConfig, workers: int, device: str) -> Iterator[Found]:
     if workers <= 1 or len(batches) <= 1:
         label = _Labeller(settings, device)
         yield from map(label, batches)
@@ -131,7 +131,7 @@ def _results(batches: list[list[Path]], settings: LabelSettings, workers: int, d
 _work_here: Callable[[list[Path]], Found]
 
 
-def _start(settings: LabelSettings, device: str) -> None:
+def _start(settings: LabelConfig, device: str) -> None:
     global _work_here
     torch.set_num_threads(1)
     _work_here = _Labeller(settings, device)
@@ -144,7 +144,7 @@ def _work(batch: list[Path]) -> Found:
 class _Labeller:
     """Labels a batch of files; a file that cannot be read is reported, not raised."""
 
-    def __init__(self, settings: LabelSettings, device: str) -> None:
+    def __init__(self, settings: LabelConfig, device: str) -> None:
         self.settings, self.device = settings, torch.device(device)
         self.task = load_task(settings.task, settings.grid, device=self.device)
 
