@@ -35,7 +35,7 @@ from autogaze_mllm.common.hashing import fingerprint
 from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.evaluation.benchmarks import Question
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
-from autogaze_mllm.evaluation.reports.curve import Look, look_of, table, write_curve
+from autogaze_mllm.evaluation.reports.curve import CurvePoint, look_of, table, write_curve
 from autogaze_mllm.evaluation.reports.report import make_report
 from autogaze_mllm.evaluation.responders import EncodedVideo, ModelAnswerer, Variant
 from autogaze_mllm.evaluation.run import Run, check_same
@@ -239,8 +239,8 @@ def measure(look: str, setup: Setup, arguments: argparse.Namespace, shuffle: boo
     write_json(folder / COST, {"facts": facts, "look": dataclasses.asdict(found)})
 
 
-def gather(setup: Setup, out: Path, shuffle: bool) -> dict[str, Look]:
-    looks = {name: Look(**read_json(out / name / COST)["look"]) for name in setup.looks}
+def gather(setup: Setup, out: Path, shuffle: bool) -> dict[str, CurvePoint]:
+    looks = {name: CurvePoint(**read_json(out / name / COST)["look"]) for name in setup.looks}
     if shuffle:
         other = read_json(out / f"gaze-{SHUFFLED}" / COST)["look"]
         looks["gaze"] = dataclasses.replace(looks["gaze"], shuffled=other["accuracy"])

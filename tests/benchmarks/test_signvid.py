@@ -15,7 +15,7 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.evaluation.reports.curve import Look, targets
+from autogaze_mllm.evaluation.reports.curve import CurvePoint, targets
 from autogaze_mllm.gaze.grid import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
@@ -177,9 +177,9 @@ def test_large_frames_are_seen_as_they_are_described():
     assert np.abs(off).max() < 0.6
 
 
-def look(name: str, value: float, tokens: float, first: float) -> Look:
+def look(name: str, value: float, tokens: float, first: float) -> CurvePoint:
     accuracy = {"value": value, "low": value - 0.04, "high": value + 0.04, "n": 510}
-    return Look(name, accuracy, {}, tokens, tokens / 10000, first, 0.1, 1.0)
+    return CurvePoint(name, accuracy, {}, tokens, tokens / 10000, first, 0.1, 1.0)
 
 
 def test_targets_say_what_is_met_and_what_is_missed():

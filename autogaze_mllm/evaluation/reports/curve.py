@@ -20,7 +20,7 @@ FASTER = 3.0
 
 
 @dataclass(frozen=True)
-class Look:
+class CurvePoint:
     """One way of looking, as it was measured.
 
     accuracy: value, low, high and n. kinds: the same for each kind of question. tokens: visual tokens of a video, mean.
@@ -41,7 +41,7 @@ class Look:
     shuffled: dict[str, Any] | None = None
 
 
-def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: float) -> Look:
+def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: float) -> CurvePoint:
     """From a finished run: its report (evaluation.report) and answers."""
     first: list[float] = []
     further: list[float] = []
@@ -52,7 +52,7 @@ def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: flo
         (further if answer.video in seen else first).append(sum(answer.seconds.values()))
         seen.add(answer.video)
     scores = report["scores"]["official"]
-    return Look(
+    return CurvePoint(
         name,
         scores["score"],
         scores["categories"].get("category", {}),
@@ -69,7 +69,7 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else 0.0
 
 
-def targets(looks: dict[str, Look]) -> list[dict[str, Any]]:
+def targets(looks: dict[str, CurvePoint]) -> list[dict[str, Any]]:
     """What has to hold of `gaze` beside the other looks that were measured: {"says", "found", "met"}.
 
     Who names no option is wrong more often than who guesses, so gains are counted from chance where a look is below."""
@@ -79,7 +79,7 @@ def targets(looks: dict[str, Look]) -> list[dict[str, Any]]:
     def add(says: str, value: float, met: bool, unit: str) -> None:
         found.append({"says": says, "found": f"{value:.3g} {unit}", "met": bool(met)})
 
-    def points(other: Look) -> float:
+    def points(other: CurvePoint) -> float:
         assert gaze is not None
         return gaze.accuracy["value"] - max(other.accuracy["value"], CHANCE)
 
@@ -108,7 +108,7 @@ def targets(looks: dict[str, Look]) -> list[dict[str, Any]]:
     return found
 
 
-def write_curve(folder: Path, looks: dict[str, Look], facts: dict[str, Any]) -> dict[str, Any]:
+def write_curve(folder: Path, looks: dict[str, CurvePoint], facts: dict[str, Any]) -> dict[str, Any]:
     """report.json, .md, .html and curve.png. facts: how it was measured. -> what stands in report.json."""
     result: dict[str, Any] = {
         "facts": facts,
@@ -132,7 +132,7 @@ def write_curve(folder: Path, looks: dict[str, Look], facts: dict[str, Any]) -> 
     return result
 
 
-def table(looks: dict[str, Look]) -> Table:
+def table(looks: dict[str, CurvePoint]) -> Table:
     kinds = list(dict.fromkeys(kind for look in looks.values() for kind in look.kinds))
     shuffled = any(look.shuffled for look in looks.values())
     header = ("looks at", "accuracy", *kinds, "no option named", *(["shuffled"] if shuffled else []), "visual tokens")
@@ -155,7 +155,7 @@ def table(looks: dict[str, Look]) -> Table:
     return Table(header, rows)
 
 
-def plot(looks: dict[str, Look]) -> bytes:
+def plot(looks: dict[str, CurvePoint]) -> bytes:
     curves = []
     for look in looks.values():
         accuracy = look.accuracy
