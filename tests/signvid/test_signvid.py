@@ -16,7 +16,7 @@ import pytest
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid, options_within
 from autogaze_mllm.evaluation.extraction import named_option, strict
-from autogaze_mllm.finetuning.data.sample_gaze import Look
+from autogaze_mllm.finetuning.data.sample_gaze import GazeSpec
 from autogaze_mllm.finetuning.data.samples import check_samples
 from autogaze_mllm.signvid import Shape, SignVidConfig, ensure_signvid, read_truth, write_signvid
 from autogaze_mllm.signvid.backgrounds import FAMILIES
@@ -286,7 +286,7 @@ def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
     assert all(named_option(answer, LETTERS, options_within(text)) for text, answer in said.items())
     looked, _ = check_samples([write_conversations(tmp_path, "clips", recipe, look={"name": "all", "frames": 2})])
     looks = {medium.look for sample in looked for medium in sample.media}
-    assert looks == {Look("all", (("frames", 2),))} and samples[0].media[0].look is None
+    assert looks == {GazeSpec("all", (("frames", 2),))} and samples[0].media[0].look is None
     with pytest.raises(InputError, match="train split"):
         write_conversations(tmp_path, "clips", dataclasses.replace(recipe, split="test"))
 

@@ -29,7 +29,7 @@ from ...mllm.media import Media
 from ...mllm.model import GazedModel
 from ...mllm.prompt import open_image
 from ..rollouts import VideoRef
-from .sample_gaze import KEY, Looks
+from .sample_gaze import KEY, GazeSpecs
 from .samples import SHOWN_FAULTS, Medium, Sample
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ class MediaStore:
 
     def __init__(self, model: GazedModel, cache: VideoCache, films: bool = False) -> None:
         self.model, self.cache, self.films = model, cache, films
-        self._looks = Looks(model)
+        self._looks = GazeSpecs(model)
         self._keys: dict[Medium, str] = {}
         self._tokens: dict[_Wanted, int] = {}
         self._patches: dict[Medium, int] = {}

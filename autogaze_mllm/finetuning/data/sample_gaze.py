@@ -17,14 +17,14 @@ KEY = "gaze"
 
 
 @dataclass(frozen=True)
-class Look:
+class GazeSpec:
     """name: of the selector ("": that of the training). settings: names and values that differ from the training's."""
 
     name: str = ""
     settings: tuple[tuple[str, Any], ...] = ()
 
 
-def look_of(content: dict[str, Any]) -> Look | None:
+def look_of(content: dict[str, Any]) -> GazeSpec | None:
     """What a sample says. Raises InputError for what cannot be."""
     told = content.get(KEY)
     if told is None:
@@ -39,17 +39,17 @@ def look_of(content: dict[str, Any]) -> Look | None:
         raise InputError(f"{KEY!r}: no selector {name!r}; known: {', '.join(known)}")
     settings = {key: value for key, value in told.items() if key != "name"}
     checked = VideoSettings().changed(**settings)
-    return Look(name, tuple((key, getattr(checked, key)) for key in sorted(settings)))
+    return GazeSpec(name, tuple((key, getattr(checked, key)) for key in sorted(settings)))
 
 
-class Looks:
+class GazeSpecs:
     """Selector and settings of each look, for a model whose own are those of the training."""
 
     def __init__(self, model: GazedModel) -> None:
         self._model = model
         self._selectors: dict[str, AnySelector] = {}
 
-    def options(self, look: Look | None) -> dict[str, Any]:
+    def options(self, look: GazeSpec | None) -> dict[str, Any]:
         """For `GazedModel.gaze_video` and `gazed_key`."""
         if look is None:
             return {}

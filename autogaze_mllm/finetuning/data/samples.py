@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from ...common.errors import InputError, listed
 from ...mllm.prompt import TAG, tags_in
 from ...video.reader import VideoReader
-from .sample_gaze import Look, look_of
+from .sample_gaze import GazeSpec, look_of
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
@@ -43,7 +43,7 @@ class Medium:
 
     kind: str
     path: Path
-    look: Look | None = None
+    look: GazeSpec | None = None
 
 
 @dataclass(frozen=True)
