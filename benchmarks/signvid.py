@@ -46,7 +46,7 @@ from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.model import GazedModel
-from autogaze_mllm.signvid import Shape, SignVidConfig, ensure_signvid
+from autogaze_mllm.signvid import SignVidConfig, VideoShape, ensure_signvid
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
 from autogaze_mllm.signvid.legible import check_legible
 from autogaze_mllm.signvid.plan import TILE, TILES_4K, shape_4k
@@ -99,12 +99,12 @@ def fewest_tiles(width: int, height: int, side: int) -> int:
 
 def chosen_setup(arguments: argparse.Namespace) -> Setup:
     if arguments.quick:
-        setup = Setup(SignVidConfig(Shape(448, 448, 6, signs=3), videos=2, questions=3), tiles=4, ratio=0.15)
+        setup = Setup(SignVidConfig(VideoShape(448, 448, 6, signs=3), videos=2, questions=3), tiles=4, ratio=0.15)
     elif arguments.large:
         recipe = SignVidConfig(shape_4k(256, signs=6), videos=6, questions=10, seed=1)
         setup = Setup(recipe, tiles=TILES_4K, ratio=0.06, looks=("gaze", "pixel-diff", "whole-448"), every=LARGE_EVERY)
     elif arguments.small:
-        setup = Setup(SignVidConfig(Shape(672, 672)), tiles=9, ratio=0.15)
+        setup = Setup(SignVidConfig(VideoShape(672, 672)), tiles=9, ratio=0.15)
     else:
         setup = Setup(SignVidConfig(), tiles=36, ratio=0.15)
     changes: dict[str, Any] = {}

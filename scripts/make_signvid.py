@@ -18,7 +18,7 @@ from pathlib import Path
 
 from autogaze_mllm.commands.options import add_settings, values_of
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.signvid import Shape, SignVidConfig, write_signvid
+from autogaze_mllm.signvid import SignVidConfig, VideoShape, write_signvid
 from autogaze_mllm.signvid.conversations import TURNS, write_conversations
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe
 from autogaze_mllm.signvid.legible import check_legible
@@ -33,7 +33,7 @@ def main() -> int:
     what.add_argument("--train", metavar="NAME", help="write training samples FOLDER/NAME.jsonl instead")
     what.add_argument("--check", action="store_true", help="only read the signs of the data set in FOLDER")
     parser.add_argument("--size", default="1344x1344", help="WIDTHxHEIGHT, up to 3840x2160")
-    add_settings(parser, Shape)
+    add_settings(parser, VideoShape)
     add_settings(parser, SignVidConfig)
     parser.add_argument("--turns", type=int, default=TURNS, help="of a conversation at most, with --train")
     parser.add_argument("--look", help="of training samples: pixel-diff, or json with settings")
@@ -46,7 +46,7 @@ def main() -> int:
             print(f"{found.n} signs: {100 * found.full:.0f} % read at full size, {100 * found.shrunk:.0f} % at a third")
             return 0
         width, height = (int(side) for side in arguments.size.split("x"))
-        shape = Shape(width, height, **values_of(arguments, Shape))
+        shape = VideoShape(width, height, **values_of(arguments, VideoShape))
         seed = (DEVELOPMENT_SEED if arguments.dev else 0) if arguments.seed is None else arguments.seed
         split: Split = "train" if arguments.train or arguments.dev else "test"
         recipe = SignVidConfig(shape, split, seed=seed, **values_of(arguments, SignVidConfig))

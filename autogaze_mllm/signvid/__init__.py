@@ -8,6 +8,6 @@ backgrounds.
 from __future__ import annotations
 
 from .dataset import SignVidConfig, ensure_signvid, read_truth, write_signvid
-from .plan import Shape, VideoPlan, plan_video
+from .plan import VideoPlan, VideoShape, plan_video
 
-__all__ = ["Shape", "SignVidConfig", "VideoPlan", "ensure_signvid", "plan_video", "read_truth", "write_signvid"]
+__all__ = ["SignVidConfig", "VideoPlan", "VideoShape", "ensure_signvid", "plan_video", "read_truth", "write_signvid"]

@@ -23,7 +23,7 @@ from ..common.fields import setting, settings
 from ..common.files import output_folder, read_json, write_json
 from ..common.json_diff import differences
 from ..video.writer import write_video
-from .plan import SPLITS, Shape, Split, VideoPlan, plan_facts, plan_video
+from .plan import SPLITS, Split, VideoPlan, VideoShape, plan_facts, plan_video
 from .questions import LEAST_SIGNS, Asked, ask_about, balanced_letters
 from .render import render_video
 
@@ -40,7 +40,7 @@ CODEC = {"preset": "ultrafast", "crf": "23", "g": "16", "threads": "1"}
 class SignVidConfig:
     """All that a data set follows from."""
 
-    shape: Shape = Shape()
+    shape: VideoShape = VideoShape()
     split: Split = setting("train, or test", default="test", flag="", refusal="there is no such split")
     videos: int = setting(default=51, usual=False, manual="videos")
     questions: int = setting("about each video", default=10, usual=False)
@@ -157,7 +157,7 @@ def stored_recipe(folder: str | Path) -> SignVidConfig:
     """What the data set in this folder was made by."""
     read_truth(folder)  # refuses what is none
     facts = dict(read_json(Path(folder) / FACTS)["recipe"])
-    return SignVidConfig(**{**facts, "shape": Shape(**facts["shape"])})
+    return SignVidConfig(**{**facts, "shape": VideoShape(**facts["shape"])})
 
 
 def _stored(folder: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from ..video.reader import VideoReader
 from .dataset import SignVidConfig, video_name
-from .plan import Shown
+from .plan import PlacedSign
 from .signs import BORDER, DIGITS, MARKS, Warp, cell_of, code_of, glyphs
 
 SHIFT = 1  # pixels by which the reader may be off
@@ -54,7 +54,7 @@ def check_legible(folder: str | Path, recipe: SignVidConfig, *, factor: int = 3,
     return Legibility(total, right[1] / total, right[factor] / total)
 
 
-def _windows(folder: Path, recipe: SignVidConfig) -> Iterator[tuple[Shown, np.ndarray]]:
+def _windows(folder: Path, recipe: SignVidConfig) -> Iterator[tuple[PlacedSign, np.ndarray]]:
     """Signs with their luminance in the middle of their time."""
     for number in range(recipe.videos):
         plan = recipe.plan(number)
@@ -65,7 +65,7 @@ def _windows(folder: Path, recipe: SignVidConfig) -> Iterator[tuple[Shown, np.nd
             yield shown, _cut(frame, shown, plan.shape.size)
 
 
-def _cut(frame: np.ndarray, shown: Shown, size: int) -> np.ndarray:
+def _cut(frame: np.ndarray, shown: PlacedSign, size: int) -> np.ndarray:
     """The sign's cells and SHIFT pixels around them, in luminance."""
     cell = cell_of(size)
     top, left = shown.y + BORDER - SHIFT, shown.x + BORDER - SHIFT

@@ -25,7 +25,7 @@ FONT_SIZES, RASTERS, JITTERS = (8, 48), (4, 128), (0, 8)  # pixels: least and mo
 
 
 @settings("SignVid: ")
-class Shape:
+class VideoShape:
     """Pixels and frames of a video, and its signs.
 
     Signs stand still on screen, their cells on a raster, each moved by up to `jitter` pixels, which suits towers with
@@ -81,15 +81,15 @@ class Shape:
             raise InputError(f"{self.signs} signs cannot turn up one after the other in {self.frames} frames")
 
 
-def shape_4k(frames: int, signs: int) -> Shape:
+def shape_4k(frames: int, signs: int) -> VideoShape:
     """3840x2160, which is shrunk a little when it is cut into TILES_4K tiles: its signs are that much larger."""
     width, height = LARGEST[:2]
     shrinks = width / (choose_tiles(width, height, TILES_4K, TILE)[0] * TILE)
-    return Shape(width, height, frames, signs, round(SIZE * shrinks), raster=16 * shrinks)
+    return VideoShape(width, height, frames, signs, round(SIZE * shrinks), raster=16 * shrinks)
 
 
 @dataclass(frozen=True)
-class Shown:
+class PlacedSign:
     """A sign in frames [start, end). x, y: pixels of its upper left corner on screen, where it stands still."""
 
     sign: Sign
@@ -113,11 +113,11 @@ class Scene:
 class VideoPlan:
     """seed: of everything that is drawn at random while rendering."""
 
-    shape: Shape
+    shape: VideoShape
     split: Split
     seed: tuple[int, ...]
     scenes: tuple[Scene, ...]
-    signs: tuple[Shown, ...]
+    signs: tuple[PlacedSign, ...]
 
     @property
     def codes(self) -> list[str]:
@@ -125,14 +125,14 @@ class VideoPlan:
         return [shown.sign.code for shown in self.signs]
 
 
-def plan_video(shape: Shape, split: Split, seed: int, number: int) -> VideoPlan:
+def plan_video(shape: VideoShape, split: Split, seed: int, number: int) -> VideoPlan:
     """Video `number` of a split; it depends on the arguments alone."""
     if split not in SPLITS:
         raise InputError(f"SignVid has no split {split!r}; it has: {', '.join(SPLITS)}")
     key = (seed, SPLITS.index(split), number)
     rng = np.random.default_rng(key)
     scenes = _scenes(shape, split, rng)
-    signs: list[Shown] = []
+    signs: list[PlacedSign] = []
     for sign, (start, end) in zip(draw_signs(shape.signs, split, rng), _times(shape, scenes, rng), strict=True):
         signs.append(_placed(sign, start, end, shape, signs, rng))
     return VideoPlan(shape, split, key, tuple(scenes), tuple(signs))
@@ -159,7 +159,7 @@ def draw_digit(rng: np.random.Generator) -> str:
     return str(rng.choice(list(DIGITS)))
 
 
-def _scenes(shape: Shape, split: Split, rng: np.random.Generator) -> list[Scene]:
+def _scenes(shape: VideoShape, split: Split, rng: np.random.Generator) -> list[Scene]:
     """One scene, or several with cuts between them, none shorter than the signs' time."""
     hold = hold_of(shape)
     places = np.arange(1, shape.frames // hold) * hold
@@ -184,17 +184,17 @@ def _scenes(shape: Shape, split: Split, rng: np.random.Generator) -> list[Scene]
     return scenes
 
 
-def camera_reach(shape: Shape) -> int:
+def camera_reach(shape: VideoShape) -> int:
     """The world is larger than the frame by twice this, in pixels."""
     return 8 if min(shape.width, shape.height) < 448 else 64
 
 
-def hold_of(shape: Shape) -> int:
+def hold_of(shape: VideoShape) -> int:
     """Frames that a sign is shown for, at least; at most one more for every three."""
     return max(shape.frames // 5, 1) if shape.frames < 64 else max(shape.frames // 20, 8)
 
 
-def _times(shape: Shape, scenes: Sequence[Scene], rng: np.random.Generator) -> list[tuple[int, int]]:
+def _times(shape: VideoShape, scenes: Sequence[Scene], rng: np.random.Generator) -> list[tuple[int, int]]:
     """[start, end) of each sign, by start; a sign ends with its scene, and is there for `hold_of` frames at least."""
     if not shape.order:
         return [(0, shape.frames)] * shape.signs
@@ -205,7 +205,9 @@ def _times(shape: Shape, scenes: Sequence[Scene], rng: np.random.Generator) -> l
     return [(start, min(start + hold + int(rng.integers(0, hold // 3 + 1)), end)) for start, end in chosen]
 
 
-def _placed(sign: Sign, start: int, end: int, shape: Shape, others: Sequence[Shown], rng: np.random.Generator) -> Shown:
+def _placed(
+    sign: Sign, start: int, end: int, shape: VideoShape, others: Sequence[PlacedSign], rng: np.random.Generator
+) -> PlacedSign:
     """A place that is clear of the signs that are there at the same time."""
     height, width = plate_size(shape.size)
     busy = [other for other in others if other.start < end and start < other.end]
@@ -217,11 +219,11 @@ def _placed(sign: Sign, start: int, end: int, shape: Shape, others: Sequence[Sho
         y = round(row * shape.raster) - BORDER + int(dy)
         inside = x >= 0 and y >= 0 and x + width <= shape.width and y + height <= shape.height
         if inside and all(_apart(x, y, other, height, width) for other in busy):
-            return Shown(sign, start, end, x, y)
+            return PlacedSign(sign, start, end, x, y)
     raise InputError(f"SignVid: {shape.signs} signs find no room in {shape.width}x{shape.height} pixels")
 
 
-def _apart(x: int, y: int, other: Shown, height: int, width: int) -> bool:
+def _apart(x: int, y: int, other: PlacedSign, height: int, width: int) -> bool:
     return abs(x - other.x) >= width + MARGIN or abs(y - other.y) >= height + MARGIN
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from ..video.reader import VideoReader
 from ..video.writer import write_video
 from .dataset import CODEC, FPS
-from .plan import Shape, Shown, VideoPlan, draw_digit, draw_mark, plan_video
+from .plan import PlacedSign, VideoPlan, VideoShape, draw_digit, draw_mark, plan_video
 from .render import render_video
 from .signs import BORDER, COLOURS, DIGITS, FONTS, MARKS, Sign, Warp, plate_size
 
@@ -28,7 +28,7 @@ NOTHING, UNKNOWN = -1, -2  # no sign is near the cell; the edge of one reaches i
 
 def plan_sheet(seed: int, number: int, jitter: int = 2) -> VideoPlan:
     """Sheet `number` of the train split; any number of signs, in colours that repeat."""
-    shape = Shape(SIDE, SIDE, FRAMES, signs=1, order=False, jitter=jitter)
+    shape = VideoShape(SIDE, SIDE, FRAMES, signs=1, order=False, jitter=jitter)
     rng = np.random.default_rng([seed, number, 5])
     columns, rows = SIDE // RASTER, SIDE // RASTER
     first = rng.integers(1, 1 + np.array(ROOM))
@@ -43,7 +43,7 @@ def plan_sheet(seed: int, number: int, jitter: int = 2) -> VideoPlan:
             colour, font = str(rng.choice(list(COLOURS))), str(rng.choice(FONTS["train"]))
             sign = Sign(draw_mark(rng), draw_digit(rng), colour, font, draw_warp(rng))
             if x + width <= SIDE and y + height <= SIDE:
-                signs.append(Shown(sign, int(rng.integers(0, FRAMES // 2)), FRAMES, x, y))
+                signs.append(PlacedSign(sign, int(rng.integers(0, FRAMES // 2)), FRAMES, x, y))
     return dataclasses.replace(plan_video(shape, "train", seed, number), signs=tuple(signs))
 
 

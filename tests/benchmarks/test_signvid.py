@@ -19,7 +19,7 @@ from autogaze_mllm.evaluation.reports.curve import CurvePoint, targets
 from autogaze_mllm.gaze.grid import DEFAULT_GRID
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.settings import VideoSettings
-from autogaze_mllm.signvid import Shape, SignVidConfig
+from autogaze_mllm.signvid import SignVidConfig, VideoShape
 from autogaze_mllm.signvid.plan import plan_video, shape_4k
 from autogaze_mllm.signvid.signs import BORDER, cell_of
 from autogaze_mllm.video.sampling import sample_frames
@@ -228,7 +228,7 @@ def test_shape_of_the_development_data_is_that_of_the_test_data():
     told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=True)
     vars(told).update(quick=False, large=False, small=False)
     recipe = signvid.chosen_setup(told).recipe
-    assert (recipe.split, recipe.shape) == ("train", Shape()) and recipe.seed != SignVidConfig().seed
+    assert (recipe.split, recipe.shape) == ("train", VideoShape()) and recipe.seed != SignVidConfig().seed
 
 
 def test_at_the_small_size_every_patch_is_a_quarter_of_the_tokens():

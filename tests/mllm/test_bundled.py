@@ -11,13 +11,13 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.mllm.loading import BUNDLED_FOLDER
-from autogaze_mllm.signvid import Shape, SignVidConfig, write_signvid
+from autogaze_mllm.signvid import SignVidConfig, VideoShape, write_signvid
 from autogaze_mllm.signvid.conversations import plainly
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, video_name, write_videos
 
 from ..helpers.eval_runs import evaluate
 
-RECIPE = SignVidConfig(Shape(448, 448, 8, signs=3), "test", videos=4, questions=6, seed=5)
+RECIPE = SignVidConfig(VideoShape(448, 448, 8, signs=3), "test", videos=4, questions=6, seed=5)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def test_without_the_video_it_is_lost(signs, tmp_path):
 
 
 def test_it_reads_large_frames_and_not_shrunk_ones(tmp_path):
-    recipe = SignVidConfig(Shape(), "train", videos=1, questions=0, seed=DEVELOPMENT_SEED)
+    recipe = SignVidConfig(VideoShape(), "train", videos=1, questions=0, seed=DEVELOPMENT_SEED)
     write_videos(tmp_path, recipe)
     right, tokens = {}, {}
     for name, tiles in (("pixel-diff", 36), ("all", 4)):

@@ -18,7 +18,7 @@ from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid, options_within
 from autogaze_mllm.evaluation.extraction import named_option, strict
 from autogaze_mllm.finetuning.data.sample_gaze import GazeSpec
 from autogaze_mllm.finetuning.data.samples import check_samples
-from autogaze_mllm.signvid import Shape, SignVidConfig, ensure_signvid, read_truth, write_signvid
+from autogaze_mllm.signvid import SignVidConfig, VideoShape, ensure_signvid, read_truth, write_signvid
 from autogaze_mllm.signvid.backgrounds import FAMILIES
 from autogaze_mllm.signvid.conversations import BY_COLOUR, BY_SIGN, BY_TIME, reply, write_conversations
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe, video_name, write_videos
@@ -32,7 +32,7 @@ from autogaze_mllm.video.reader import VideoReader
 from ..helpers.eval_runs import evaluate
 from ..helpers.paths import ROOT
 
-SMALL = SignVidConfig(Shape(448, 336, 10, signs=4), videos=5, questions=8, seed=3)
+SMALL = SignVidConfig(VideoShape(448, 336, 10, signs=4), videos=5, questions=8, seed=3)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def listed(question: str) -> list[str]:
 
 @pytest.mark.parametrize("signs", [3, 4, 5])
 def test_no_question_is_asked_twice_in_another_order(signs):
-    recipe = SignVidConfig(Shape(448, 448, 16, signs=signs), videos=20, questions=10)
+    recipe = SignVidConfig(VideoShape(448, 448, 16, signs=signs), videos=20, questions=10)
     for _, plan, questions in recipe.asked():
         asked = set()
         for one in questions:
@@ -114,7 +114,7 @@ def blind_scores(recipe: SignVidConfig) -> dict[str, float]:
 
 @pytest.mark.parametrize("signs", [3, 4, 5])
 def test_questions_cannot_be_answered_without_the_video(signs):
-    shape = Shape(448, 448, 16, signs=signs)
+    shape = VideoShape(448, 448, 16, signs=signs)
     scores = blind_scores(SignVidConfig(shape, videos=300, questions=10))
     assert len(scores) == 5 and max(scores.values()) <= 0.35, scores
 
@@ -176,7 +176,7 @@ def test_what_is_there_is_not_made_again_and_another_recipe_is_refused(data):
 
 
 def test_videos_of_another_recipe_are_never_kept_under_new_labels(tmp_path):
-    recipe = SignVidConfig(Shape(224, 224, 2, signs=1, order=False), "train", videos=2, questions=0)
+    recipe = SignVidConfig(VideoShape(224, 224, 2, signs=1, order=False), "train", videos=2, questions=0)
     write_conversations(tmp_path, "stills", recipe)
     before = (tmp_path / "stills/00001.mp4").stat().st_mtime_ns
     for changed in (
@@ -218,7 +218,9 @@ def test_the_train_split_is_written_for_development_as_the_test_split_is(tmp_pat
         write_conversations(tmp_path, "clips", recipe)
 
 
-@pytest.mark.parametrize("shape", [Shape(448, 448, 16), Shape(448, 448, 10, signs=6), Shape(448, 448, 100, signs=6)])
+@pytest.mark.parametrize(
+    "shape", [VideoShape(448, 448, 16), VideoShape(448, 448, 10, signs=6), VideoShape(448, 448, 100, signs=6)]
+)
 def test_signs_are_shown_for_their_time_also_beside_cuts(shape):
     cuts = 0
     for number in range(300):
@@ -266,7 +268,7 @@ def test_the_reader_would_read_ordinary_print_when_shrunk(tmp_path, monkeypatch)
 
 
 def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
-    recipe = SignVidConfig(Shape(224, 224, 4, signs=3), "train", videos=3, questions=2)
+    recipe = SignVidConfig(VideoShape(224, 224, 4, signs=3), "train", videos=3, questions=2)
     path = write_conversations(tmp_path, "clips", recipe)
     samples, faults = check_samples([path])
     assert len(samples) == 12 and not faults  # 2 listings, 3 signs and 2 questions for each video, 2 in a conversation
@@ -300,23 +302,23 @@ def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
 )
 def test_sizes_out_of_reach_are_refused(wrong):
     with pytest.raises(InputError, match="SignVid"):
-        Shape(**wrong)
+        VideoShape(**wrong)
 
 
 @pytest.mark.parametrize("sides", [(64, 64), (64, 224), (224, 64)])
 def test_the_smallest_frames_hold_their_distractors(sides):
     for number in range(12):
-        plan = plan_video(Shape(*sides, 2, signs=1), "train", 0, number)
+        plan = plan_video(VideoShape(*sides, 2, signs=1), "train", 0, number)
         assert all(frame.shape == (*sides[::-1], 3) for frame in render_video(plan))
 
 
 def test_questions_need_enough_signs():
     with pytest.raises(InputError, match="3 signs"):
-        SignVidConfig(Shape(signs=2))
+        SignVidConfig(VideoShape(signs=2))
 
 
 def test_the_largest_size_is_written_frame_by_frame(tmp_path):
-    recipe = SignVidConfig(Shape(3840, 2160, 12, signs=3), videos=1, questions=2)
+    recipe = SignVidConfig(VideoShape(3840, 2160, 12, signs=3), videos=1, questions=2)
     folder = write_signvid(tmp_path, recipe)
     reader = VideoReader(folder / "videos/00000.mp4")
     assert len(reader) == 12
@@ -325,7 +327,7 @@ def test_the_largest_size_is_written_frame_by_frame(tmp_path):
 
 
 def test_frames_come_fast():
-    plan = plan_video(Shape(), "test", 0, 1)
+    plan = plan_video(VideoShape(), "test", 0, 1)
     frames = iter(render_video(plan))
     next(frames)  # makes the scene
     start = time.process_time()
@@ -334,14 +336,14 @@ def test_frames_come_fast():
 
 
 def test_scenes_have_texture_and_motion():
-    plan = plan_video(Shape(448, 448, 16), "train", 0, 2)
+    plan = plan_video(VideoShape(448, 448, 16), "train", 0, 2)
     frames = np.stack(list(render_video(plan))).astype(int)
     assert frames.std(axis=(1, 2)).mean() > 8
     assert (np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)) > 1).all()
 
 
 def test_what_the_model_is_taught_to_say_names_an_option():
-    plan = SignVidConfig(Shape(448, 448, 8, signs=4), "train", seed=3).plan(0)
+    plan = SignVidConfig(VideoShape(448, 448, 8, signs=4), "train", seed=3).plan(0)
     rng = np.random.default_rng(0)
     for asked in ask_about(plan, 8, balanced_letters(8, rng), rng):
         said = reply(asked)
