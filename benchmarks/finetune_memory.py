@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
-from autogaze_mllm.finetuning.memory_estimate import Load, Shape, estimate_memory
+from autogaze_mllm.finetuning.memory_estimate import Load, ModelDims, estimate_memory
 from autogaze_mllm.mllm.native import NativeConfig
 from autogaze_mllm.mllm.native.checkpoint import without_memory
 from autogaze_mllm.mllm.native.nvila import PROJECTOR
@@ -51,7 +51,7 @@ ROWS = [
 ]
 
 
-def shapes() -> tuple[Shape, dict[str, int], int]:
+def shapes() -> tuple[ModelDims, dict[str, int], int]:
     """The shape, parameters of each part, and inputs plus outputs of all linear layers inside the LLM's layers."""
     vision, text = SiglipVisionConfig(**VISION), Qwen2Config(**TEXT)
     config = NativeConfig("nvila", "", {}, vision_config=vision, text_config=text)
@@ -62,7 +62,7 @@ def shapes() -> tuple[Shape, dict[str, int], int]:
     parts = {"tower": tower, "projector": projector, "llm": llm}
     sizes = {part: sum(parameter.numel() for parameter in module.parameters()) for part, module in parts.items()}
     ends = sum(sum(p.shape) for name, p in llm.named_parameters() if "_proj.weight" in name)
-    return Shape.of(config, clip_frames=16), sizes, ends
+    return ModelDims.of(config, clip_frames=16), sizes, ends
 
 
 def trained(preset: dict[str, PartConfig], sizes: dict[str, int], ends: int) -> dict[str, dict[str, int]]:

@@ -46,7 +46,7 @@ class Stack:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelDims:
     """What memory depends on. projector: values per LLM token that the projector keeps."""
 
     tower: Stack
@@ -55,7 +55,7 @@ class Shape:
     projector: int
 
     @classmethod
-    def of(cls, config: Any, clip_frames: int = 1) -> Shape:
+    def of(cls, config: Any, clip_frames: int = 1) -> ModelDims:
         """From a base model's configuration. clip_frames: frames of a clip, where the tower's attention is
         block-causal."""
         vision, text = config.vision_config, config.text_config
@@ -106,7 +106,7 @@ class Estimate:
 
 
 def estimate_memory(
-    shape: Shape,
+    shape: ModelDims,
     sizes: Mapping[str, Mapping[str, int]],
     plans: Mapping[str, PartConfig],
     load: Load,
@@ -142,7 +142,7 @@ def estimate_memory(
     return Estimate(weights, gradients, optimizer, activations(shape, plans, load, low, checkpointing), host)
 
 
-def activations(shape: Shape, plans: Mapping[str, PartConfig], load: Load, low: int, checkpointing: bool) -> int:
+def activations(shape: ModelDims, plans: Mapping[str, PartConfig], load: Load, low: int, checkpointing: bool) -> int:
     """Bytes kept for the backward pass, and the layer that is being computed."""
 
     def stack(kind: Stack, tokens: int, learns: bool, lora: bool) -> int:

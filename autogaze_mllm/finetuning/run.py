@@ -23,7 +23,7 @@ from .data.dataset import ConversationDataset
 from .data.media_store import GazedCache, MediaStore
 from .data.samples import Sample, load_samples
 from .deepspeed import chosen_engine, offloads, zero_stage
-from .memory_estimate import Load, Shape, estimate_memory
+from .memory_estimate import Load, ModelDims, estimate_memory
 from .model import TrainedModel
 from .parts import part_sizes, set_precision, switch_on
 
@@ -225,10 +225,10 @@ def _checkpoint_layers(model: GazedModel, reentrant: bool) -> None:
         getattr(part, f"{name}_checkpointing_enable")(**{f"{name}_checkpointing_kwargs": {"use_reentrant": kind}})
 
 
-def model_shape(model: GazedModel) -> Shape:
+def model_shape(model: GazedModel) -> ModelDims:
     settings, tower = model.settings, model.tower
     block_causal = tower.attn_type == "block_causal" and not tower.frame_independent
-    return Shape.of(model.config, min(settings.frames, settings.chunk_frames) if block_causal else 1)
+    return ModelDims.of(model.config, min(settings.frames, settings.chunk_frames) if block_causal else 1)
 
 
 def describe(prepared: Prepared, count: int = 1) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, FinetuneConf
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
-from autogaze_mllm.finetuning.memory_estimate import Load, Shape, estimate_memory
+from autogaze_mllm.finetuning.memory_estimate import Load, ModelDims, estimate_memory
 from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.parts import part_sizes, switch_on
 from autogaze_mllm.finetuning.run import model_shape
@@ -183,7 +183,7 @@ def test_the_estimate_is_what_a_step_really_keeps(preset, data):
 
 
 def test_zero_divides_what_it_says():
-    shape = Shape.of(wrapped().config)
+    shape = ModelDims.of(wrapped().config)
     sizes = {part: {"parameters": 10**9, "trained": 10**9} for part in ("tower", "projector", "llm")}
 
     def told(**more):
