@@ -76,7 +76,7 @@ class _Drawing:
 
 
 @dataclass(frozen=True)
-class Shown:
+class SampleRollouts:
     """The ways in which the samples of a batch are seen. media: of each sample, per way, in the order of its tags;
     a sample without videos has one way. scores: (n,) log-probability of each way of the samples with videos, over
     the mean number of entries of a way of its sample, and a last value 0; None where nothing is to be learnt.
@@ -107,7 +107,7 @@ class GazePolicy(nn.Module):
         self,
         anchor: torch.Tensor,
         media: Sequence[Sequence[Media | VideoRef]],
-    ) -> Shown:
+    ) -> SampleRollouts:
         """anchor: as the embedder's."""
         learns = torch.is_grad_enabled() and self.training
         with torch.no_grad(), self._full_precision():
@@ -122,7 +122,7 @@ class GazePolicy(nn.Module):
                 ]
             )
         if not learns:
-            return Shown(shown, None)
+            return SampleRollouts(shown, None)
         scored = [list(_films([items])) for items in media]
 
         def run() -> torch.Tensor:
@@ -131,7 +131,7 @@ class GazePolicy(nn.Module):
             return torch.cat([*parts, anchor.new_zeros(1)])
 
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return Shown(shown, OneNode.apply(run, anchor.clone(), *trainable))
+        return SampleRollouts(shown, OneNode.apply(run, anchor.clone(), *trainable))
 
     def _gaze(self, film: VideoRef, learns: bool) -> tuple[list[GazedVideo], list[_Drawing]]:
         """The video in every way, and what was drawn. The film is decoded once."""
@@ -188,7 +188,7 @@ def policy_term(scores: torch.Tensor, losses: Sequence[torch.Tensor]) -> torch.T
     """The policy's part of the training loss: value 0, and as gradient the policy gradient of the mean of the losses.
 
     losses: of each sample, its loss (summed over its answers) in each of its ways (rollouts,). Samples that were seen
-    in one way only have nothing to compare. scores: as in `Shown`.
+    in one way only have nothing to compare. scores: as in `SampleRollouts`.
     """
     advantages = [(loss - loss.mean()) / len(loss) for loss in losses if len(loss) > 1]
     weights = torch.cat([*advantages, scores.new_zeros(1)]).detach().to(scores.dtype)
