@@ -153,7 +153,7 @@ class GazeTrainer:
         rate = learning_rate(settings.schedule, step, settings.steps, settings.lr, settings.min_lr)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["scale"]
-        heat = temperature(step, settings.steps, *settings.temperature)
+        rollout_temperature = temperature(step, settings.steps, *settings.temperature)
         hints = settings.hint_weight * (1 - step / settings.steps)  # what helps a young model would bind an older one
         self._seed(step)
         sums: dict[str, torch.Tensor] = {}
@@ -162,7 +162,7 @@ class GazeTrainer:
             last = number == self.rounds - 1
             with _sync(self.accelerator, self.objective, last):
                 with torch.autocast(batch.pixels.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-                    outcome = self.objective(batch, heat, hints)
+                    outcome = self.objective(batch, rollout_temperature, hints)
                 self.accelerator.backward(outcome.loss / self.rounds)
             for name, value in ({"loss": outcome.loss.detach()} | outcome.metrics).items():
                 sums[name] = sums.get(name, 0.0) + value.float() / self.rounds

@@ -274,7 +274,7 @@ class _Engines:
         self.last: tuple[object, ...] | None = None  # what was asked for before
         self.asked = self.built = 0
 
-    def lend(
+    def acquire(
         self,
         kind: tuple[object, ...],
         weights: tuple[object, ...],
@@ -360,7 +360,7 @@ def borrowed(
             with _ENGINES_LOCK:
                 engines = _ENGINES.setdefault(decoder, _Engines())
             stream = torch.cuda.current_stream(like.device) if like.device.type == "cuda" else None
-            engine = engines.lend(
+            engine = engines.acquire(
                 (rows, chosen, like.device, like.dtype, stream),
                 tuple(weight.data_ptr() for weight in decoder.parameters()),
                 (capacity, most),

@@ -48,7 +48,7 @@ class HostFrames:
         """Feeds the unfed ids and the frame's vision tokens (B, P, C); returns the readout (B, C)."""
         source = torch.cat([self.fused.embed(self.unfed), vision], dim=1)
         x = unfed_first(source, self.unfed_counts, self.unfed.shape[1])
-        x = x[:, : int(self.unfed_counts.max()) + vision.shape[1]]  # no more rubbish than the fullest row needs
+        x = x[:, : int(self.unfed_counts.max()) + vision.shape[1]]  # no more padding than the fullest row needs
         real = self.unfed_counts + vision.shape[1]
         readout = self._evaluate(x, torch.arange(len(vision)), real)
         self.cache.lengths = self.cache.lengths + real

@@ -23,7 +23,7 @@ MASK_ENTRIES = 1 << 24  # of a mask of the whole cache, where one has to be made
 class _Group:
     """Rows [first, last) of a batch that lie side by side in the cache from row `stored` on and are equally long.
 
-    length: slots in use before the batch; real: new tokens that count (what follows them is rubbish)."""
+    length: slots in use before the batch; real: new tokens that count (what follows them is padding)."""
 
     first: int
     last: int

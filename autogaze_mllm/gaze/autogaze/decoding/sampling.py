@@ -99,7 +99,7 @@ def real_first(ids: torch.Tensor, end: int) -> torch.Tensor:
 
 def unfed_first(source: torch.Tensor, waiting: torch.Tensor, room: int) -> torch.Tensor:
     """What a prefill feeds. source (B, room + P, C): ids not fed yet, `waiting` (B,) of each row's count, then P vision
-    tokens -> the same without the gap between the two; fewer ids leave rubbish at a row's end, after all it has."""
+    tokens -> the same without the gap between the two; fewer ids leave padding at a row's end, after all it has."""
     columns, waiting = torch.arange(source.shape[1], device=source.device)[None], waiting[:, None]
     order = (columns + torch.where(columns >= waiting, room - waiting, 0)).clamp(max=source.shape[1] - 1)
     return source.gather(1, order[..., None].expand(-1, -1, source.shape[-1]))
