@@ -19,7 +19,7 @@ from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
 from autogaze_mllm.finetuning.config import AdapterConfig, FinetuneConfig, RolloutConfig
 from autogaze_mllm.signvid.dataset import SignVidConfig
-from autogaze_mllm.signvid.plan import Shape
+from autogaze_mllm.signvid.plan import VideoShape
 from autogaze_mllm.training.config import ClipConfig, LabelConfig, SearchConfig, TrainingConfig
 
 ROOT = Path(am.__file__).resolve().parents[1]
@@ -39,7 +39,7 @@ CLASSES = {
     FinetuneConfig: ("finetune", "finetuning.md"),
     AdapterConfig: ("finetune", "finetuning.md"),
     RolloutConfig: ("finetune", "finetuning.md"),
-    Shape: ("make_signvid", "signvid.md"),
+    VideoShape: ("make_signvid", "signvid.md"),
     SignVidConfig: ("make_signvid", "signvid.md"),
 }
 # Fields that have no option of their own, each for a reason.
@@ -52,12 +52,12 @@ NO_OPTION = {
     (FinetuneConfig, "rollouts"),
     (FinetuneConfig, "parts"),  # presets, and two options for each part
     (FinetuneConfig, "progress"),  # --json
-    (Shape, "raster"),  # that of the tower's patches
+    (VideoShape, "raster"),  # that of the tower's patches
     (SignVidConfig, "shape"),  # fields of its own
 }
 # Options of another form than a field has, which the verb adds itself.
 BY_HAND = {(FinetuneConfig, name): f"--{name.replace('_', '-')}" for name in ("data", "output", "eval_data", "resume")}
-BY_HAND |= {(Shape, "width"): "--size", (Shape, "height"): "--size"}
+BY_HAND |= {(VideoShape, "width"): "--size", (VideoShape, "height"): "--size"}
 BY_HAND |= {(SignVidConfig, "split"): "--dev", (SignVidConfig, "seed"): "--seed"}
 REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
 VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
