@@ -28,14 +28,20 @@ def resize_bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tenso
 def _resize_by_products(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The same as two matrix products in float32. CUDA's own kernel lets one thread work on a pixel of all images, so
     that thousands of small pictures take it fifty times as long."""
-    wide = images.float() @ _bicubic_matrix(images.shape[-1], width, images.device).T
-    return (_bicubic_matrix(images.shape[-2], height, images.device) @ wide).to(images.dtype)
+    rows, columns = (
+        _bicubic_matrix(*sizes, images.device) for sizes in zip(images.shape[-2:], (height, width), strict=True)
+    )
+    with torch.autocast(images.device.type, enabled=False):  # pixels in half precision would not be the same
+        return (rows @ (images.float() @ columns.T)).to(images.dtype)
 
 
 @functools.lru_cache(maxsize=64)
+@torch.inference_mode(False)  # it is kept for later calls, which may learn through it
 def _bicubic_matrix(size: int, wanted: int, device: torch.device) -> torch.Tensor:
     """(wanted, size) weights of the pixels along one axis: what resizing makes of each of them alone."""
-    units = torch.eye(size)[None, None]  # a row for each pixel, resized along the row
+    units = torch.eye(size, dtype=torch.float32, device="cpu")[
+        None, None
+    ]  # a row for each pixel, resized along the row
     resized = F.interpolate(units, size=(size, wanted), mode="bicubic", align_corners=False)
     return resized[0, 0].T.contiguous().to(device)
 

@@ -16,12 +16,18 @@ import torch
 AMPERE = (8, 0)  # the first generation that the kernel is made for
 
 
-def can_run(q: torch.Tensor) -> bool:
-    """Whether `varlen_attention` takes queries (N, H, d) like these."""
+def wants_gradient(*tensors: torch.Tensor) -> bool:
+    """Whether somebody learns through any of these."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def can_run(q: torch.Tensor, *others: torch.Tensor) -> bool:
+    """Whether `varlen_attention` takes queries (N, H, d) like these. others: keys and values, which must not be learned
+    through either: with LoRA on one projection alone the queries need no gradient and the values do."""
     return (
         q.is_cuda
         and q.dtype in (torch.float16, torch.bfloat16)
-        and not (torch.is_grad_enabled() and q.requires_grad)
+        and not wants_gradient(q, *others)
         and q.shape[-1] % 8 == 0
         and q.shape[-1] <= 256
         and torch.version.hip is None

@@ -136,7 +136,7 @@ class PackedAttention:
 
     def _sdpa(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """torch's own kernels: in half precision on a GPU the one for packed sequences, else batches of spans."""
-        if self.spans and not self.dropout and can_run(q):
+        if self.spans and not self.dropout and can_run(q, k, v):
             starts, keys, counts, most_queries, most_keys = self._sequences
             return varlen_attention(q, k, v, starts, keys, counts, most_queries, most_keys, self.causal)
         outputs, rows = [], []

@@ -111,7 +111,7 @@ def test_packed_attention_as_sequences(
     clips: Clips, attn_type: AttentionType, frame_independent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the tower asks of the flash kernel is what its mask says."""
-    monkeypatch.setattr(attention, "can_run", lambda q: True)
+    monkeypatch.setattr(attention, "can_run", lambda *tensors: True)
     monkeypatch.setattr(attention, "varlen_attention", plain_varlen)
     q, k, v = inputs(clips)
     found = attention.PackedAttention(clips, attn_type, frame_independent, "sdpa", torch.device("cpu"))(q, k, v)
@@ -123,6 +123,26 @@ def test_resizing_by_products(size: tuple[int, int], wanted: tuple[int, int]) ->
     images = torch.randn(2, 3, 3, *size)
     found = pixels._resize_by_products(images, *wanted)
     torch.testing.assert_close(found, pixels.resize_bicubic(images, *wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_a_resize_that_was_kept_can_be_learned_through() -> None:
+    """Its weights are kept from the first call, which may be in inference mode; autocast rounds no pixels."""
+    images = torch.randn(1, 2, 11, 17, requires_grad=True)
+    with torch.inference_mode():
+        pixels._resize_by_products(images, 6, 5)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = pixels._resize_by_products(images, 6, 5)
+    torch.testing.assert_close(found, pixels.resize_bicubic(images, 6, 5), rtol=1e-5, atol=1e-5)
+    found.sum().backward()
+    assert images.grad is not None and bool(images.grad.any())
+
+
+def test_the_flash_kernel_is_not_taken_where_anything_learns() -> None:
+    q, k, v = torch.zeros(3, 1, 2, 32)
+    assert not varlen.wants_gradient(q, k, v)
+    assert varlen.wants_gradient(q, k, v.requires_grad_()), "LoRA on the values alone"
+    with torch.no_grad():
+        assert not varlen.wants_gradient(q, k, v)
 
 
 def test_the_flash_kernel_is_not_asked_for_what_it_cannot() -> None:
