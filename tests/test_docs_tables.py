@@ -35,7 +35,7 @@ def test_every_table_that_says_so_is_compared():
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
     tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
-    assert named == tables | {"gaze_speed_h100", "latency_h100", "question_h100"}
+    assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
 
 
 def results(name: str) -> list[dict]:
@@ -135,6 +135,24 @@ def test_gaze_reconstruction():
             kept = f"{100 * float(row['ratio']):.1f} %"
             expected.append([kept, *others, f"{float(measured):.2f}" if measured else ""])
     assert [row[2:] for row in table("gaze_reconstruction")] == expected
+
+
+def test_real_gaze():
+    names = {"task_0.20": "loss 0.2", "task_0.40": "loss 0.4", "ratio_0.05": "ratio 0.05", "ratio_0.10": "ratio 0.10"}
+    expected = []
+    with (RESULTS / "real_gaze" / "validation_summary.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            value, low, high = (float(row[f"over_greedy{end}"]) for end in ("", "_low", "_high"))
+            reached = row["reached_over_asked"]
+            cells = [
+                row["condition"],
+                row["selector"],
+                names[row["setting"]],
+                f"{value:.2f}",
+                f"{low:.2f} to {high:.2f}",
+            ]
+            expected.append([*cells, f"{float(reached):.2f}" if reached else ""])
+    assert table("real_gaze") == expected
 
 
 def test_finetune_memory(monkeypatch: pytest.MonkeyPatch, capsys):
