@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .mllm.loading import load
     from .mllm.model import GazedModel
     from .mllm.wrap import wrap
-    from .vision.tower import GazedSiglipVisionModel
+    from .vision.tower import GazedSiglipVisionModel, GazedVisionModel
 
 __version__ = "0.1.0"  # the only place where it stands
 
@@ -41,6 +41,7 @@ __all__ = [
     "GazeState",
     "GazedModel",
     "GazedSiglipVisionModel",
+    "GazedVisionModel",
     "GazedVideo",
     "GazingInfo",
     "InputError",
@@ -74,7 +75,7 @@ _HOMES = {
     ".mllm.loading": ("load",),
     ".mllm.model": ("GazedModel",),
     ".mllm.wrap": ("wrap",),
-    ".vision.tower": ("GazedSiglipVisionModel",),
+    ".vision.tower": ("GazedSiglipVisionModel", "GazedVisionModel"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

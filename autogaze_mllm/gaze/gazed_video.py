@@ -127,10 +127,31 @@ class GazedVideo:
         _, place = self.pictures.unique(return_inverse=True)
         return torch.zeros_like(place).index_add(0, place, self.frame_counts)[: self.num_pictures].tolist()
 
-    def token_order(self) -> torch.Tensor:
-        """(N,) packed rows in the order of the visual tokens: picture after picture, in each its tiles row by row."""
+    def tile_numbers(self) -> torch.Tensor:
+        """(F,) which tile of its picture each clip frame is, row by row."""
+        order = self.pictures.argsort(stable=True)
+        pictures = self.pictures[order]
+        starts = torch.searchsorted(pictures, pictures)  # where the picture's first clip frame is
+        return torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device) - starts)
+
+    def token_order(self, raster: bool = False) -> torch.Tensor:
+        """(N,) packed rows in the order of the visual tokens: picture after picture, in each its tiles row by row.
+
+        raster: within a tile scale after scale, each row by row; otherwise as the patches were chosen.
+        """
         frame = torch.repeat_interleave(self.pictures, self.frame_counts)
-        return frame.argsort(stable=True)
+        if not raster:
+            return frame.argsort(stable=True)
+        clip_frame = torch.repeat_interleave(
+            torch.arange(len(self.frame_counts), device=frame.device), self.frame_counts
+        )
+        order = (clip_frame * self.grid.size + self.positions).argsort(stable=True)
+        return order[frame[order].argsort(stable=True)]
+
+    def without_patches(self) -> GazedVideo:
+        """The same on the CPU, all but the pixels: where the kept patches lie."""
+        nothing = self.patches.new_empty(len(self), 0)
+        return dataclasses.replace(self, patches=nothing).to("cpu")
 
     def between(self, start: float, end: float) -> GazedVideo:
         """The clip frames with start <= time < end, in seconds. Raises InputError when there are none."""
@@ -202,12 +223,14 @@ class GazedVideo:
             save_file(tensors, temporary, metadata={"gazed_video": json.dumps(facts)})
 
     @classmethod
-    def load(cls, path: str | Path) -> GazedVideo:
-        """What `save` wrote, on the CPU. Raises InputError for anything else."""
+    def load(cls, path: str | Path, patches: bool = True) -> GazedVideo:
+        """What `save` wrote, on the CPU; without the patches' pixels where they are not wanted. Raises InputError for
+        anything else."""
         try:
             with safe_open(path, framework="pt") as stored:
                 facts = json.loads((stored.metadata() or {})["gazed_video"])
-                tensors = {name: stored.get_tensor(name) for name in TENSORS}
+                tensors = {name: stored.get_tensor(name) for name in TENSORS if patches or name != "patches"}
+                tensors.setdefault("patches", torch.empty(len(tensors["positions"]), 0))
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise InputError(f"{path}: not a saved gazed video ({error})") from error
         if facts.get("format") != FORMAT:

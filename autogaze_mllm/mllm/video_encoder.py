@@ -20,9 +20,10 @@ from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_video
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
+from ..gaze.token_map import TokenMap
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
-from ..vision.tower import GazedSiglipVisionModel
+from ..vision.tower import GazedVisionModel
 from .families import Family
 from .media import Media
 
@@ -34,7 +35,7 @@ class VideoEncoder:
     """gazing: False for the dense base, which sees whole frames. stats: of the call, counted up here."""
 
     family: Family
-    tower: GazedSiglipVisionModel
+    tower: GazedVisionModel
     selector: AnySelector
     settings: VideoSettings
     cache: VideoCache | None
@@ -46,6 +47,7 @@ class VideoEncoder:
     def gaze(self, source: str | Path, progress: bool = False) -> GazedVideo:
         """From the cache if it is there; then stats["from_cache"] of the result is 1."""
         start = time.perf_counter()
+        self.family.check_settings(self.settings)
         key = self.gazed_key(source)
         if self.cache is not None and key is not None:
             found = self.cache.get_gazed(key)
@@ -100,16 +102,21 @@ class VideoEncoder:
             key = self._token_key(source, state)
             found = None if key is None else self.cache.get_tokens(key)
             if found is not None:
-                tokens, numbers = found
+                tokens, numbers, token_map = found
                 self.count({**numbers, "from_cache": 1, "seconds": {"cache": time.perf_counter() - start}})
-                return Media(len(tokens), tokens)
+                return Media(self.family.layout(token_map), tokens, token_map)
         gazed = source if isinstance(source, GazedVideo) else self.gaze(source, progress)
         self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
         made = {} if gazed is source else gazed.stats  # what was gazed before costs this call nothing
         self.count(
             {**self._numbers(gazed), "from_cache": made.get("from_cache", 0), "seconds": made.get("seconds", {})}
         )
-        return Media(self.family.gazed_count(gazed.picture_counts()), gazed, key, state)
+        return self.gazed_media(gazed, key, state)
+
+    def gazed_media(self, gazed: GazedVideo, key: str | None = None, state: str | None = None) -> Media:
+        """key, state: where its visual tokens are to be kept, and for which weights."""
+        token_map = TokenMap.of(gazed, self.family.raster)
+        return Media(self.family.layout(token_map), gazed, token_map, key, state)
 
     def _dense(self, source: str | Path | GazedVideo) -> Media:
         """All frames that the settings take, as the base model sees them."""
@@ -120,7 +127,7 @@ class VideoEncoder:
             reader = VideoReader(source)
             wanted = sample_frames(len(reader), self.settings.frames)
             pixels = torch.cat([self.family.frame_pixels(chunk.frames) for chunk in reader.read(wanted)])
-        item = self.family.dense_video(pixels)
+        item = self.family.dense_video(pixels, [float(reader.seconds[index]) for index in wanted])
         numbers = {"frames": len(pixels), "frames_lost": len(reader.lost), "dense_tokens": item.tokens}
         self.count({**numbers, "seconds": clock.seconds})
         return item
@@ -165,8 +172,8 @@ class VideoEncoder:
         if self.cache is not None and item.cache_key is not None and not torch.is_grad_enabled():
             key, item.cache_key = item.cache_key, None
             # Weights may have changed since the inputs were prepared.
-            if self.family.vision_state() == item.cache_state:
-                self.cache.put_tokens(key, tokens, self._numbers(item.content))
+            if self.family.vision_state() == item.cache_state and item.token_map is not None:
+                self.cache.put_tokens(key, tokens, self._numbers(item.content), item.token_map)
         return tokens
 
     # -- stats ---------------------------------------------------------------------------------------------------

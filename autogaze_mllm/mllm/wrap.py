@@ -21,7 +21,6 @@ from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
 from ..vision.attention import AttentionType, Backend
-from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, family_class, family_of_type
 from .model import GazedModel
 from .native import native_class
@@ -83,7 +82,7 @@ def wrap(
     selector = load_selector(gaze, device=base.device, dtype=base.dtype)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
     shape = _tower_shape(family, selector, given)
-    tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend, compile=compile)
+    tower = family.make_tower(**shape, backend=backend, compile=compile)
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
     remember(base, wrapped)
@@ -116,8 +115,7 @@ def _tower_shape(family: Family, selector: AnySelector, given: dict[str, Any]) -
     """What the gazed tower is made with. given: what the caller says; None: what the configuration says."""
     shape = family.tower_defaults() | {name: value for name, value in given.items() if value is not None}
     if "scales" not in shape:
-        vision = family.config.vision_config
-        shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
+        shape["scales"] = default_scales(selector, family.image_size, family.patch)
     return shape
 
 

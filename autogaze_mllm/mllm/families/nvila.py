@@ -75,7 +75,7 @@ class NvilaFamily(NativeFamily):
         return super().dense_side if grid is None else max(grid.scales[-1])
 
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
-        return Media(self.dense_count(1), {"pixel_values": self.image_pixels(image)})
+        return Media([self.dense_count(1)], {"pixel_values": self.image_pixels(image)})
 
     def dense_count(self, frames: int) -> int:
         return frames * self.projector.count(self.dense_patches)
