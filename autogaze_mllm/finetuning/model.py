@@ -137,7 +137,7 @@ class TrainedModel(nn.Module):
         given = {"attention_mask": attention_mask, "logits_to_keep": wanted, "use_cache": False}
         if position_ids is not None:
             given["position_ids"] = position_ids
-        with self.gazed.base_inputs(input_ids, media, given, embedded) as inputs:
+        with self.gazed.base_inputs(input_ids, media, given, embedded, labels) as inputs:
             output = self.gazed.family.base(**inputs)
         logits, chosen = output.logits.float().flatten(0, 1), targets[:, wanted]
         losses = F.cross_entropy(logits, chosen.flatten(), ignore_index=IGNORED, reduction="none")

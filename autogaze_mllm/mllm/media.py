@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..gaze.gazed_video import GazedVideo
 from ..gaze.token_map import TokenMap
 from .prompt_cache import PromptPrefix
 
+TAG = re.compile(r"<(video|image)>")  # where a medium stands in a prompt
 Layout = list[str | int]  # text between pictures, and how many placeholders stand for each
 
 

@@ -277,11 +277,14 @@ class GazedModel(nn.Module):
         media: Sequence[Sequence[Media]] | None,
         kwargs: dict[str, Any],
         embedded: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         generating: bool = False,
     ) -> Iterator[dict[str, Any]]:
         """Inside, the base called with what is given sees the prompts with their media. embedded: what `embed` made of
-        them, where that was called already."""
+        them, where that was called already. labels: which ids are learnt, where the base itself is not told."""
         family = self.family
+        labels = kwargs.get("labels") if labels is None else labels
+        answers = None if labels is None else labels != -100
         if media is None:
             dense = [name for name in DENSE_INPUTS if kwargs.get(name) is not None]
             if dense and self._gazing:
@@ -297,10 +300,10 @@ class GazedModel(nn.Module):
             dense_only = all(isinstance(item.content, dict) for items in media for item in items)
             inputs = family.dense_inputs(media) if dense_only and not self._gazing else None
             if inputs is not None:
-                yield {"input_ids": input_ids, **inputs, **kwargs}
+                yield {"input_ids": input_ids, **family.token_types(input_ids, answers), **inputs, **kwargs}
                 return
             embedded = self.embed(input_ids, media)
-        own = family.llm_inputs(input_ids, kwargs.get("attention_mask"), media)
+        own = family.llm_inputs(input_ids, kwargs.get("attention_mask"), media, answers)
         with spliced(family, input_ids, embedded, {**own, **kwargs}, generating) as inputs:
             yield inputs
 

@@ -5,7 +5,6 @@ The number of visual tokens is known before the prompt is built: gaze, count, th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,10 @@ from PIL import Image, UnidentifiedImageError
 
 from ..common.errors import InputError
 from .families import Family
-from .media import Layout, Media
+from .media import TAG, Layout, Media
 from .preprocessing import Preprocessing
 
 ImageSource = str | Path | Image.Image
-
-TAG = re.compile(r"<(video|image)>")
 
 
 def tags_in(text: str) -> list[str]:
@@ -66,7 +63,7 @@ def encode_prompt(
     waiting = iter(media)
     marked = TAG.sub(lambda match: media_text(next(waiting).layout, match[1], family), text)
     has_start = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    ids = tokenizer(marked, add_special_tokens=not has_start)["input_ids"]
+    ids = tokenizer(marked, add_special_tokens=family.add_special_tokens and not has_start)["input_ids"]
     runs = [run for item in media for run in item.runs]
     counts = placeholder_counts(ids, runs, family, f"prompt {row}")
     return [token for token, count in zip(ids, counts, strict=True) for _ in range(count)]

@@ -124,7 +124,8 @@ def _encode(
     tokenizer = preprocessing.tokenizer
     text, learnt, media = _with_media(pieces, layouts, family)
     starts_itself = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    found = tokenizer(text, add_special_tokens=not starts_itself, return_offsets_mapping=True)
+    special = family.add_special_tokens and not starts_itself
+    found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
     ids, offsets = found["input_ids"], found["offset_mapping"]
     runs = [piece for layout in layouts for piece in layout if isinstance(piece, int)]
     counts = placeholder_counts(ids, runs, family, "the conversation")

@@ -5,15 +5,34 @@ from __future__ import annotations
 from typing import Any
 
 from ...common.errors import InputError
+from .aya_vision import AyaVisionFamily
 from .base import Family
+from .gemma3 import Gemma3Family
+from .internvl import InternVLFamily
 from .llava import LlavaFamily
+from .llava_next_video import LlavaNextVideoFamily
 from .llava_onevision import LlavaOnevisionFamily
 from .nvila import NvilaFamily
+from .paligemma import PaliGemmaFamily
+from .smolvlm import Idefics3Family, SmolVLMFamily
+from .video_llava import VideoLlavaFamily
 from .vila import VilaFamily
 
-FAMILIES: dict[str, type[Family]] = {
-    family.model_type: family for family in (LlavaFamily, LlavaOnevisionFamily, NvilaFamily, VilaFamily)
-}
+OWN: tuple[type[Family], ...] = (
+    LlavaFamily,
+    LlavaOnevisionFamily,
+    LlavaNextVideoFamily,
+    VideoLlavaFamily,
+    SmolVLMFamily,
+    Idefics3Family,
+    InternVLFamily,
+    AyaVisionFamily,
+    Gemma3Family,
+    PaliGemmaFamily,
+    NvilaFamily,
+    VilaFamily,
+)
+FAMILIES: dict[str, type[Family]] = {family.model_type: family for family in OWN}
 
 
 def family_class(config: Any, source: str) -> type[Family]:

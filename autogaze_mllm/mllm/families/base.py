@@ -44,6 +44,7 @@ class Family(ABC):
     # How visual tokens come into the LLM: as embeddings of the whole prompt, or, where the base's `generate` refuses
     # these, put in by a hook for the length of the call.
     splice: ClassVar[Literal["embeds", "hook"]] = "embeds"
+    add_special_tokens: ClassVar[bool] = True  # the tokenizer's own at a prompt's start, unless it begins with one
     share_prefix: ClassVar[bool] = True  # what the LLM makes of a video does not depend on the question after it
     deepstack: int = 0  # vectors of each visual token that are added to the LLM's first layers
 
@@ -195,12 +196,20 @@ class Family(ABC):
         """What a gazed video becomes in the prompt; its runs sum to gazed_count(video.counts)."""
         return [self.gazed_count(video.counts)]
 
-    def llm_inputs(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None, media: Sequence[Sequence[Media]]
-    ) -> dict[str, Any]:
-        """What the LLM takes beside embeddings (position_ids, token_type_ids, ...) of prompts (B, L) whose visual
-        tokens are put in by us."""
+    def token_types(self, input_ids: torch.Tensor, answers: torch.Tensor | None) -> dict[str, torch.Tensor]:
+        """What the base is told of each id (B, L). answers: which of them are to be learnt; None: none is."""
         return {}
+
+    def llm_inputs(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        media: Sequence[Sequence[Media]],
+        answers: torch.Tensor | None,
+    ) -> dict[str, Any]:
+        """What the base takes beside embeddings of prompts (B, L) whose visual tokens are put in by us: token types,
+        position_ids, ..."""
+        return self.token_types(input_ids, answers)
 
     @property
     def image_token_id(self) -> int:
