@@ -145,10 +145,7 @@ class GazePolicy(nn.Module):
         made = gaze_variants(
             film.path,
             [(selector, gazed.settings) for selector in selectors],
-            grid=gazed.tower.grid,
-            pixels=gazed.family.pixels,
-            device=gazed.device,
-            dtype=gazed.dtype,
+            **gazed.video_form,
         )
         return made, drawings
 

@@ -96,7 +96,8 @@ def load(
     elif gaze != stored["gaze"].get("name"):
         settings = settings.changed(loss=None)  # what is stored is in the unit of another selector
     tower = dict(stored["tower"])
-    tower["scales"] = [tuple(side) for side in tower["scales"]]
+    if tower["scales"] is not None:  # None: every video has its own
+        tower["scales"] = [tuple(side) for side in tower["scales"]]
     settings = settings.changed(**overrides)
     place = base or _stored_base(stored, source, path)
     model = wrap(place, gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower)

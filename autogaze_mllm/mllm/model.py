@@ -146,6 +146,11 @@ class GazedModel(nn.Module):
         """
         return self._encoder(settings, selector).gaze(source, progress)
 
+    @property
+    def video_form(self) -> dict[str, Any]:
+        """Options of `gaze_video` that give what the tower takes."""
+        return self._encoder().form
+
     def gazed_media(self, gazed: GazedVideo) -> Media:
         """A gazed video as it stands in a prompt."""
         return self._encoder().gazed_media(gazed)

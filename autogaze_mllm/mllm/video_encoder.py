@@ -54,19 +54,22 @@ class VideoEncoder:
             if found is not None:
                 found.stats |= {"seconds": {"cache": time.perf_counter() - start}, "from_cache": 1}
                 return found
-        gazed = gaze_video(
-            source,
-            self.selector,
-            self.settings,
-            grid=self.tower.grid,
-            pixels=self.family.pixels,
-            device=self.family.base.device,
-            dtype=self.family.base.dtype,
-            progress=progress,
-        )
+        gazed = gaze_video(source, self.selector, self.settings, **self.form, progress=progress)
         if self.cache is not None and key is not None:
             self.cache.put_gazed(key, gazed)
         return gazed
+
+    @property
+    def form(self) -> dict[str, Any]:
+        """Options of `gaze_video`: the form in which the tower takes patches."""
+        return {
+            "grid": self.tower.grid,
+            "grid_for": self.tower.grid_for,
+            "tubelet": self.tower.tubelet,
+            "pixels": self.family.pixels,
+            "device": self.family.base.device,
+            "dtype": self.family.base.dtype,
+        }
 
     def gazed_key(self, source: str | Path) -> str | None:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
@@ -83,6 +86,7 @@ class VideoEncoder:
             "selector": selector,
             "settings": self.settings.to_dict(),
             "grid": [self.tower.grid.scales, self.tower.grid.patch],
+            **self.tower.facts(),
             "pixels": [pixels.mean, pixels.std],
             "dtype": str(self.family.base.dtype),
         }
@@ -106,7 +110,7 @@ class VideoEncoder:
                 self.count({**numbers, "from_cache": 1, "seconds": {"cache": time.perf_counter() - start}})
                 return Media(self.family.layout(token_map), tokens, token_map)
         gazed = source if isinstance(source, GazedVideo) else self.gaze(source, progress)
-        self.tower.grid.check_same(gazed.grid, "the tower", "the gazed video")
+        self.tower.check_video(gazed)
         made = {} if gazed is source else gazed.stats  # what was gazed before costs this call nothing
         self.count(
             {**self._numbers(gazed), "from_cache": made.get("from_cache", 0), "seconds": made.get("seconds", {})}
@@ -180,13 +184,13 @@ class VideoEncoder:
 
     def _numbers(self, gazed: GazedVideo) -> dict[str, int]:
         """What the stats say of a gazed video."""
-        frames = gazed.num_pictures - gazed.thumbnails
+        frames = gazed.stats.get("frames", (gazed.num_pictures - gazed.thumbnails) * gazed.tubelet)
         return {
             "frames": frames,
             "frames_lost": gazed.stats.get("frames_lost", 0),
             "patches": len(gazed),
             "patches_total": gazed.total_patches,
-            "dense_tokens": self.family.dense_count(frames),
+            "dense_tokens": self.family.dense_count(frames, gazed.grid),
         }
 
     def count(self, numbers: dict[str, Any]) -> None:

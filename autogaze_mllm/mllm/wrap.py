@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from ..common.errors import InputError, first_line, listed
 from ..common.files import find_file, read_json
 from ..gaze.cache import VideoCache
-from ..gaze.grid import PatchGrid, Side, sides_of
+from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
@@ -82,7 +82,7 @@ def wrap(
     selector = load_selector(gaze, device=base.device, dtype=base.dtype)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
     shape = _tower_shape(family, selector, given)
-    tower = family.make_tower(**shape, backend=backend, compile=compile)
+    tower = family.make_tower(as_selector(selector).grid, **shape, backend=backend, compile=compile)
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
     remember(base, wrapped)
@@ -115,19 +115,8 @@ def _tower_shape(family: Family, selector: AnySelector, given: dict[str, Any]) -
     """What the gazed tower is made with. given: what the caller says; None: what the configuration says."""
     shape = family.tower_defaults() | {name: value for name, value in given.items() if value is not None}
     if "scales" not in shape:
-        shape["scales"] = default_scales(selector, family.image_size, family.patch)
+        shape["scales"] = family.default_scales(as_selector(selector).grid)
     return shape
-
-
-def default_scales(selector: AnySelector, image_size: int, patch: int) -> list[Side]:
-    """The gaze model's cells at each scale, repeated n times per axis, n chosen to come closest to `image_size`.
-
-    Whole multiples keep the gaze model's cells and the tower's patches aligned: 384 at patch 14 gives 56+112+196+392.
-    """
-    grid = as_selector(selector).grid
-    rows, columns = grid.cells[-1]
-    times = max(1, round(image_size / (max(rows, columns) * patch)))
-    return sides_of(PatchGrid(tuple((r * times * patch, c * times * patch) for r, c in grid.cells), patch))
 
 
 def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:

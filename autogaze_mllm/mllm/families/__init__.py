@@ -14,7 +14,9 @@ from .llava_next_video import LlavaNextVideoFamily
 from .llava_onevision import LlavaOnevisionFamily
 from .nvila import NvilaFamily
 from .paligemma import PaliGemmaFamily
+from .qwen import Qwen3Family, Qwen3MoeFamily, Qwen25Family, Qwen35Family, Qwen35MoeFamily, QwenFamily
 from .smolvlm import Idefics3Family, SmolVLMFamily
+from .video_llama3 import VideoLlama3Family
 from .video_llava import VideoLlavaFamily
 from .vila import VilaFamily
 
@@ -29,6 +31,13 @@ OWN: tuple[type[Family], ...] = (
     AyaVisionFamily,
     Gemma3Family,
     PaliGemmaFamily,
+    QwenFamily,
+    Qwen25Family,
+    Qwen3Family,
+    Qwen3MoeFamily,
+    Qwen35Family,
+    Qwen35MoeFamily,
+    VideoLlama3Family,
     NvilaFamily,
     VilaFamily,
 )

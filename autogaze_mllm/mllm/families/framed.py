@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ...gaze.grid import PatchGrid
 from ...gaze.token_map import TokenMap
 from ..media import Layout, Media
 from .base import Family
@@ -46,7 +47,7 @@ class FramedFamily(Family):
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
         return Media(self.video_layout([self.per_picture] * len(pixels), seconds), {"pixel_values": pixels})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, grid: PatchGrid | None = None) -> int:
         return frames * self.per_picture
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
