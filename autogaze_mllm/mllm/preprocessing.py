@@ -7,6 +7,7 @@ so they are loaded on their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from transformers import AutoConfig, AutoTokenizer
 from ..common.errors import InputError, first_line
 from ..common.files import find_file, read_json
 from .native.llama_tokenizer import read_llama_tokenizer
+
+# Image processors without a Pillow version, and one with the same steps that has it.
+SAME_AS = {"VideoLlavaImageProcessor": "CLIPImageProcessor"}
 
 
 @dataclass
@@ -90,8 +94,20 @@ def _load_image_processor(source: str | Path, folder: str, hub: dict[str, Any]) 
         assert path is not None
         stored = read_json(path).get("image_processor") or {}
     name = str(stored.get("image_processor_type", "")).removesuffix("Fast").removesuffix("Pil")
-    kind = getattr(transformers, f"{name}Pil", None) if name else None
+    kind = _pillow_version(SAME_AS.get(name, name)) if name else None
     if kind is None:
         raise InputError(f"{path}: image_processor_type {name or None!r} is not one that transformers has for Pillow")
     unused = ("image_processor_type", "processor_class", "auto_map")
     return kind(**{key: value for key, value in stored.items() if key not in unused})
+
+
+def _pillow_version(name: str) -> Any:
+    """The class of an image processor that works with Pillow alone, or None where transformers has none."""
+    kind = getattr(transformers, f"{name}Pil", None)
+    if kind is None:
+        return None
+    # transformers 5.17 gives stand-ins for two of them, which ask for torchvision. Their own modules do not.
+    file = kind.__module__.rpartition(".")[2]
+    return getattr(
+        import_module(f"transformers.models.{file.removeprefix('image_processing_pil_')}.{file}"), kind.__name__
+    )
