@@ -1,4 +1,4 @@
-"""gaze_video: from a file to its gazed patches, one chunk at a time.
+"""gaze_video: from a video to its gazed patches, one chunk at a time.
 
 Decoding and resizing run in a thread of their own, one chunk ahead. Pictures stay bytes until a few tiles of them are
 gazed, so what is held is the chunk and the kept patches, not the video (`benchmarks/long_video.py` measures it).
@@ -20,8 +20,8 @@ from ..common.pixels import PixelFormat
 from ..common.timing import Stopwatch
 from ..common.workers import CoreWorkers, Prefetch
 from ..video.frames import PictureChunk, PictureSource
-from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
+from ..video.reader import FrameReader
+from ..video.sources import VideoLike, as_video
 from .autogaze.pretrained import BUNDLED
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
@@ -75,7 +75,7 @@ def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: i
 
 
 def gaze_video(
-    source: str | Path,
+    source: VideoLike,
     gaze: AnySelector | str | Path = BUNDLED,
     settings: VideoSettings | None = None,
     *,
@@ -87,11 +87,12 @@ def gaze_video(
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
 ) -> GazedVideo:
-    """Reads a video file and keeps its gazed patches, as `settings` says.
+    """Reads a video and keeps its gazed patches, as `settings` says.
 
-    gaze: a selector, its name, or an AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to
-    select on (default: the gaze model's own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time,
-    on each core of a CPU (default: as many as are fast); bounds memory, never changes a result.
+    source: a path, or what else `Video` takes; or a `Video`, for a part of one. gaze: a selector, its name, or an
+    AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to select on (default: the gaze
+    model's own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time, on each core of a CPU
+    (default: as many as are fast); bounds memory, never changes a result.
     stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds of work per
     stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
     """
@@ -110,7 +111,7 @@ def gaze_video(
 
 
 def gaze_variants(
-    source: str | Path,
+    source: VideoLike,
     variants: Sequence[tuple[AnySelector, VideoSettings]],
     *,
     grid: PatchGrid | None = None,
@@ -137,8 +138,7 @@ def gaze_variants(
         clip_batch,
     )
     start = time.perf_counter()
-    reader = VideoReader(source)
-    indices = sample_frames(len(reader), settings.frames)
+    reader, indices = as_video(source).sampled(settings.frames, settings.fps)
     pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
@@ -154,7 +154,7 @@ def gaze_variants(
             if listener is not None:
                 listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
             release_free_memory()
-    return [_result(gazer, source, len(reader.lost), pictures.spent, start) for gazer in gazers]
+    return [_result(gazer, reader.name, len(reader.lost), pictures.spent, start) for gazer in gazers]
 
 
 def _check_variants(variants: Sequence[tuple[AnySelector, VideoSettings]], clip_batch: int | None) -> None:
@@ -165,7 +165,7 @@ def _check_variants(variants: Sequence[tuple[AnySelector, VideoSettings]], clip_
 
 
 def _pictures(
-    reader: VideoReader, indices: list[int], settings: VideoSettings, form: _Form, shown: bool
+    reader: FrameReader, indices: list[int], settings: VideoSettings, form: _Form, shown: bool
 ) -> PictureSource:
     """shown: whether somebody wants to see the frames in their own aspect."""
     return PictureSource(
@@ -181,14 +181,14 @@ def _pictures(
     )
 
 
-def _result(gazer: _Gazer, source: str | Path, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
+def _result(gazer: _Gazer, source: str, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
     """What a gazer collected, with its settings and stats. spent: seconds of decoding and resizing; start: of all."""
     result = gazer.finish()
     if result is None:
         raise InputError(f"{source}: no frame could be decoded")
     result.settings = gazer.settings.to_dict()
     result.stats = {
-        "source": str(source),
+        "source": source,
         "frames": gazer.frames,
         "frames_lost": lost,
         "tiles": list(result.tiles),
