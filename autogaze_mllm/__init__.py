@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .mllm.loading import load
     from .mllm.model import GazedModel
     from .mllm.wrap import wrap
+    from .video.sources import Video
     from .vision.tower import GazedSiglipVisionModel, GazedVisionModel
 
 __version__ = "0.1.0"  # the only place where it stands
@@ -50,6 +51,7 @@ __all__ = [
     "PixelFormat",
     "RandomSelector",
     "Selector",
+    "Video",
     "VideoSettings",
     "gaze_video",
     "load",
@@ -75,6 +77,7 @@ _HOMES = {
     ".mllm.loading": ("load",),
     ".mllm.model": ("GazedModel",),
     ".mllm.wrap": ("wrap",),
+    ".video.sources": ("Video",),
     ".vision.tower": ("GazedSiglipVisionModel", "GazedVisionModel"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from ..common.distributed import Shard
 from ..common.errors import InputError
 from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
 from .answers import Answer, AnswerLog
 from .benchmarks import Benchmark, Question
 from .responders import EncodedVideo, Responder, Variant
@@ -127,7 +126,7 @@ class Runner:
     def _ask(
         self, reader: VideoReader, job: Job, watched: EncodedVideo, questions: Sequence[Question], log: AnswerLog
     ) -> None:
-        indices = sample_frames(len(reader), job.variant.settings.frames)
+        indices = reader.sample(job.variant.settings.frames, job.variant.settings.fps)
         times = [float(reader.seconds[number]) for number in indices]
         stats = watched.stats
         answer = Answer(

@@ -1,4 +1,4 @@
-"""gaze_video: from a file to its gazed patches, one chunk at a time.
+"""gaze_video: from a video to its gazed patches, one chunk at a time.
 
 Decoding and resizing run in a thread of their own, one chunk ahead. Pictures stay bytes until a few tiles of them are
 gazed, so what is held is the chunk and the kept patches, not the video (`benchmarks/long_video.py` measures it).
@@ -20,8 +20,8 @@ from ..common.pixels import PixelFormat
 from ..common.timing import Stopwatch
 from ..common.workers import CoreWorkers, Prefetch
 from ..video.frames import PictureChunk, PictureSource
-from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
+from ..video.reader import FrameReader
+from ..video.sources import VideoLike, as_video
 from .autogaze.pretrained import BUNDLED
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
@@ -81,7 +81,7 @@ def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: i
 
 
 def gaze_video(
-    source: str | Path,
+    source: VideoLike,
     gaze: AnySelector | str | Path = BUNDLED,
     settings: VideoSettings | None = None,
     *,
@@ -95,14 +95,14 @@ def gaze_video(
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
 ) -> GazedVideo:
-    """Reads a video file and keeps its gazed patches, as `settings` says.
+    """Reads a video and keeps its gazed patches, as `settings` says.
 
-    gaze: a selector, its name, or an AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to
-    select on (default: the gaze model's own). pixels, dtype: what the tower wants. tubelet: frames
-    that are kept together (`GazedVideo`). grid_for: for towers that take pictures of any size: width, height and
-    settings
-    of a video -> what it is selected on as a whole, or None for tiles of `grid`. clip_batch: clips gazed at a time,
-    on each core of a CPU (default: as many as are fast); bounds memory, never changes a result.
+    source: a path, or what else `Video` takes; or a `Video`, for a part of one. gaze: a selector, its name, or an
+    AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to select on (default: the gaze
+    model's own). pixels, dtype: what the tower wants. tubelet: frames that are kept together (`GazedVideo`). grid_for:
+    for towers that take pictures of any size: width, height and settings of a video -> what it is selected on as a
+    whole, or None for tiles of `grid`. clip_batch: clips gazed at a time, on each core of a CPU (default: as many as
+    are fast); bounds memory, never changes a result.
     stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds of work per
     stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
     """
@@ -123,7 +123,7 @@ def gaze_video(
 
 
 def gaze_variants(
-    source: str | Path,
+    source: VideoLike,
     variants: Sequence[tuple[AnySelector, VideoSettings]],
     *,
     grid: PatchGrid | None = None,
@@ -144,9 +144,11 @@ def gaze_variants(
     _check_variants(variants, clip_batch)
     selector, settings = variants[0]
     place = torch.device(device) if device is not None else torch.device("cpu")
+    if settings.chunk_frames % tubelet:
+        raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
     start = time.perf_counter()
-    reader = VideoReader(source)
-    whole = None if grid_for is None else grid_for(*_shown_size(reader, source), settings)
+    reader, indices = as_video(source).sampled(settings.frames, settings.fps)
+    whole = None if grid_for is None else grid_for(*_shown_size(reader, indices), settings)
     form = _Form(
         whole or (as_selector(selector).grid if grid is None else grid),
         pixels or PixelFormat(),
@@ -156,9 +158,6 @@ def gaze_variants(
         tubelet,
         settings.max_tiles if whole is None else 1,
     )
-    if settings.chunk_frames % tubelet:
-        raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
-    indices = sample_frames(len(reader), settings.frames)
     pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
@@ -174,18 +173,18 @@ def gaze_variants(
             if listener is not None:
                 listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
             release_free_memory()
-    results = [_result(gazer, source, len(reader.lost), pictures.spent, start) for gazer in gazers]
+    results = [_result(gazer, reader.name, len(reader.lost), pictures.spent, start) for gazer in gazers]
     if len(indices) > 1:
         for result in results:
             result.interval = float(reader.seconds[indices[-1]] - reader.seconds[indices[0]]) / (len(indices) - 1)
     return results
 
 
-def _shown_size(reader: VideoReader, source: str | Path) -> tuple[int, int]:
+def _shown_size(reader: FrameReader, indices: list[int]) -> tuple[int, int]:
     """Width and height of the frames."""
-    for chunk in reader.read([0]):
+    for chunk in reader.read(indices[:1]):
         return chunk.frames.shape[2], chunk.frames.shape[1]
-    raise InputError(f"{source}: no frame could be decoded")
+    raise InputError(f"{reader.name}: no frame could be decoded")
 
 
 def _check_variants(variants: Sequence[tuple[AnySelector, VideoSettings]], clip_batch: int | None) -> None:
@@ -196,7 +195,7 @@ def _check_variants(variants: Sequence[tuple[AnySelector, VideoSettings]], clip_
 
 
 def _pictures(
-    reader: VideoReader, indices: list[int], settings: VideoSettings, form: _Form, shown: bool
+    reader: FrameReader, indices: list[int], settings: VideoSettings, form: _Form, shown: bool
 ) -> PictureSource:
     """shown: whether somebody wants to see the frames in their own aspect."""
     return PictureSource(
@@ -212,14 +211,14 @@ def _pictures(
     )
 
 
-def _result(gazer: _Gazer, source: str | Path, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
+def _result(gazer: _Gazer, source: str, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
     """What a gazer collected, with its settings and stats. spent: seconds of decoding and resizing; start: of all."""
     result = gazer.finish()
     if result is None:
         raise InputError(f"{source}: no frame could be decoded")
     result.settings = gazer.settings.to_dict()
     result.stats = {
-        "source": str(source),
+        "source": source,
         "frames": gazer.frames,
         "frames_lost": lost,
         "tiles": list(result.tiles),

@@ -22,6 +22,16 @@ class VideoSettings:
         at_least=1,
         group=SAMPLING,
     )
+    fps: Number | None = setting(
+        "frames taken for each second of the video, instead of --frames",
+        usual=False,
+        default=None,
+        manual="frames taken for each second of the video, instead of `frames` of them spread evenly",
+        report="frames taken for each second",
+        metavar="N",
+        above=0,
+        group=SAMPLING,
+    )
     chunk_frames: int = setting(
         "frames that gaze sees together; then it starts anew",
         manual="frames of one clip; gaze starts anew in each",
@@ -120,7 +130,7 @@ class VideoSettings:
             raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return dataclasses.replace(self, **overrides)
 
-    def sampling(self) -> tuple[int | bool, ...]:
+    def sampling(self) -> tuple[float | None, ...]:
         """What decides which pictures a selector gets to see; settings that agree in it can share the decoding."""
         return tuple(getattr(self, one.name) for one in settings_of(VideoSettings) if one.group == SAMPLING)
 

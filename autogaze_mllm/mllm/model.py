@@ -17,21 +17,21 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..common.errors import InputError
+from ..common.pixels import PictureSource, open_picture, pictures_in
 from ..common.timing import Stopwatch
 from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
+from ..video.sources import VideoLike, videos_in
 from ..vision.tower import GazedVisionModel
 from .families import Family
 from .media import Media
 from .preprocessing import Preprocessing
 from .prompt import (
-    ImageSource,
     check_counts,
     encode_prompt,
     media_per_prompt,
-    open_image,
     pad_rows,
     render_chat,
     tags_in,
@@ -134,7 +134,7 @@ class GazedModel(nn.Module):
 
     def gaze_video(
         self,
-        source: str | Path,
+        source: VideoLike,
         settings: VideoSettings | None = None,
         progress: bool = False,
         selector: AnySelector | None = None,
@@ -156,7 +156,7 @@ class GazedModel(nn.Module):
         return self._encoder().gazed_media(gazed)
 
     def gazed_key(
-        self, source: str | Path, settings: VideoSettings | None = None, selector: AnySelector | None = None
+        self, source: VideoLike, settings: VideoSettings | None = None, selector: AnySelector | None = None
     ) -> str | None:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
@@ -187,7 +187,8 @@ class GazedModel(nn.Module):
         """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
 
         One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is
-        a path or a GazedVideo, an image a path or a PIL image. chat: put the prompt into the model's chat format.
+        what `Video` takes (a path, frames, ...), a `Video` or a GazedVideo, an image a path or a PIL image.
+        chat: put the prompt into the model's chat format.
         reuse: take visual tokens from the cache and keep them there; they carry no gradients.
         -> input_ids, attention_mask (B, L) and media (per prompt, in order).
         """
@@ -195,8 +196,8 @@ class GazedModel(nn.Module):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise InputError("no prompt was given")
-        film_lists = media_per_prompt(videos, single, len(texts), "videos")
-        image_lists = media_per_prompt(images, single, len(texts), "images")
+        film_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
+        image_lists = media_per_prompt(images, pictures_in, single, len(texts), "images")
         self.stats = {"seconds": {}}
         encoder = self._encoder()
         rows, media = [], []
@@ -207,7 +208,7 @@ class GazedModel(nn.Module):
                 if kind == "video":
                     items.append(encoder.media(next(film), reuse, progress))
                 else:
-                    items.append(self.family.dense_image(open_image(next(picture)), alone=len(pictures) == 1))
+                    items.append(self.family.dense_image(open_picture(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
             rows.append(encode_prompt(rendered, items, self.preprocessing, self.family, number))
             media.append(items)
@@ -354,14 +355,18 @@ class GazedModel(nn.Module):
         video: VideoSource | Sequence[VideoSource] | None,
         question: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: Sequence[PictureSource] | PictureSource = (),
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
         max_new_tokens: int = 64,
         progress: bool = False,
         **generation: Any,
     ) -> str:
         """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
-        media come before it. generation: as for `generate`; greedy unless told otherwise."""
-        films = [] if video is None else list(video) if isinstance(video, (list, tuple)) else [video]
+        media come before it. start, end, fps: as of `Video`, of each video. generation: as for
+        `generate`; greedy unless told otherwise."""
+        films, images = videos_in(video, start, end, fps), pictures_in(images)
         if not question.strip():
             raise InputError("the question has no text")
         if not tags_in(question):
@@ -369,7 +374,7 @@ class GazedModel(nn.Module):
             question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
         if generation.get("return_dict_in_generate"):
             raise InputError("ask() returns text; use prepare() and generate() for return_dict_in_generate")
-        inputs = self.prepare(question, films, list(images), reuse=True, progress=progress)
+        inputs = self.prepare(question, films, images, reuse=True, progress=progress)
         ids = self.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **generation})
         self.stats["new_tokens"] = int(ids.shape[1])
         return self.tokenizer.decode(ids[0], skip_special_tokens=True).strip()

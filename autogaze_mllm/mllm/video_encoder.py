@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +20,12 @@ from ..gaze.pipeline import gaze_video
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
 from ..gaze.token_map import TokenMap
-from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
+from ..video.sources import VideoLike, as_video
 from ..vision.tower import GazedVisionModel
 from .families import Family
 from .media import Media
 
-VideoSource = str | Path | GazedVideo | Media
+VideoSource = VideoLike | GazedVideo | Media
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class VideoEncoder:
 
     # -- gazing --------------------------------------------------------------------------------------------------
 
-    def gaze(self, source: str | Path, progress: bool = False) -> GazedVideo:
+    def gaze(self, source: VideoLike, progress: bool = False) -> GazedVideo:
         """From the cache if it is there; then stats["from_cache"] of the result is 1."""
         start = time.perf_counter()
         self.family.check_settings(self.settings)
@@ -71,7 +69,7 @@ class VideoEncoder:
             "dtype": self.family.base.dtype,
         }
 
-    def gazed_key(self, source: str | Path) -> str | None:
+    def gazed_key(self, source: VideoLike) -> str | None:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         if self.cache is None:
             return None
@@ -122,21 +120,20 @@ class VideoEncoder:
         token_map = TokenMap.of(gazed, self.family.raster)
         return Media(self.family.layout(token_map), gazed, token_map, key, state)
 
-    def _dense(self, source: str | Path | GazedVideo) -> Media:
+    def _dense(self, source: VideoLike | GazedVideo) -> Media:
         """All frames that the settings take, as the base model sees them."""
         if isinstance(source, GazedVideo):
-            raise InputError("inside disabled() a video must be a file: a gazed video has no dense frames left")
+            raise InputError("inside disabled() a video must be there as such: a gazed video has no dense frames left")
         clock = Stopwatch(torch.device("cpu"))
         with clock.stage("decode"):
-            reader = VideoReader(source)
-            wanted = sample_frames(len(reader), self.settings.frames)
+            reader, wanted = as_video(source).sampled(self.settings.frames, self.settings.fps)
             pixels = torch.cat([self.family.frame_pixels(chunk.frames) for chunk in reader.read(wanted)])
         item = self.family.dense_video(pixels, [float(reader.seconds[index]) for index in wanted])
         numbers = {"frames": len(pixels), "frames_lost": len(reader.lost), "dense_tokens": item.tokens}
         self.count({**numbers, "seconds": clock.seconds})
         return item
 
-    def _token_key(self, source: str | Path, state: str) -> str | None:
+    def _token_key(self, source: VideoLike, state: str) -> str | None:
         """Cache key of the visual tokens of a video; also the weights of tower and projector decide them."""
         facts = self._gaze_facts()
         if self.cache is None or facts is None:

@@ -1,4 +1,4 @@
-"""From a file to resized pictures, in a thread of its own, a chunk at a time.
+"""From a video to resized pictures, in a thread of its own, a chunk at a time.
 
 A 4K frame is 25 MB: it is resized as soon as it is decoded and never kept. At most two chunks exist at a time: one
 that is being filled or waits, and one that is being worked on.
@@ -15,7 +15,7 @@ import torch
 
 from ..common.pixels import resize_frames
 from ..common.workers import Prefetch
-from .reader import FrameChunk, VideoReader
+from .reader import FrameChunk, FrameReader
 from .tiles import choose_thumbnails, choose_tiles
 
 
@@ -41,7 +41,7 @@ class PictureSource:
     """Iterable once. tile: (height, width) of one. max_tiles, enlarge: as in VideoSettings. display_width: of frames to
     show, 0 for none. spent: seconds used for decoding and resizing so far."""
 
-    reader: VideoReader
+    reader: FrameReader
     indices: list[int]
     chunk_frames: int
     tile: tuple[int, int]
