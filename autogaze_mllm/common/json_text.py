@@ -64,6 +64,12 @@ def to_json(value: Any, *, indent: int | None = None, sort_keys: bool = False) -
     return text if is_text(text) else json.dumps(plain, **options)
 
 
+def writable(text: str) -> str:
+    """The same text, with escapes for halves of characters (of bytes that were not UTF-8), which no tokenizer and no
+    file takes."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 def is_text(text: str) -> bool:
     """Whether it can be written as UTF-8: it holds no halves of characters."""
     try:

@@ -23,7 +23,8 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import SCHEDULER_NAME
 
 from ..common import distributed
-from ..common.files import output_folder, read_json, write_json
+from ..common.files import output_folder, read_fields, write_json
+from ..common.weights import check_weights, shapes
 from ..gaze.autogaze.model import AutoGaze
 from ..mllm.model import GazedModel
 from ..mllm.saving import SETTINGS_FILE, save_settings
@@ -159,8 +160,10 @@ def load_weights(checkpoint: str, gazed: GazedModel, gaze: bool) -> None:
     """The trained weights of a checkpoint, into a model whose parts are switched on but that no engine has divided yet.
     gaze: also those of the gaze model."""
     folder = Path(checkpoint)
-    stored = read_json(folder / SETTINGS_FILE)
-    load_parts(folder, gazed.family, stored["tuned"])
+    stored = read_fields(folder / SETTINGS_FILE)
+    load_parts(folder, gazed.family, stored.get("tuned", dict))
     if gaze:
         assert isinstance(gazed.gaze, AutoGaze)
-        gazed.gaze.load_state_dict(AutoGaze.from_pretrained(folder / stored["gaze"]["folder"]).state_dict())
+        own = AutoGaze.from_pretrained(folder / stored.object("gaze").get("folder", str)).state_dict()
+        check_weights(folder, shapes(gazed.gaze.state_dict()), shapes(own), against="the model that is trained")
+        gazed.gaze.load_state_dict(own)

@@ -249,7 +249,7 @@ class AutoGazeConfig:
     def __post_init__(self) -> None:
         sides = (self.input_img_size, *self.scales)
         _require(
-            0 < min(sides) and max(sides) <= LARGEST_SIDE and len(self.scales) <= 64,
+            min(sides) > 0 and max(sides) <= LARGEST_SIDE and len(self.scales) <= 64,
             f"sides of {shown(sides)} pixels are not possible",
         )
         _require(self.encoder.out_dim == self.decoder.hidden_size, "encoder out_dim must equal decoder hidden_size")
