@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +70,18 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     quiet()
     _check(arguments)
     from ..common.distributed import Shard
+    from ..common.locks import run_lock
+
+    shard = Shard.from_environment()
+    out = Path(arguments.out)  # where there is a run, who else is at it is told before anything large is read
+    with run_lock(out, f"-{shard.rank:05}") if out.is_dir() else nullcontext():
+        return _run(arguments, shard)
+
+
+def _run(arguments: argparse.Namespace, shard: Shard) -> int:
     from ..evaluation.run import Run
     from ..evaluation.runner import Job, Runner
 
-    shard = Shard.from_environment()
     benchmark, commit = _benchmark(arguments, shard)
     questions = benchmark.questions()[: arguments.limit]
     _check_videos(benchmark, questions, shard)

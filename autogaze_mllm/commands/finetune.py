@@ -68,9 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..common import distributed
     from ..common.files import output_folder
     from ..finetuning.benchmark_eval import chosen_benchmark
+    from ..finetuning.checkpoints import latest_checkpoint
     from ..finetuning.data.samples import load_samples
     from ..finetuning.deepspeed import chosen_engine
-    from ..finetuning.run import describe, finetune, latest_checkpoint, prepare, training_device
+    from ..finetuning.run import describe, finetune, prepare, training_device
     from ..mllm.loading import base_source
 
     config = _config(arguments)

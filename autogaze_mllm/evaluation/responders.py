@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.errors import InputError
+from ..common.hashing import fingerprint
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_variants
@@ -75,6 +76,7 @@ class ModelAnswerer:
         return {
             "name": self.name or BUNDLED,
             "revision": getattr(config, "_commit_hash", None),
+            "weights": fingerprint(dict(self.model.family.base.named_parameters())),  # what it is, wherever it lies
             "family": self.model.family.title,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "decoding": "greedy",

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
 import torch
 
 from ..common.errors import InputError
+from .chat_template import render_messages
 from .families import Family
 from .media import TAG, Layout, Media
 from .preprocessing import Preprocessing
@@ -40,13 +40,8 @@ def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
         return family.chat(text)
     for content in ([{"type": "text", "text": text}], text):
         messages = [{"role": "user", "content": content}]
-        try:
-            rendered = preprocessing.tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=True
-            )
-        except (TypeError, jinja2.TemplateError):  # made for the other form of content
-            continue
-        if text in rendered:
+        rendered = render_messages(preprocessing.tokenizer, template, messages)
+        if rendered is not None and text in rendered:
             return rendered
     raise InputError("the model's chat template does not show the question; give the whole prompt with chat=False")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..common.errors import InputError, first_line, listed
-from ..common.files import find_file, read_json
+from ..common.files import find_file, read_fields
 from ..gaze.cache import VideoCache
 from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector
@@ -135,15 +134,15 @@ def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family],
     native = native_class(source, **hub)
     if native is not None:
         return family_class(native, str(source)), functools.partial(native.from_pretrained, source, **hub)
-    options = {"trust_remote_code": False, **hub}  # no code of a repository is run, or asked about
+    options = {**hub, "trust_remote_code": False}  # no code of a repository is run, or asked about
     try:
         config = AutoConfig.from_pretrained(source, **options)
     except (ValueError, TypeError) as error:  # a model type that transformers does not know
         path = find_file(source, "config.json", **hub)
-        kind = read_json(path).get("model_type") if path else None
+        kind = read_fields(path).get("model_type", str | None, None) if path else None
         family_of_type(kind, str(source))
         raise InputError(f"{source}: {first_line(error)}") from error
-    except (OSError, json.JSONDecodeError) as error:
+    except Exception as error:  # unreadable files, and keys of wrong types: errors of many types
         find_file(source, "config.json", **hub)  # says in one line why there is no configuration
         raise InputError(f"{source}: cannot be loaded: {first_line(error)}") from error
     adapter = family_class(config, str(source))
