@@ -10,7 +10,7 @@ Shapes: N kept groups, r patches per side of a group, p pixels per side of a pat
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import torch
@@ -22,6 +22,7 @@ from ..gaze.grid import PatchGrid, Side
 from ..gaze.settings import VideoSettings
 from ..video.tiles import choose_tiles
 
+PADDED_PATCHES = 1 << 15
 CoarsePositions = Literal["native", "fine"]
 
 
@@ -186,6 +187,52 @@ class MeanTower(AnySizeTower):
         longest = int((segments[1:] - segments[:-1]).max())
         x = tower.encoder(x, cu_seqlens=segments, max_seqlen=longest, position_embeddings=rotary)[0]
         return tower.post_layernorm(x).unflatten(0, (-1, self.group**2)).mean(dim=1)
+
+
+class PositionTower(AnySizeTower):
+    """Gemma 4's: a row of patches for every frame, padded, each patch with its column and row; the patches of a group
+    are averaged at the end. Frames are run in batches of at most PADDED_PATCHES."""
+
+    def encode(self, gazed: GazedVideo) -> torch.Tensor:
+        self.check_video(gazed)
+        tower = self.base_tower
+        there = gazed.to(next(tower.parameters()).device)
+        places, sizes = self.coordinates(there)
+        most = tower.config.position_embedding_size
+        if int(sizes.max()) > most:
+            raise InputError(f"the tower knows {most} patches along a side, the video has {int(sizes.max())}")
+        places = places if self.coarse_positions == "native" else self.rotary_positions(there).round().long()
+        pixels = self.pixels(there).view(len(places), 3, -1).transpose(1, 2).flatten(1)  # channels last
+        counts = (there.frame_counts[there.frame_counts > 0] * self.group**2).tolist()
+        found = []
+        for rows in _batches(counts, PADDED_PATCHES):
+            taken = sum(counts[rows])
+            found.append(self._batch(pixels[:taken], places[:taken].flip(1), counts[rows]))
+            pixels, places = pixels[taken:], places[taken:]
+        return torch.cat(found)
+
+    def _batch(self, pixels: torch.Tensor, places: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """pixels (n, 3 * p * p), places (n, 2) column and row, of frames with so many patches -> (n / group^2, C)."""
+        tower = self.base_tower
+        real = torch.arange(max(counts), device=pixels.device) < torch.tensor(counts, device=pixels.device)[:, None]
+        padded = pixels.new_zeros(*real.shape, pixels.shape[1]).masked_scatter(real[..., None], pixels)
+        at = torch.full((*real.shape, 2), -1, device=pixels.device).masked_scatter(real[..., None], places)
+        x = tower.patch_embedder(padded, at, ~real)
+        x = tower.encoder(inputs_embeds=x, attention_mask=real, pixel_position_ids=at).last_hidden_state
+        means = x[real].unflatten(0, (-1, self.group**2)).float().mean(dim=1).to(x.dtype)
+        pooled = means.float() * tower.config.hidden_size**0.5  # beyond the range of half precision
+        if tower.config.standardize:
+            pooled = (pooled - tower.std_bias.float()) * tower.std_scale.float()
+        return pooled.to(x.dtype)
+
+
+def _batches(counts: list[int], most: int) -> Iterator[slice]:
+    """Frames that go together: so many that none is padded to more than `most` patches with the others."""
+    first = 0
+    for end in range(1, len(counts) + 1):
+        if end == len(counts) or max(counts[first : end + 1]) * (end + 1 - first) > most:
+            yield slice(first, end)
+            first = end
 
 
 def _starts(counts: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from ...common.errors import InputError
 from .aya_vision import AyaVisionFamily
 from .base import Family
 from .gemma3 import Gemma3Family
+from .gemma4 import Gemma4Family
 from .internvl import InternVLFamily
 from .llava import LlavaFamily
 from .llava_next_video import LlavaNextVideoFamily
@@ -30,6 +31,7 @@ OWN: tuple[type[Family], ...] = (
     InternVLFamily,
     AyaVisionFamily,
     Gemma3Family,
+    Gemma4Family,
     PaliGemmaFamily,
     QwenFamily,
     Qwen25Family,

@@ -11,37 +11,29 @@ import inspect
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
-from ...common.errors import InputError
-from ...common.pixels import resize_frames
-from ...gaze.gazed_video import GazedVideo
-from ...gaze.grid import PatchGrid
 from ...gaze.settings import VideoSettings
-from ...gaze.token_map import TokenMap
 from ...vision.any_size import AnySizeTower, TableTower, WindowTower
 from ..media import Layout, Media
-from .base import Family
+from .any_size import AnySizeFamily, joined_features
 from .mrope import mrope_positions
 from .nvila import chatml
 
 START, END = "<|vision_start|>", "<|vision_end|>"
-# Tokens of a dense frame: what the published preprocessing of videos allows.
-FEWEST, MOST = 128, 768
 
 
-class QwenFamily(Family):
+class QwenFamily(AnySizeFamily):
     """Qwen2-VL; the others say where they differ."""
 
     model_type = "qwen2_vl"
     title = "Qwen2-VL"
     example = "Qwen/Qwen2-VL-7B-Instruct"
-    after_media = ""
     run_per_tubelet: ClassVar[bool] = False
-    tower_class: ClassVar[type[AnySizeTower]] = AnySizeTower
+    tower_class = AnySizeTower
+    dense_tokens = (128, 768)
     PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {
         "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
         "tower": ("model.visual.",),
@@ -53,16 +45,8 @@ class QwenFamily(Family):
         self.deepstack = len(getattr(self.tower, "deepstack_merger_list", ()))
 
     @classmethod
-    def check_tower(cls, config: Any) -> None:
-        """The tower is part of the family."""
-
-    @classmethod
     def default_settings(cls) -> VideoSettings:
         return VideoSettings(max_tiles=4, enlarge=False)  # about the tokens that a dense frame may have
-
-    def check_settings(self, settings: VideoSettings) -> None:
-        if settings.thumbnails:
-            raise InputError(f"{self.title} is shown whole frames at every size, and takes no thumbnails beside them")
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
@@ -71,54 +55,19 @@ class QwenFamily(Family):
         return self.base.model.visual
 
     @property
-    def _vision(self) -> Any:
-        return self.config.vision_config
-
-    @property
     def group(self) -> int:
         return self._vision.spatial_merge_size
 
     @property
-    def patch(self) -> int:
-        return self._vision.patch_size * self.group
-
-    @property
-    def feature_layers(self) -> Sequence[int | None]:
-        return [None]
-
-    def default_scales(self, grid: PatchGrid) -> None:
-        """Every video has its own."""
-
-    def make_tower(self, grid: PatchGrid, **options: Any) -> AnySizeTower:
-        self._check_options(options)
-        vision = self._vision
-        return self.tower_class(
-            self.tower, vision.patch_size, self.group, vision.temporal_patch_size, grid.cells, options["scales"]
-        )
-
-    def _check_options(self, options: dict[str, Any]) -> None:
-        if not options["frame_independent"]:
-            raise InputError(f"{self.title}: its tower looks at each moment by itself; frame_independent must be True")
-        if options["backend"] != "sdpa" or options["compile"]:
-            raise InputError(f"{self.title}: how its tower attends and is compiled is chosen where the base is loaded")
-
-    def gazed_features(self, tower: AnySizeTower, videos: Sequence[GazedVideo]) -> list[torch.Tensor]:
-        return [self._features(tower, video) for video in videos]
-
-    def _features(self, tower: AnySizeTower, video: GazedVideo) -> torch.Tensor:
-        found = tower.encode(video)
-        return found[tower.token_order(video, raster=True).to(found.device)]
+    def tubelet(self) -> int:
+        return self._vision.temporal_patch_size
 
     def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
         return features  # the tower ends with its own merger
 
     # -- what the LLM is given -----------------------------------------------------------------------------------
 
-    def layout(self, video: TokenMap) -> Layout:
-        return self._video_layout(video.counts, video.seconds)
-
-    def _video_layout(self, counts: Sequence[int], seconds: Sequence[float]) -> Layout:
-        """counts, seconds: of each tubelet."""
+    def video_layout(self, counts: Sequence[int], seconds: Sequence[float]) -> Layout:
         return [START, sum(counts), END] if sum(counts) else []
 
     def llm_inputs(
@@ -140,17 +89,13 @@ class QwenFamily(Family):
 
     # -- the base model's own way --------------------------------------------------------------------------------
 
-    def frame_pixels(self, frames: np.ndarray) -> torch.Tensor:
-        height, width = _dense_size(frames.shape[1], frames.shape[2], self.patch)
-        return self.pixels.normalize(resize_frames(frames, height, width, torch.device("cpu")).float() / 255)
-
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
         inputs = self.image_processor(images=[image], return_tensors="pt")
         content = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
         return Media([START, int(content["image_grid_thw"].prod()) // self.group**2, END], content)
 
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
-        f, p, m = self._vision.temporal_patch_size, self._vision.patch_size, self.group
+        f, p, m = self.tubelet, self._vision.patch_size, self.group
         missing = -len(pixels) % f
         pixels, times = torch.cat([pixels, *[pixels[-1:]] * missing]), [*seconds, *seconds[-1:] * missing]
         t, h, w = len(pixels) // f, pixels.shape[2] // p, pixels.shape[3] // p
@@ -163,12 +108,7 @@ class QwenFamily(Family):
             between = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 0.5
             content["second_per_grid_ts"] = torch.tensor([f * between])
         means = [sum(times[k * f : (k + 1) * f]) / f for k in range(t)]
-        return Media(self._video_layout([h * w // m**2] * t, means), content)
-
-    def dense_count(self, frames: int, grid: PatchGrid | None = None) -> int:
-        if grid is None:
-            raise InputError(f"{self.title}: how many tokens a dense video has depends on its size")
-        return -(-frames // self._vision.temporal_patch_size) * grid.counts[-1]
+        return Media(self.video_layout([h * w // m**2] * t, means), content)
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
         device, dtype = self.base.device, self.base.dtype
@@ -178,10 +118,8 @@ class QwenFamily(Family):
         else:
             pixels, grid = content["pixel_values"], content["image_grid_thw"]
             found = self.base.get_image_features(pixels.to(device, dtype), grid.to(device))
-        tokens = found.pooler_output
-        tokens = tokens if isinstance(tokens, torch.Tensor) else torch.cat(list(tokens))
         deep = getattr(found, "deepstack_features", None) or []
-        return torch.cat([tokens, *deep], dim=-1)
+        return torch.cat([joined_features(found), *deep], dim=-1)
 
     def chat(self, text: str, first: bool = True) -> str:
         return chatml(text, first)
@@ -204,7 +142,7 @@ class Qwen3Family(QwenFamily):
     tower_class = TableTower
     run_per_tubelet = True
 
-    def _video_layout(self, counts: Sequence[int], seconds: Sequence[float]) -> Layout:
+    def video_layout(self, counts: Sequence[int], seconds: Sequence[float]) -> Layout:
         layout: Layout = []
         for count, time in zip(counts, seconds, strict=True):
             layout += [f"<{time:.1f} seconds>{START}", count, END] if count else []
@@ -227,13 +165,3 @@ class Qwen35MoeFamily(Qwen3Family):
     model_type = "qwen3_5_moe"
     title = "Qwen3.5 and Qwen3.6, mixture of experts"
     example = "Qwen/Qwen3.5-35B-A3B"
-
-
-def _dense_size(height: int, width: int, unit: int) -> tuple[int, int]:
-    """A frame's size in whole tokens of `unit` pixels, its shape kept, with FEWEST to MOST of them."""
-    area = height * width / unit**2
-    factor = (min(max(area, FEWEST), MOST) / area) ** 0.5
-    rows, columns = (max(round(side * factor / unit), 1) for side in (height, width))
-    while rows * columns > MOST:
-        rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
-    return rows * unit, columns * unit
