@@ -198,6 +198,25 @@ def test_a_prompt_of_paligemma_begins_behind_its_pictures(name):
     assert text == 2 * kind.replace_image_token(own, {}, 0) + "<bos>what?\n"
 
 
+CHATS = {
+    "llava_clip": "USER: <image>\nWhat? ASSISTANT:",
+    "llava_onevision": "<|im_start|>user <image>\nWhat?<|im_end|><|im_start|>assistant\n",
+    "qwen3_vl": "<|im_start|>user\n<|vision_start|><|image_pad|><|vision_end|>What?<|im_end|>\n<|im_start|>assistant\n",
+    "smolvlm": "<|im_start|>User:<image>What?<end_of_utterance>\nAssistant:",
+    "internvl": "<|im_start|>user\n<IMG_CONTEXT>\nWhat?<|im_end|>\n<|im_start|>assistant\n",
+    "gemma3": "<bos><start_of_turn>user\n<start_of_image>What?<end_of_turn>\n<start_of_turn>model\n",
+    "aya_vision": "<BOS_TOKEN><|START_OF_TURN_TOKEN|><|USER_TOKEN|><image>What?<|END_OF_TURN_TOKEN|>"
+    "<|START_OF_TURN_TOKEN|><|CHATBOT_TOKEN|>",
+}
+
+
+@pytest.mark.parametrize("name", CHATS)
+def test_chats(name):
+    message = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What?"}]}
+    tokenizer = built(name)[1].tokenizer
+    assert tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True) == CHATS[name]
+
+
 @pytest.mark.parametrize("number, words", [(1, "one"), (12, "twelve"), (20, "twenty"), (64, "sixty-four")])
 def test_frames_are_counted_in_words(number, words):
     assert in_words(number) == words

@@ -23,6 +23,7 @@ from ..helpers.family_reference import (
     dense_logits,
     dense_step_logits,
 )
+from ..helpers.family_thinned import thinned_logits
 
 CASES = [
     pytest.param(name, variant, marks=[pytest.mark.slow] if variant != "plain" else [], id=f"{name}-{variant}")
@@ -125,10 +126,59 @@ def test_a_written_folder_is_the_model(name, variant, tmp_path):
     assert parts.chat_template == preprocessing.chat_template
 
 
-QWENS = [name for name in NAMES if name.startswith("qwen")]
+NATIVE = [name for name in NAMES if name.startswith("qwen")] + ["video_llama_3", "gemma4"]  # pictures of any size
+THINNED = [case for case in CASES if case.values[0] != "llava_onevision"]  # whose frames are pooled after the projector
 
 
-@pytest.mark.parametrize("name", QWENS)
+@pytest.mark.parametrize("name, variant", THINNED)
+def test_what_is_left_out_is_seen_nowhere(name, variant):
+    model, preprocessing = built(name, variant)
+    shape = variant_of(name, variant).shape
+    side, pair = shape.patch * shape.merge, 2 if name.startswith("qwen") else 1
+    video = frames(name, variant, 1, count=4)
+    if name in NATIVE:
+        video = video[..., : 2 * side, :]  # wide
+    size = (4 // pair, video.shape[-2] // side, shape.tokens)
+    kept = torch.rand(size, generator=torch.Generator().manual_seed(2)) < 1 / 3
+    kept[:, 0, :2] = torch.tensor([True, False])
+
+    def thinned(pixels: torch.Tensor, kept: torch.Tensor = kept) -> torch.Tensor:
+        inputs = dense_inputs(name, model, preprocessing, "<video>what?", [pixels])
+        return thinned_logits(name, model, inputs, kept, shape.merge)
+
+    before = thinned(video)
+    whole = dense_logits(model, dense_inputs(name, model, preprocessing, "<video>what?", [video]))
+    assert before.shape[1] == whole.shape[1] - int((~kept).sum())
+    assert distance(before[:, -1], whole[:, -1]) > SEEN
+    for token, matters in ((0, True), (1, False)):
+        changed = video.clone()
+        changed[pair:, :, :side, token * side : (token + 1) * side] += 1
+        assert (distance(thinned(changed), before) > SEEN) == matters
+        assert matters or torch.equal(thinned(changed), before)
+    assert torch.equal(thinned(video, torch.ones_like(kept)), whole)
+
+
+@pytest.mark.parametrize("count, rows, columns", [(1, 2, 3), (2, 4, 2), (5, 2, 4)])
+@pytest.mark.parametrize("name", NATIVE)
+def test_a_video_has_any_shape(name, count, rows, columns):
+    """One frame and odd numbers, portrait and twice as wide as high; the last frame is seen, and the first one."""
+    model, preprocessing = built(name)
+    shape = variant_of(name).shape
+    token = shape.patch * shape.merge
+    generator = torch.Generator().manual_seed(1)
+    video = torch.rand(count, 3, rows * token, columns * token, generator=generator)
+    inputs = dense_inputs(name, model, preprocessing, "<video>what?", [video])
+    pictures = -(-count // 2) if name.startswith("qwen") else count
+    assert int((inputs["input_ids"] == model.config.video_token_id).sum()) == pictures * rows * columns
+    expected = dense_logits(model, inputs)
+    for number in (0, count - 1):
+        changed = video.clone()
+        changed[number, :, -token:, -token:] += 1
+        again = dense_inputs(name, model, preprocessing, "<video>what?", [changed])
+        assert distance(dense_logits(model, again)[:, -1], expected[:, -1]) > 1e-3
+
+
+@pytest.mark.parametrize("name", [name for name in NATIVE if name.startswith("qwen")])
 def test_without_its_positions_a_qwen_answers_otherwise(name):
     """So that a test on logits notices them missing."""
     model, preprocessing = built(name)
