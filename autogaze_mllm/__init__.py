@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .gaze.selectors.baselines import AllSelector, RandomSelector
     from .gaze.selectors.pixel_diff import PixelDiffSelector
     from .gaze.settings import VideoSettings, preset
+    from .mllm.families import Family, register_family
     from .mllm.loading import load
     from .mllm.model import GazedModel
     from .mllm.wrap import wrap
@@ -39,6 +40,7 @@ __all__ = [
     "AutoGaze",
     "AutoGazeConfig",
     "AutoGazeImageProcessor",
+    "Family",
     "GazeState",
     "GazedModel",
     "GazedSiglipVisionModel",
@@ -56,6 +58,7 @@ __all__ = [
     "gaze_video",
     "load",
     "preset",
+    "register_family",
     "wrap",
 ]
 
@@ -74,6 +77,7 @@ _HOMES = {
     ".gaze.selectors.baselines": ("AllSelector", "RandomSelector"),
     ".gaze.selectors.pixel_diff": ("PixelDiffSelector",),
     ".gaze.settings": ("VideoSettings", "preset"),
+    ".mllm.families": ("Family", "register_family"),
     ".mllm.loading": ("load",),
     ".mllm.model": ("GazedModel",),
     ".mllm.wrap": ("wrap",),

@@ -103,7 +103,8 @@ def gaze_video(
     for towers that take pictures of any size: width, height and settings of a video -> what it is selected on as a
     whole, or None for tiles of `grid`. clip_batch: clips gazed at a time, on each core of a CPU (default: as many as
     are fast); bounds memory, never changes a result.
-    stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds of work per
+    stats of the result: frames, frames_lost, size (height and width of the frames), tiles, thumbnails, patches,
+    patches_total, selector, seconds of work per
     stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
     """
     selector = load_selector(gaze, device=device, dtype=dtype)
@@ -174,8 +175,9 @@ def gaze_variants(
                 listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
             release_free_memory()
     results = [_result(gazer, reader.name, len(reader.lost), pictures.spent, start) for gazer in gazers]
-    if len(indices) > 1:
-        for result in results:
+    for result in results:
+        result.stats["size"] = list(pictures.size)
+        if len(indices) > 1:
             result.interval = float(reader.seconds[indices[-1]] - reader.seconds[indices[0]]) / (len(indices) - 1)
     return results
 

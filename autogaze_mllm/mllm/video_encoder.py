@@ -187,7 +187,7 @@ class VideoEncoder:
             "frames_lost": gazed.stats.get("frames_lost", 0),
             "patches": len(gazed),
             "patches_total": gazed.total_patches,
-            "dense_tokens": self.family.dense_count(frames, gazed.grid),
+            "dense_tokens": self.family.dense_count(frames, tuple(gazed.stats.get("size", gazed.grid.scales[-1]))),
         }
 
     def count(self, numbers: dict[str, Any]) -> None:

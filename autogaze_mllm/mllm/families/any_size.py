@@ -92,10 +92,11 @@ class AnySizeFamily(Family):
             rows, columns = (rows - 1, columns) if rows >= columns else (rows, columns - 1)
         return rows * self.patch, columns * self.patch
 
-    def dense_count(self, frames: int, grid: PatchGrid | None = None) -> int:
-        if grid is None:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
+        if size is None:
             raise InputError(f"{self.title}: how many tokens a dense video has depends on its size")
-        return -(-frames // self.tubelet) * grid.counts[-1]
+        height, width = self._dense_size(*size)
+        return -(-frames // self.tubelet) * (height // self.patch) * (width // self.patch)
 
 
 def joined_features(found: Any) -> torch.Tensor:

@@ -267,9 +267,9 @@ class Family(ABC):
         these times."""
 
     @abstractmethod
-    def dense_count(self, frames: int, grid: PatchGrid | None = None) -> int:
-        """Visual tokens that the base model spends on a video of this many frames. grid: what the video was gazed on,
-        for bases that take pictures of any size."""
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
+        """Visual tokens that the base model spends on a video of this many frames. size: their height and width, for
+        bases that take pictures of any size."""
 
     @abstractmethod
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

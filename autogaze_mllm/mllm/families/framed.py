@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...gaze.grid import PatchGrid
 from ...gaze.token_map import TokenMap
 from ..media import Layout, Media
 from .base import Family
@@ -47,7 +46,7 @@ class FramedFamily(Family):
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
         return Media(self.video_layout([self.per_picture] * len(pixels), seconds), {"pixel_values": pixels})
 
-    def dense_count(self, frames: int, grid: PatchGrid | None = None) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * self.per_picture
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

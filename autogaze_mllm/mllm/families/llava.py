@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...gaze.grid import PatchGrid
 from ...vision.adapters import adapter_of
 from ..media import Media
 from ..preprocessing import Preprocessing
@@ -47,7 +46,7 @@ class LlavaFamily(Family):
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
         return Media([self.dense_count(len(pixels))], {"pixel_values": pixels})
 
-    def dense_count(self, frames: int, grid: PatchGrid | None = None) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * self._tokens_per_image
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...gaze.grid import PatchGrid
 from ..media import Media
 from .base import Family
 
@@ -57,7 +56,7 @@ class LlavaOnevisionFamily(Family):
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
         return Media([self.dense_count(len(pixels))], {"pixel_values_videos": pixels[None]})
 
-    def dense_count(self, frames: int, grid: PatchGrid | None = None) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * (-(-self._side // 2)) ** 2 + 1
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
