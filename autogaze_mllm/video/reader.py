@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from ..common.errors import InputError
 from .container import FileSource, VideoFile
 from .sampling import sample_part
-from .shown import shown_picture
+from .shown import Screen
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +127,8 @@ class FrameReader(abc.ABC):
 class VideoReader(FrameReader):
     """Frames of the video stream of a file that a player would show.
 
-    source: a path, the file's bytes, or an open binary file. seconds: the first is 0. Raises InputError when there are
+    source: a path, the file's bytes, or an open binary file. seconds: the first is 0. codec: the decoder's name.
+    is_picture: whether the file is a single picture, no video. Raises InputError when there are
     no frames to give.
     """
 
@@ -138,16 +139,18 @@ class VideoReader(FrameReader):
         self.threads = threads if threads is not None else min(os.cpu_count() or 1, 8)
         container, stream = self._open()
         with container:
-            self.codec = stream.codec_context.name
+            self.codec, form = stream.codec_context.name, container.format.name
             self._pixel_aspect = stream.sample_aspect_ratio
             self._unit = float(stream.time_base) if stream.time_base else 1.0
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else 0.0
             self._index(container, stream)
+        self.is_picture = len(self) == 1 and (form == "image2" or form.endswith("_pipe"))
 
     def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        screen = Screen(self._pixel_aspect)
         for number, frame in self._frames(wanted):
-            yield number, shown_picture(frame, self._pixel_aspect)
+            yield number, screen.picture(frame)
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         container, stream = self.file.open()
