@@ -1,0 +1,15 @@
+"""A few damaged files of every kind, each time; `python tests/fuzz.py` tries as many as are wanted."""
+
+from __future__ import annotations
+
+import pytest
+
+from .fuzz import KINDS, REFUSED, RESULT, fuzz
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_damaged_files_give_a_result_or_a_line(name: str) -> None:
+    outcomes, faults = fuzz(name, 60)
+    assert not faults, "\n".join(faults)
+    assert outcomes[RESULT] + outcomes[REFUSED] == 60
+    assert outcomes[RESULT] and outcomes[REFUSED] > 5  # the damage was worth its name
