@@ -202,9 +202,12 @@ def _worker(name: str, memory: float, link: Connection) -> None:
     torch.set_num_threads(1)
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
+    import autogaze_mllm.gaze.pipeline  # noqa: F401  # what the first file would wait for
+
     kind = KINDS[name]()
     limit = int((memory + 8) * 2**30)  # of addresses, which are many more than what is used
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    link.send(None)
     while (path := link.recv()) is not None:
         with contextlib.redirect_stderr(io.StringIO()):
             told = _tried(kind, path)
@@ -213,12 +216,11 @@ def _worker(name: str, memory: float, link: Connection) -> None:
 
 @dataclass
 class _Helper:
-    """A process that tries files, started anew when it is lost. warm: whether it has tried one."""
+    """A process that tries files, started anew when it is lost."""
 
     name: str
     seconds: float
     memory: float
-    warm: bool = False
 
     def __post_init__(self) -> None:
         self._start()
@@ -226,19 +228,19 @@ class _Helper:
     def _start(self) -> None:
         context = multiprocessing.get_context("spawn")
         self.link, far = context.Pipe()
-        self.warm = False
         self.process = context.Process(target=_worker, args=(self.name, self.memory, far), daemon=True)
         self.process.start()
         far.close()
+        self.link.recv()  # when everything is imported
 
     def tried(self, path: Path) -> str:
         self.link.send(path)
         try:
-            wait = self.seconds if self.warm else self.seconds + 60  # the first one waits for the imports
-            told, used = self.link.recv() if self.link.poll(wait) else (f"hangs for more than {self.seconds:g} s", 0.0)
+            told, used = (
+                self.link.recv() if self.link.poll(self.seconds) else (f"hangs for more than {self.seconds:g} s", 0.0)
+            )
         except EOFError:
             told, used = f"the process died (exit code {self.process.exitcode})", 0.0
-        self.warm = True
         if used > self.memory:
             told = f"takes {used:.1f} GiB"
         if told not in (RESULT, REFUSED):

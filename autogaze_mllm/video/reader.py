@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
@@ -30,6 +31,7 @@ from .shown import Screen
 
 logger = logging.getLogger(__name__)
 
+NOT_CODED = 19  # bytes at most of an MPEG-4 picture that says nothing but that it is not coded
 USUAL_FPS = 25.0  # of what says nothing about its times
 
 
@@ -180,19 +182,19 @@ class VideoReader(FrameReader):
         shown = [time for time, _ in found if time is not None]
         decoded = [time for _, time in found if time is not None]
         in_slots = container.format.name == "avi"  # where a recorder that dropped frames leaves their slots empty
-        slots = max(slots, max(decoded, default=0) + 1) if in_slots else slots
+        if in_slots and len(decoded) > 1:
+            slots = max(slots, max(decoded) + (max(decoded) - min(decoded)) // (len(decoded) - 1))
         self._compare_with_promise(stream, slots, max(shown, default=0) * self._unit)
-        # AVI has no times of presentation: what is reported of a stream with B-frames is made up, and right for MPEG-4
-        # alone. There, and where times repeat (parts were joined, each with a clock of its own), frames are counted.
-        made_up = in_slots and shown != decoded and self.codec != "mpeg4"
-        self._timed = len(set(shown)) == len(found) and not made_up
+        # AVI has no times of presentation: where there are B-frames, those reported of frames are made up. There,
+        # and where times repeat (parts were joined, each with a clock of its own), frames are counted.
+        whole = len(set(shown)) == len(found)
+        self._timed = whole and not (in_slots and shown != decoded)
         self._times = sorted(shown) if self._timed else list(range(len(found)))
         self._keys = sorted(set(keys)) if self._timed else []
         self._number = {time: number for number, time in enumerate(self._times)}
-        clock = self._times if self._timed else sorted(decoded)
-        if self._timed or (
-            in_slots and len(set(decoded)) == len(found)
-        ):  # shown in the slots in which they are decoded
+        # Those of MPEG-4 are right as a whole; other frames are shown in the slots in which they are decoded.
+        clock = sorted(shown if self._timed or (whole and self.codec == "mpeg4") else decoded)
+        if self._timed or (in_slots and len(set(clock)) == len(found)):
             self.seconds = (np.array(clock, dtype=np.float64) - clock[0]) * self._unit
             self.last = self._unit if in_slots else None
         else:
@@ -271,6 +273,7 @@ class VideoReader(FrameReader):
                 except av.error.FFmpegError:
                     return  # the caller falls back to decoding from the start
             ordinal = 0
+            latest: tuple[int, VideoFrame] | None = None
             started = keyframe is None
             packets = container.demux(stream)
             while True:
@@ -289,15 +292,27 @@ class VideoReader(FrameReader):
                     frames = packet.decode() if packet is not None else stream.codec_context.decode(None)
                 except av.error.FFmpegError:
                     frames = []
+                else:
+                    if packet is not None and not frames and self._says_as_before(packet, latest):
+                        assert latest is not None
+                        latest = latest[0] + 1, latest[1]
+                        yield latest
                 for frame in frames:
                     if not self._timed:
                         if ordinal < len(self._times):
                             yield ordinal, frame
                         ordinal += 1
                     elif frame.pts in self._number:
-                        yield self._number[frame.pts], frame
+                        latest = self._number[frame.pts], frame
+                        yield latest
                 if packet is None or not packet.size:
                     return
+
+    def _says_as_before(self, packet: Packet, latest: tuple[int, VideoFrame] | None) -> bool:
+        """Whether a packet that decoded to nothing is the next one of MPEG-4 and says only that the picture stays."""
+        if latest is None or packet.pts is None or not self._timed or self.codec != "mpeg4":
+            return False
+        return packet.size <= NOT_CODED and self._number.get(packet.pts) == latest[0] + 1
 
 
 def _promised_duration(stream: VideoStream) -> float:

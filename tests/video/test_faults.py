@@ -22,7 +22,7 @@ from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
 from ..helpers.paths import shared_video
-from ..helpers.video_files import encoder, numbered_frame, numbered_frames, read_number, shown
+from ..helpers.video_files import encode, encoder, numbered_frame, numbered_frames, read_number, shown
 
 RED = (200, 60, 30)
 
@@ -153,6 +153,64 @@ def test_avi_with_dropped_frames(
     assert shown(reader) == dict(enumerate(DROPPED))
     assert shown(reader, [9, 10, 11]) == {9: 9, 10: 20, 11: 21}
     assert looked_at(tmp_path / "clip.avi", start=0.4, end=1) == [20, 21, 22, 23, 24]
+
+
+def encoded(path: Path, count: int, between: int) -> tuple[list[bytes], av.container.InputContainer]:
+    """MPEG-4 pictures in the order in which they are decoded, with so many B-frames between the others."""
+    encode(path, numbered_frames(count), codec="mpeg4", options={"bf": str(between), "g": "12"})
+    container = av.open(str(path))
+    return [bytes(packet) for packet in container.demux(video=0) if packet.size], container
+
+
+VOP = b"\0\0\1\xb6"  # what a picture begins with; two bits for its kind follow
+AS_BEFORE = VOP + bytes([0b01010000, 0b01011111])  # P, no second passed, time 0, not coded
+
+
+def rewrapped(path: Path, container: av.container.InputContainer, packets: list[bytes]) -> Path:
+    """An AVI file of these packets, one for each slot."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        stream.time_base = Fraction(1, 25)
+        for slot, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = (
+                stream,
+                Fraction(1, 25),
+                slot,
+                slot,
+                1,
+            )
+            packet.is_keyframe = data[data.find(VOP) + 4] >> 6 == 0
+            output.mux(packet)
+    return path
+
+
+def test_pictures_that_are_not_coded_show_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Xvid's way of dropping a frame."""
+    packets, container = encoded(tmp_path / "source.mp4", 30, 0)
+    path = rewrapped(tmp_path / "clip.avi", container, [*packets[:5], *[AS_BEFORE] * 3, *packets[5:]])
+    reader = VideoReader(path)
+    expected = dict(enumerate([0, 1, 2, 3, 4, 4, 4, 4, *range(5, 30)]))
+    assert shown(reader) == expected and shown(reader, [6, 20]) == {6: 4, 20: 17}
+    assert reader.lost == [] and not caplog.text
+    assert reader.seconds == pytest.approx(np.arange(33) / 25)
+
+
+def test_pictures_that_are_packed_two_and_two(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Xvid's and DivX's way of putting B-frames into AVI: with the picture that they need, then nothing."""
+    packets, container = encoded(tmp_path / "source.mp4", 31, 1)
+    packed: list[bytes] = []
+    for data in packets:
+        if data[data.find(VOP) + 4] >> 6 == 2:  # a B-frame
+            packed[-1:] = [packed[-1] + data, AS_BEFORE]
+        else:
+            packed.append(data)
+    first = packed[0].find(VOP)
+    packed[0] = packed[0][:first] + b"\0\0\1\xb2DivX503b1393p" + packed[0][first:]
+    reader = VideoReader(rewrapped(tmp_path / "clip.avi", container, packed))
+    assert shown(reader) == {number: number for number in range(31)}
+    assert reader.seconds == pytest.approx(np.arange(31) / 25)
+    assert reader.lost == [] and not caplog.text
 
 
 def looked_at(path: Path, **part: float) -> list[int]:
