@@ -30,6 +30,7 @@ class VideoSettings:
         report="frames taken for each second",
         metavar="N",
         above=0,
+        at_most=1000,
         group=SAMPLING,
     )
     chunk_frames: int = setting(
