@@ -128,6 +128,8 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed must lie in [0, 2**32 - 1], got {arguments.seed}")
     if arguments.retry_failed and not arguments.resume:
         raise InputError("--retry-failed goes with --resume")
 

@@ -171,7 +171,7 @@ def _pictures(
     return PictureSource(
         reader,
         indices,
-        settings.chunk_frames,
+        min(settings.chunk_frames, len(indices)),
         form.grid.scales[-1],
         settings.max_tiles,
         settings.thumbnails,
