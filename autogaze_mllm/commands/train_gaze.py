@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
+from ..common.json_text import to_json
 from ..training.config import (
     CLIPS,
     LOSSES,
@@ -133,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         **trainer.validation,
     }
     if arguments.json:
-        print(json.dumps(result))
+        print(to_json(result))
     else:
         print_rows(
             [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in result.items()]

@@ -195,7 +195,7 @@ def _finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None
 
 
 def _train(trainer: Any, resume: str | None, steps: int) -> float:
-    """-> the mean loss. A training that goes on from its last update is at its end: transformers would make one more."""
+    """-> the mean loss. Who goes on from the last update is at the end already: transformers would make one more."""
     if resume is not None:
         state = TrainerState.load_from_json(str(Path(resume) / STATE))
         if state.global_step >= steps:

@@ -156,9 +156,7 @@ def test_a_loss_and_weights_that_are_not_finite_are_not_saved(data, tmp_path):
     model.base.get_input_embeddings().weight.data.fill_(float("nan"))
     with pytest.raises(DivergenceError, match="the loss is not finite after 1 updates"):
         finetune(model, config(data, tmp_path / "loss", **options()))
-    model = (
-        wrapped()
-    )  # a row that no sample has, which only decays: the loss knows nothing of it, and nothing comes after
+    model = wrapped()  # a row that no sample has only decays: the loss knows nothing of it, and no other comes after
     model.base.get_input_embeddings().weight.data[-1] = 1e20
     parts = {**OFF, "llm": PartConfig("full", 0.9)}
     with pytest.raises(DivergenceError, match="is not finite after 1 updates, nothing was saved"):
