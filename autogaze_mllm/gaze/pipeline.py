@@ -203,7 +203,7 @@ def _pictures(
     return PictureSource(
         reader,
         indices,
-        settings.chunk_frames,
+        min(settings.chunk_frames, len(indices)),
         form.grid.scales[-1],
         form.max_tiles,
         settings.thumbnails,

@@ -48,6 +48,8 @@ class VideoSettings:
         manual="a frame is cut into at most so many square tiles; 1: the whole frame is one",
         report="tiles of a frame at most",
         at_least=1,
+        at_most=1024,  # all grids of so many tiles are looked through; published: 48
+        refusal="max_tiles must be at least 1, and at most 1024",
         metavar="N",
         group=SAMPLING,
     )

@@ -64,7 +64,7 @@ class VideoEncoder:
         """Options of `gaze_video`: the form in which the tower takes patches."""
         return {
             "grid": self.tower.grid,
-            "grid_for": self.tower.grid_for,
+            "grid_for": None if self.tower.fixed else self.tower.grid_for,
             "tubelet": self.tower.tubelet,
             "pixels": self.family.pixels,
             "device": self.family.base.device,
