@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from ..gaze.token_map import TokenMap
 from ..video.reader import VideoReader
 from ..video.sampling import sample_frames
 from ..vision.tower import GazedVisionModel
+from .call_state import Stats, add_stats, new_stats
 from .families import Family
 from .media import Media
 
@@ -40,7 +41,7 @@ class VideoEncoder:
     settings: VideoSettings
     cache: VideoCache | None
     gazing: bool
-    stats: dict[str, Any]
+    stats: Stats = field(default_factory=new_stats)
 
     # -- gazing --------------------------------------------------------------------------------------------------
 
@@ -60,7 +61,7 @@ class VideoEncoder:
             self.settings,
             grid=self.tower.grid,
             pixels=self.family.pixels,
-            device=self.family.base.device,
+            device=self.tower.device,
             dtype=self.family.base.dtype,
             progress=progress,
         )
@@ -99,7 +100,7 @@ class VideoEncoder:
         if reuse and self.cache is not None and not isinstance(source, GazedVideo) and not self.family.base.training:
             start = time.perf_counter()
             state = self.family.vision_state()
-            key = self._token_key(source, state)
+            key = None if state is None else self._token_key(source, state)
             found = None if key is None else self.cache.get_tokens(key)
             if found is not None:
                 tokens, numbers, token_map = found
@@ -163,7 +164,7 @@ class VideoEncoder:
     def _tokens(self, item: Media, seen: Iterator[torch.Tensor], clock: Stopwatch) -> torch.Tensor:
         """seen: gives what the tower made of the next item that is gazed."""
         if isinstance(item.content, torch.Tensor):
-            return item.content.to(self.family.base.device)
+            return item.content.to(self.family.device)
         if not isinstance(item.content, GazedVideo):
             with clock.stage("dense vision"):
                 return self.family.dense_features(item.content)
@@ -189,12 +190,6 @@ class VideoEncoder:
             "dense_tokens": self.family.dense_count(frames),
         }
 
-    def count(self, numbers: dict[str, Any]) -> None:
+    def count(self, numbers: Stats) -> None:
         """Adds to the stats of the call under way."""
-        for name, value in numbers.items():
-            if name == "seconds":
-                seconds = self.stats.setdefault("seconds", {})
-                for stage, spent in value.items():
-                    seconds[stage] = seconds.get(stage, 0.0) + spent
-            else:
-                self.stats[name] = self.stats.get(name, 0) + value
+        add_stats(self.stats, numbers)
