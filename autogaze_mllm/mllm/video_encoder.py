@@ -5,8 +5,10 @@ A `VideoEncoder` is made for one call, of what the model is at that moment, and 
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from ..vision.tower import GazedVisionModel
 from .call_state import Stats, add_stats, new_stats
 from .families import Family
 from .media import Media
+
+_one_at_a_time = threading.Lock()  # for selectors that are not made for threads
 
 VideoSource = str | Path | GazedVideo | Media
 
@@ -55,16 +59,17 @@ class VideoEncoder:
             if found is not None:
                 found.stats |= {"seconds": {"cache": time.perf_counter() - start}, "from_cache": 1}
                 return found
-        gazed = gaze_video(
-            source,
-            self.selector,
-            self.settings,
-            grid=self.tower.grid,
-            pixels=self.family.pixels,
-            device=self.tower.device,
-            dtype=self.family.base.dtype,
-            progress=progress,
-        )
+        with nullcontext() if as_selector(self.selector).thread_safe else _one_at_a_time:
+            gazed = gaze_video(
+                source,
+                self.selector,
+                self.settings,
+                grid=self.tower.grid,
+                pixels=self.family.pixels,
+                device=self.tower.device,
+                dtype=self.family.base.dtype,
+                progress=progress,
+            )
         if self.cache is not None and key is not None:
             self.cache.put_gazed(key, gazed)
         return gazed
