@@ -28,11 +28,12 @@ def spliced(
     """
     width = embedded.shape[-1] // (1 + family.deepstack)
     inputs = dict(own)
-    if family.splice == "embeds":
+    by_hook = family.splice == "hook" or (generating and guesses(family, own))
+    if not by_hook:
         inputs["inputs_embeds"] = embedded[..., :width]
-    if family.splice == "hook" or generating:
+    if by_hook or generating:
         inputs["input_ids"] = _within_table(family, input_ids)
-    if family.splice == "embeds" and not family.deepstack:
+    if not by_hook and not family.deepstack:
         yield inputs
         return
     feed = _Feed(embedded, family.is_visual(input_ids), width, threading.get_ident())
@@ -41,6 +42,14 @@ def spliced(
         yield inputs
     finally:
         handle.remove()
+
+
+def guesses(family: Family, options: dict[str, Any]) -> bool:
+    """Whether `generate` is asked to decode with an assistant: it reads guessed tokens together with the prompt, of
+    which transformers forgets the embeddings then."""
+    config = options.get("generation_config") or family.base.generation_config
+    named = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+    return any((options[name] if name in options else getattr(config, name, None)) is not None for name in named)
 
 
 def _within_table(family: Family, input_ids: torch.Tensor) -> torch.Tensor:

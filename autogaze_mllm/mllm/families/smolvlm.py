@@ -71,7 +71,7 @@ class Idefics3Family(FramedFamily):
             return None if rows else {}
         most = max(map(len, rows))
         filled = [torch.cat([row, row.new_zeros(most - len(row), *row.shape[1:])]) for row in rows]
-        return {"pixel_values": torch.stack(filled).to(self.base.device)}
+        return {"pixel_values": torch.stack(filled).to(self.device)}
 
     def chat(self, text: str, first: bool = True) -> str:
         return f"{self.tokenizer.bos_token if first else ''}User:{text}<end_of_utterance>\nAssistant:"
