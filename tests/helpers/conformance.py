@@ -100,9 +100,7 @@ def keep(model: am.GazedModel, frames: np.ndarray, kept: torch.Tensor, shuffled:
         rows = rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(5))]
         rows = rows[picture[rows].argsort(stable=True)]
     counts = torch.bincount(picture[rows], minlength=len(whole.frame_counts))
-    return dataclasses.replace(
-        whole, patches=whole.patches[rows], positions=whole.positions[rows], frame_counts=counts
-    )
+    return dataclasses.replace(whole, patches=whole.patches[rows], positions=whole.positions[rows], frame_counts=counts)
 
 
 def third(name: str, variant: str = "plain", frames: int = 4, seed: int = 2) -> torch.Tensor:

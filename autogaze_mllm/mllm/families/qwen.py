@@ -118,8 +118,7 @@ class QwenFamily(AnySizeFamily):
         else:
             pixels, grid = content["pixel_values"], content["image_grid_thw"]
             found = self.base.get_image_features(pixels.to(device, dtype), grid.to(device))
-        deep = getattr(found, "deepstack_features", None) or []
-        return torch.cat([joined_features(found), *deep], dim=-1)
+        return joined_features(found)
 
     def chat(self, text: str, first: bool = True) -> str:
         return chatml(text, first)
