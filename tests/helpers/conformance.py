@@ -1,5 +1,5 @@
-"""What the conformance tests share: a base and the same gazed at one scale, videos of which all or some is kept, and how
-near logits are to be.
+"""What the conformance tests share: a base and the same gazed at one scale, videos of which all or some is kept, and
+how near logits are to be.
 
 Always on logits: random models often answer one repeated token, whatever they see.
 """
