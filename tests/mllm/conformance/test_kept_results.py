@@ -27,7 +27,7 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_models import FAMILIES, NAMES
+from ...helpers.family_models import NAMES
 from ...helpers.family_reference import continued, dense_inputs, greedy
 
 # A prefix LM reads a video in the light of the question; windows and recurrent states cannot go back.
@@ -141,7 +141,7 @@ def test_beams_are_those_of_the_base(name: str) -> None:
     if distance(own.sequences_scores, scored(name, base, reference, own.sequences[:, -4:])) < 1e-3:
         assert torch.equal(found.sequences, own.sequences[:, -4:])
     else:
-        assert FAMILIES[name].model_type == "llava", "the base does not agree with itself"
+        assert "pixel_values" in reference, "the base does not agree with itself"  # 5.17, where frames are images
 
 
 @holds("beams and several sequences = base")
