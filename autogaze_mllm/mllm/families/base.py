@@ -109,9 +109,10 @@ class Family(ABC):
     def check_tower(cls, config: Any) -> None:
         """Raises InputError when a base of this configuration has a tower that cannot be gazed."""
         kind = config.vision_config.model_type
-        if kind not in tower_kinds():
+        known = tower_kinds(in_models=True)
+        if kind not in known:
             raise InputError(
-                f"{cls.title} with a {kind} tower cannot be gazed; towers that can: {listed(tower_kinds(), 12)}, as in "
+                f"{cls.title} with a {kind} tower cannot be gazed; towers that can: {listed(known, 12)}, as in "
                 f"{cls.example}"
             )
 
