@@ -46,6 +46,7 @@ class Family(ABC):
     splice: ClassVar[Literal["embeds", "hook"]] = "embeds"
     add_special_tokens: ClassVar[bool] = True  # the tokenizer's own at a prompt's start, unless it begins with one
     share_prefix: ClassVar[bool] = True  # what the LLM makes of a video does not depend on the question after it
+    trained_gazed: ClassVar[bool] = False  # its published weights were trained on gazed videos
     deepstack: int = 0  # vectors of each visual token that are added to the LLM's first layers
 
     def __init__(self, base: Any, preprocessing: Preprocessing) -> None:
