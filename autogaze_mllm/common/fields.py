@@ -8,7 +8,6 @@ tables of the manual.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Sequence
 from functools import wraps
 from types import NoneType, UnionType
@@ -33,7 +32,8 @@ WholeSpan = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
 PerFrame = Annotated[Number | tuple[Number, ...], BeforeValidator(_as_tuple)]
 """One number, or one for each frame of a chunk."""
 
-LARGEST = 2**63  # what no count can be
+LARGEST = 2**63 - 1  # of counts
+LARGEST_FLOAT = 1e30  # of other numbers: float32, in which they are computed with, has no room for much more
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "two numbers"}
 
 
@@ -126,7 +126,7 @@ class Setting:
                 continue
             if not (self._above(number) and self._below(number)):
                 raise InputError(self.refused(number, self._range))
-            if not (math.isfinite(number) if isinstance(number, float) else abs(number) < LARGEST):
+            if not abs(number) <= (LARGEST_FLOAT if isinstance(number, float) else LARGEST):
                 raise InputError(self.refused(number, "be a finite number, and not that large"))
 
     def _above(self, number: float) -> bool:

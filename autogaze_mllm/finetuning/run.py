@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerState, TrainingArguments, set_seed
 
 from ..common import distributed
 from ..common.errors import DivergenceError, InputError
@@ -20,7 +20,7 @@ from ..common.hashing import default_folder
 from ..common.locks import run_lock
 from ..mllm.model import GazedModel
 from .benchmark_eval import BenchmarkEval, chosen_benchmark
-from .checkpoints import identify, latest_checkpoint
+from .checkpoints import STATE, identify, latest_checkpoint
 from .config import FinetuneConfig
 from .data.dataset import ConversationDataset
 from .data.media_store import GazedCache, MediaStore
@@ -171,15 +171,15 @@ def _finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None
     trainer = GazedTrainer(trained, arguments, config, prepared.train, prepared.evaluation, source, prepared.lora)
     if asked is not None:
         trainer.examination = BenchmarkEval(model, config, *asked)
-    output = trainer.train(resume_from_checkpoint=resume)
-    if not math.isfinite(output.training_loss):
+    loss = _train(trainer, resume, prepared.steps(distributed.count()))
+    if not math.isfinite(loss):
         raise DivergenceError(f"the loss is not finite after {trainer.state.global_step} updates; {LOWER}")
     trainer.save_model()
     history = list(trainer.state.log_history)
     result: dict[str, Any] = {
         "output": config.output,
         "steps": trainer.state.global_step,
-        "loss": output.training_loss,
+        "loss": loss,
         "losses": [entry["loss"] for entry in history if "loss" in entry],
         "videos": prepared.videos["videos"],
         "gazed": prepared.videos["gazed"],
@@ -192,6 +192,17 @@ def _finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None
     model.eval()
     distributed.finish()
     return result
+
+
+def _train(trainer: Any, resume: str | None, steps: int) -> float:
+    """-> the mean loss. Who goes on from the last update is at the end already: transformers would make one more."""
+    if resume is not None:
+        state = TrainerState.load_from_json(str(Path(resume) / STATE))
+        if state.global_step >= steps:
+            trainer.state = state
+            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+            return sum(losses) / len(losses) if losses else 0.0
+    return trainer.train(resume_from_checkpoint=resume).training_loss
 
 
 def _base_source(model: GazedModel, output: Path, given: str | None) -> str:

@@ -35,6 +35,7 @@ class GazedVideo:
     tiles: (columns, rows) that frames were cut into. thumbnails: how many of the last clips are thumbnails.
     tubelet: frames of the video that a clip frame holds, kept wherever one of them was chosen. interval: seconds from
     one frame of the video to the next, 0 where that is not known.
+    keep_after: share of the tokens that is left after the tower, None where none is dropped there.
     settings, stats: how it was made, and numbers about that (frames, seconds per stage, ...).
     """
 
@@ -49,6 +50,7 @@ class GazedVideo:
     thumbnails: int = 0
     tubelet: int = 1
     interval: float = 0.0
+    keep_after: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
 
@@ -239,6 +241,7 @@ class GazedVideo:
             "thumbnails": self.thumbnails,
             "tubelet": self.tubelet,
             "interval": self.interval,
+            "keep_after": self.keep_after,
             "settings": self.settings,
             "stats": self.stats,
         }
@@ -266,6 +269,7 @@ class GazedVideo:
             thumbnails=facts["thumbnails"],
             tubelet=facts.get("tubelet", 1),
             interval=facts.get("interval", 0.0),
+            keep_after=facts.get("keep_after"),
             settings=facts["settings"],
             stats=facts["stats"],
         )

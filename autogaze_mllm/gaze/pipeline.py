@@ -203,7 +203,7 @@ def _pictures(
     return PictureSource(
         reader,
         indices,
-        settings.chunk_frames,
+        min(settings.chunk_frames, len(indices)),
         form.grid.scales[-1],
         form.max_tiles,
         settings.thumbnails,
@@ -219,6 +219,9 @@ def _result(gazer: _Gazer, source: str, lost: int, spent: dict[str, float], star
     if result is None:
         raise InputError(f"{source}: no frame could be decoded")
     result.settings = gazer.settings.to_dict()
+    if as_selector(gazer.selector).after_tower:
+        ratio = gazer.settings.ratio
+        result.keep_after = sum(ratio) / len(ratio) if isinstance(ratio, tuple) else ratio
     result.stats = {
         "source": source,
         "frames": gazer.frames,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,12 @@ class TokenMap:
             gazed.tubelet,
             gazed.interval,
         )
+
+    def kept(self, mask: torch.Tensor) -> TokenMap:
+        """What is left of it where only some tokens (n,) are."""
+        mask = mask.cpu()
+        counts = [int(part.sum()) for part in mask.split(self.counts)]
+        return dataclasses.replace(self, counts=counts, positions=self.positions[mask], tile=self.tile[mask])
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -5,6 +5,7 @@ A `VideoEncoder` is made for one call, of what the model is at that moment, and 
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_video
 from ..gaze.selectors.base import AnySelector, as_selector
+from ..gaze.selectors.post_tower import tokens_to_keep
 from ..gaze.settings import VideoSettings
 from ..gaze.token_map import TokenMap
 from ..video.sources import VideoLike, as_video
@@ -62,7 +64,7 @@ class VideoEncoder:
         """Options of `gaze_video`: the form in which the tower takes patches."""
         return {
             "grid": self.tower.grid,
-            "grid_for": self.tower.grid_for,
+            "grid_for": None if self.tower.fixed else self.tower.grid_for,
             "tubelet": self.tower.tubelet,
             "pixels": self.family.pixels,
             "device": self.family.base.device,
@@ -113,10 +115,32 @@ class VideoEncoder:
         self.count(
             {**self._numbers(gazed), "from_cache": made.get("from_cache", 0), "seconds": made.get("seconds", {})}
         )
+        if gazed.keep_after is not None:
+            return self._pruned(gazed, key, state)
         return self.gazed_media(gazed, key, state)
+
+    @torch.no_grad()
+    def _pruned(self, gazed: GazedVideo, key: str | None, state: str | None) -> Media:
+        """A video whose tokens are dropped after the tower: how many are left of each picture is known only then."""
+        share, whole = gazed.keep_after, dataclasses.replace(gazed, keep_after=None)
+        assert share is not None
+        item = self.gazed_media(whole)
+        clock = Stopwatch(self.family.base.device)
+        (tokens,) = self.features([item], clock)
+        assert item.token_map is not None
+        kept = tokens_to_keep(tokens, item.token_map, share)
+        token_map = item.token_map.kept(kept)
+        if self.cache is not None and key is not None and self.family.vision_state() == state:
+            self.cache.put_tokens(key, tokens[kept], self._numbers(gazed), token_map)
+        self.count({"seconds": clock.seconds})
+        return Media(self.family.layout(token_map), tokens[kept], token_map)
 
     def gazed_media(self, gazed: GazedVideo, key: str | None = None, state: str | None = None) -> Media:
         """key, state: where its visual tokens are to be kept, and for which weights."""
+        if gazed.keep_after is not None:
+            raise InputError(
+                "tokens of this video are dropped after the tower: only ask() and encode_video() can do that"
+            )
         token_map = TokenMap.of(gazed, self.family.raster)
         return Media(self.family.layout(token_map), gazed, token_map, key, state)
 

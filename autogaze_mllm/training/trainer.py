@@ -182,7 +182,14 @@ class GazeTrainer:
                 sums[name] = sums.get(name, 0.0) + value.float() / self.rounds
         if settings.clip_norm is not None:
             sums["grad_norm"] = self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
-        self.wrapped_optimizer.step()
+        try:
+            self.wrapped_optimizer.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise DivergenceError(
+                f"step {step}: the learning rate and what it is multiplied by are too large"
+            ) from error
         self.wrapped_optimizer.zero_grad()
         names = list(sums)
         means = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")

@@ -36,6 +36,7 @@ _LISTS = {
 _URL = re.compile(r"(?i)([a-z][a-z0-9+.-]+:/+(?=[^/])|data:)")
 _SHOWN = 300  # characters of a name that an error repeats
 _PIECE = 1 << 20
+_READING = threading.Lock()  # one for all open files: two of our readers may have been given the same one
 
 
 class VideoFile:
@@ -48,7 +49,6 @@ class VideoFile:
         self._path: str | None = None
         self._data: bytes | bytearray | memoryview = b""
         self._file: Any = None
-        self._lock = threading.Lock()
         self._stream: int | None = None
         if isinstance(source, (str, os.PathLike)):
             self._path = os.fspath(source)
@@ -84,7 +84,7 @@ class VideoFile:
     def stream(self) -> Any:
         """The bytes, as an open file that belongs to the caller."""
         if self._path is None:
-            return io.BytesIO(self._data) if self._file is None else _Window(self._file, self._lock)
+            return io.BytesIO(self._data) if self._file is None else _Window(self._file)
         try:
             return open(self._path, "rb")
         except OSError as error:
@@ -134,9 +134,9 @@ class VideoFile:
 class _Window(io.RawIOBase):
     """Reads an open file from a place of its own, so that several readers, and the caller, may share it."""
 
-    def __init__(self, file: Any, lock: threading.Lock) -> None:
+    def __init__(self, file: Any) -> None:
         super().__init__()
-        self._file, self._lock, self._place = file, lock, 0
+        self._file, self._place = file, 0
 
     def readable(self) -> bool:
         return True
@@ -145,7 +145,7 @@ class _Window(io.RawIOBase):
         return True
 
     def read(self, size: int = -1) -> bytes:
-        with self._lock:
+        with _READING:
             before = self._file.tell()
             try:
                 self._file.seek(self._place)
@@ -156,7 +156,7 @@ class _Window(io.RawIOBase):
         return bytes(data)
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        with self._lock:
+        with _READING:
             before = self._file.tell()
             end = self._file.seek(0, os.SEEK_END)
             self._file.seek(before)

@@ -1,4 +1,4 @@
-"""Videos that are decoded already: pictures, arrays and tensors in memory, and animated pictures that Pillow reads."""
+"""Videos that are decoded already: pictures, arrays and tensors in memory, and what Pillow reads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from ..common.pixels import PICTURE_ERRORS, rgb_picture
 from .container import VideoFile
 from .reader import USUAL_FPS, FrameReader
@@ -63,14 +63,14 @@ class DecodedFrames(FrameReader):
         return as_bytes(pixels if last else pixels.transpose(1, 2, 0), f"{self.name}, frame {number}")
 
 
-class AnimatedPicture(FrameReader):
-    """An animated WebP or AVIF, which FFmpeg does not read."""
+class PictureReader(FrameReader):
+    """A picture as a video, as Pillow reads it: one frame, or the frames of an animation."""
 
-    def __init__(self, file: VideoFile) -> None:
+    def __init__(self, file: VideoFile, animated: bool = False) -> None:
         super().__init__()
-        self.file, self.name, self.codec = file, file.name, "animation"
+        self.file, self.name = file, file.name
         with self._open() as image:
-            length, ends = getattr(image, "n_frames", 1), [0.0]
+            length, ends = getattr(image, "n_frames", 1) if animated else 1, [0.0]
             for number in range(length):
                 self._seek(image, number)
                 ends.append(ends[-1] + max(float(image.info.get("duration", 0)), 1.0) / 1000)
@@ -88,14 +88,16 @@ class AnimatedPicture(FrameReader):
         try:
             return Image.open(self.file.stream())
         except PICTURE_ERRORS as error:
-            raise InputError(f"{self.name}: not a readable animation ({error})") from error
+            raise InputError(f"{self.name}: not a readable picture ({first_line(error)})") from error
 
     def _seek(self, image: Image.Image, number: int) -> None:
         try:
             image.seek(number)
             image.load()
         except (EOFError, *PICTURE_ERRORS) as error:
-            raise InputError(f"{self.name}: picture {number} of an animation cannot be read ({error})") from error
+            raise InputError(
+                f"{self.name}: picture {number} of an animation cannot be read ({first_line(error)})"
+            ) from error
 
 
 def is_animation(file: VideoFile) -> bool:

@@ -20,16 +20,18 @@ from dataclasses import dataclass
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..common.errors import InputError
 from .container import FileSource, VideoFile
 from .sampling import sample_part
-from .shown import shown_picture
+from .shown import Screen
 
 logger = logging.getLogger(__name__)
 
+NOT_CODED = 19  # bytes at most of an MPEG-4 picture that says nothing but that it is not coded
 USUAL_FPS = 25.0  # of what says nothing about its times
 
 
@@ -127,7 +129,8 @@ class FrameReader(abc.ABC):
 class VideoReader(FrameReader):
     """Frames of the video stream of a file that a player would show.
 
-    source: a path, the file's bytes, or an open binary file. seconds: the first is 0. Raises InputError when there are
+    source: a path, the file's bytes, or an open binary file. seconds: the first is 0. codec: the decoder's name.
+    is_picture: whether the file is a single picture, no video. Raises InputError when there are
     no frames to give.
     """
 
@@ -138,16 +141,18 @@ class VideoReader(FrameReader):
         self.threads = threads if threads is not None else min(os.cpu_count() or 1, 8)
         container, stream = self._open()
         with container:
-            self.codec = stream.codec_context.name
+            self.codec, form = stream.codec_context.name, container.format.name
             self._pixel_aspect = stream.sample_aspect_ratio
             self._unit = float(stream.time_base) if stream.time_base else 1.0
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else 0.0
             self._index(container, stream)
+        self.is_picture = len(self) == 1 and (form == "image2" or form.endswith("_pipe"))
 
     def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        screen = Screen(self._pixel_aspect)
         for number, frame in self._frames(wanted):
-            yield number, shown_picture(frame, self._pixel_aspect)
+            yield number, screen.picture(frame)
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         container, stream = self.file.open()
@@ -177,19 +182,19 @@ class VideoReader(FrameReader):
         shown = [time for time, _ in found if time is not None]
         decoded = [time for _, time in found if time is not None]
         in_slots = container.format.name == "avi"  # where a recorder that dropped frames leaves their slots empty
-        slots = max(slots, max(decoded, default=0) + 1) if in_slots else slots
+        if in_slots and len(decoded) > 1:
+            slots = max(slots, max(decoded) + (max(decoded) - min(decoded)) // (len(decoded) - 1))
         self._compare_with_promise(stream, slots, max(shown, default=0) * self._unit)
-        # AVI has no times of presentation: what is reported of a stream with B-frames is made up, and right for MPEG-4
-        # alone. There, and where times repeat (parts were joined, each with a clock of its own), frames are counted.
-        made_up = in_slots and shown != decoded and self.codec != "mpeg4"
-        self._timed = len(set(shown)) == len(found) and not made_up
+        # AVI has no times of presentation: where there are B-frames, those reported of frames are made up. There,
+        # and where times repeat (parts were joined, each with a clock of its own), frames are counted.
+        whole = len(set(shown)) == len(found)
+        self._timed = whole and not (in_slots and shown != decoded)
         self._times = sorted(shown) if self._timed else list(range(len(found)))
         self._keys = sorted(set(keys)) if self._timed else []
         self._number = {time: number for number, time in enumerate(self._times)}
-        clock = self._times if self._timed else sorted(decoded)
-        if self._timed or (
-            in_slots and len(set(decoded)) == len(found)
-        ):  # shown in the slots in which they are decoded
+        # Those of MPEG-4 are right as a whole; other frames are shown in the slots in which they are decoded.
+        clock = sorted(shown if self._timed or (whole and self.codec == "mpeg4") else decoded)
+        if self._timed or (in_slots and len(set(clock)) == len(found)):
             self.seconds = (np.array(clock, dtype=np.float64) - clock[0]) * self._unit
             self.last = self._unit if in_slots else None
         else:
@@ -268,6 +273,7 @@ class VideoReader(FrameReader):
                 except av.error.FFmpegError:
                     return  # the caller falls back to decoding from the start
             ordinal = 0
+            latest: tuple[int, VideoFrame] | None = None
             started = keyframe is None
             packets = container.demux(stream)
             while True:
@@ -286,15 +292,27 @@ class VideoReader(FrameReader):
                     frames = packet.decode() if packet is not None else stream.codec_context.decode(None)
                 except av.error.FFmpegError:
                     frames = []
+                else:
+                    if packet is not None and not frames and self._says_as_before(packet, latest):
+                        assert latest is not None
+                        latest = latest[0] + 1, latest[1]
+                        yield latest
                 for frame in frames:
                     if not self._timed:
                         if ordinal < len(self._times):
                             yield ordinal, frame
                         ordinal += 1
                     elif frame.pts in self._number:
-                        yield self._number[frame.pts], frame
+                        latest = self._number[frame.pts], frame
+                        yield latest
                 if packet is None or not packet.size:
                     return
+
+    def _says_as_before(self, packet: Packet, latest: tuple[int, VideoFrame] | None) -> bool:
+        """Whether a packet that decoded to nothing is the next one of MPEG-4 and says only that the picture stays."""
+        if latest is None or packet.pts is None or not self._timed or self.codec != "mpeg4":
+            return False
+        return packet.size <= NOT_CODED and self._number.get(packet.pts) == latest[0] + 1
 
 
 def _promised_duration(stream: VideoStream) -> float:

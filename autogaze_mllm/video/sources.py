@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..common.errors import InputError
 from .container import VideoFile, is_open_file
-from .decoded import AnimatedPicture, DecodedFrames, is_animation
+from .decoded import DecodedFrames, PictureReader, is_animation
 from .reader import FrameReader, VideoReader, logger
 
 TAKEN = (
@@ -84,8 +84,7 @@ class Video:
     def open(self) -> FrameReader:
         """Raises InputError for what is no video."""
         if _kind(self.source) == "file":
-            file = VideoFile(self.source)
-            return AnimatedPicture(file) if is_animation(file) else VideoReader(file)
+            return _read_file(VideoFile(self.source))
         frames, times = self.source, self.times
         if _timed(frames):
             frames, times = frames.data, self.times if self.times is not None else frames.pts_seconds
@@ -147,6 +146,18 @@ def videos_in(given: Any, start: float | None = None, end: float | None = None, 
         name: value for name, value in (("start", start), ("end", end), ("fps", fps)) if value is not None
     }
     return [replace(as_video(one), **said) for one in found] if said else found
+
+
+def _read_file(file: VideoFile) -> FrameReader:
+    if is_animation(file):
+        return PictureReader(file, animated=True)
+    reader = VideoReader(file)
+    if not reader.is_picture:
+        return reader
+    try:
+        return PictureReader(file)  # as it would be opened as a picture
+    except InputError:  # a kind that Pillow does not know
+        return reader
 
 
 def _kind(source: Any) -> str | None:

@@ -66,7 +66,7 @@ def write_video(
     frames: Iterable[np.ndarray],
     fps: float,
     *,
-    codec: str = "libx264",
+    codec: str | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
     """All frames into one file, see `video_writer`."""

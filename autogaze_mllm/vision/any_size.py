@@ -22,7 +22,7 @@ from ..gaze.grid import PatchGrid, Side
 from ..gaze.settings import VideoSettings
 from ..video.tiles import choose_tiles
 
-PADDED_PATCHES = 1 << 15
+ENCODE_PATCHES = 1 << 15  # patches that are encoded at a time
 CoarsePositions = Literal["native", "fine"]
 
 
@@ -125,14 +125,18 @@ class AnySizeTower(nn.Module):
 
     def encode(self, gazed: GazedVideo) -> torch.Tensor:
         """Features of the kept groups in the order of `gazed` (N, D), after the tower's own merger; those of deepstack
-        follow on the channels."""
+        follow on the channels. Moments never see each other: at most ENCODE_PATCHES are run at a time, which bounds the
+        memory of long videos."""
         self.check_video(gazed)
         if not len(gazed):
             raise InputError("nothing of the video was kept, and the tower cannot run on nothing")
         device = next(self.base_tower.parameters()).device
-        there = gazed.to(device)
-        layout = self.layout(there)
-        output = self.base_tower(self.pixels(there), grid_thw=None, **layout)
+        groups = gazed.clip_groups(max(ENCODE_PATCHES // self.group**2, 1))
+        return torch.cat([self.encode_part(part.to(device)) for part in groups if len(part)])
+
+    def encode_part(self, gazed: GazedVideo) -> torch.Tensor:
+        """The same of a few clips, which are on the tower's device."""
+        output = self.base_tower(self.pixels(gazed), grid_thw=None, **self.layout(gazed))
         deep = getattr(output, "deepstack_features", None) or []
         return torch.cat([output.pooler_output, *deep], dim=-1)
 
@@ -175,15 +179,11 @@ class MeanTower(AnySizeTower):
     """VideoLLaMA3's: the patches of a group are averaged after the last norm, and the projector comes after the
     tower."""
 
-    def encode(self, gazed: GazedVideo) -> torch.Tensor:
-        self.check_video(gazed)
-        if not len(gazed):
-            raise InputError("nothing of the video was kept, and the tower cannot run on nothing")
+    def encode_part(self, gazed: GazedVideo) -> torch.Tensor:
         tower = self.base_tower
-        there = gazed.to(next(tower.parameters()).device)
-        x = tower.embeddings(self.pixels(there).to(tower.dtype))
-        rotary = tower.rotary_pos_emb(x, self.rotary_positions(there))
-        segments = self.segments(there)
+        x = tower.embeddings(self.pixels(gazed).to(tower.dtype))
+        rotary = tower.rotary_pos_emb(x, self.rotary_positions(gazed))
+        segments = self.segments(gazed)
         longest = int((segments[1:] - segments[:-1]).max())
         x = tower.encoder(x, cu_seqlens=segments, max_seqlen=longest, position_embeddings=rotary)[0]
         return tower.post_layernorm(x).unflatten(0, (-1, self.group**2)).mean(dim=1)
@@ -191,21 +191,19 @@ class MeanTower(AnySizeTower):
 
 class PositionTower(AnySizeTower):
     """Gemma 4's: a row of patches for every frame, padded, each patch with its column and row; the patches of a group
-    are averaged at the end. Frames are run in batches of at most PADDED_PATCHES."""
+    are averaged at the end. Frames are run in batches of at most ENCODE_PATCHES."""
 
-    def encode(self, gazed: GazedVideo) -> torch.Tensor:
-        self.check_video(gazed)
+    def encode_part(self, gazed: GazedVideo) -> torch.Tensor:
         tower = self.base_tower
-        there = gazed.to(next(tower.parameters()).device)
-        places, sizes = self.coordinates(there)
+        places, sizes = self.coordinates(gazed)
         most = tower.config.position_embedding_size
         if int(sizes.max()) > most:
             raise InputError(f"the tower knows {most} patches along a side, the video has {int(sizes.max())}")
-        places = places if self.coarse_positions == "native" else self.rotary_positions(there).round().long()
-        pixels = self.pixels(there).view(len(places), 3, -1).transpose(1, 2).flatten(1)  # channels last
-        counts = (there.frame_counts[there.frame_counts > 0] * self.group**2).tolist()
+        places = places if self.coarse_positions == "native" else self.rotary_positions(gazed).round().long()
+        pixels = self.pixels(gazed).view(len(places), 3, -1).transpose(1, 2).flatten(1)  # channels last
+        counts = (gazed.frame_counts[gazed.frame_counts > 0] * self.group**2).tolist()
         found = []
-        for rows in _batches(counts, PADDED_PATCHES):
+        for rows in _batches(counts, ENCODE_PATCHES):
             taken = sum(counts[rows])
             found.append(self._batch(pixels[:taken], places[:taken].flip(1), counts[rows]))
             pixels, places = pixels[taken:], places[taken:]

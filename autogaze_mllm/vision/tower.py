@@ -25,7 +25,6 @@ from ..common.compiling import Compiled
 from ..common.errors import InputError
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
-from ..gaze.settings import VideoSettings
 from .adapters import TowerAdapter, adapter_of
 from .attention import AttentionType, Backend, PackedAttention
 
@@ -112,9 +111,6 @@ class GazedVisionModel(nn.Module):
 
     tubelet = 1  # frames that a patch reaches over
     fixed = True  # the same grid for every video
-
-    def grid_for(self, width: int, height: int, settings: VideoSettings) -> None:
-        """Larger videos are cut into tiles of the tower's own grid."""
 
     def facts(self) -> dict[str, Any]:
         """Json values besides the grid that decide which patches are kept."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,14 @@ def test_one_open_file_serves_several_readers_and_its_owner(path: Path) -> None:
         ]
         assert numbers == [number for number in range(COUNT) for _ in range(2)]
         assert file.tell() == 100
+
+
+def test_one_open_file_serves_several_threads(path: Path) -> None:
+    def numbers(_: int) -> list[int]:
+        return [read_number(part.frames[0]) for part in VideoReader(file).read(chunk=1)]
+
+    with path.open("rb") as file, ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(numbers, range(16))) == [list(range(COUNT))] * 16
 
 
 # -- parts, and sampling by time ---------------------------------------------------------------------------------------

@@ -45,15 +45,21 @@ def write_labels(target: Path, labels: Mapping[str, Label], shard: int = 20_000)
 
 def read_labels(files: str | Sequence[str]) -> dict[str, Label]:
     """Label files (several with commas or wildcards) -> entries by `key_of` their path; later files win."""
-    patterns = files.split(",") if isinstance(files, str) else list(files)
     result: dict[str, Label] = {}
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern))
+    for name in label_files(files):
+        for path, label in read_json(name).items():
+            result[key_of(path)] = checked_label(label, f"{name}: {path}")
+    return result
+
+
+def label_files(files: str | Sequence[str]) -> list[Path]:
+    """The files that are meant. Raises InputError where there is none."""
+    result: list[Path] = []
+    for pattern in files.split(",") if isinstance(files, str) else files:
+        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
         if not found:
             raise InputError(f"{pattern}: no such label file")
-        for name in found:
-            for path, label in read_json(Path(name)).items():
-                result[key_of(path)] = checked_label(label, f"{name}: {path}")
+        result += map(Path, found)
     return result
 
 
