@@ -207,7 +207,8 @@ def row_of(published: Published) -> Row:
     settings = family.default_settings().changed(frames=2, ratio=RATIO, thumbnails=0)
     frames = np.zeros((2, *SIZE, 3), dtype=np.uint8)
     video = Video(frames, fps=1.0)
-    gazed = gaze_video(video, selector, settings, grid=tower.grid, grid_for=tower.grid_for, device="cpu")
+    form: dict[str, Any] = {"grid": tower.grid, "grid_for": None if tower.fixed else tower.grid_for, "device": "cpu"}
+    gazed = gaze_video(video, selector, settings, **form)
     kept, tubelet = len(gazed) // 2, tower.tubelet
 
     def layout(counts: list[int], seconds: list[float]) -> Sequence[str | int]:
@@ -346,7 +347,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
 
 def marked(name: str) -> re.Pattern[str]:
     """Where a table stands in its page: below its mark, up to the next empty line or the end of its block."""
-    return re.compile(rf"(?<=<!-- table: {name} -->\n\n)(?:```text\n.*?\n```\n|(?:\|.*\n)+)", flags=re.DOTALL)
+    return re.compile(rf"(?<=<!-- table: {name} -->\n\n)(?:```text\n(?:[^`].*\n)*```\n|(?:\|.*\n)+)")
 
 
 def write(page: Path, name: str, table: str) -> None:
