@@ -325,6 +325,19 @@ def tokens_table(rows: list[Row]) -> list[list[str]]:
     ]
 
 
+def shapes_table(rows: list[Row]) -> list[list[str]]:
+    """Qwen3-VL's finest scale, width x height, and places of all scales, for frames of several sizes."""
+    family = next(row.family for row in rows if row.family.model_type == "qwen3_vl")
+    tower = family.make_tower(RandomSelector.grid, scales=None, frame_independent=True, backend="sdpa", compile=False)
+    most = (1, 4, 16)
+    cells = [["frame", *(f"`max_tiles={tiles}`" for tiles in most), "dense tokens of a pair"]]
+    for width, height in ((640, 360), (1280, 720), (1920, 1080), (1080, 1920), (3840, 2160)):
+        grids = [tower.grid_for(width, height, family.default_settings().changed(max_tiles=tiles)) for tiles in most]
+        shown = [f"{grid.scales[-1][1]} x {grid.scales[-1][0]}: {grid.size:,}" for grid in grids]
+        cells.append([f"{width} x {height}", *shown, str(family.dense_count(2, (height, width)))])
+    return cells
+
+
 def markdown(cells: list[list[str]]) -> str:
     rule = ["---"] * len(cells[0])
     return "".join(f"| {' | '.join(row)} |\n" for row in (cells[0], rule, *cells[1:]))
@@ -342,6 +355,7 @@ TABLES: dict[str, tuple[str, Callable[[list[Row]], str]]] = {
     "family_choices": ("docs/families.md", lambda rows: markdown(choices_table(rows))),
     "family_layouts": ("docs/families.md", layouts),
     "family_tokens": ("docs/families.md", lambda rows: markdown(tokens_table(rows))),
+    "qwen_shapes": ("docs/qwen.md", lambda rows: markdown(shapes_table(rows))),
 }
 
 
