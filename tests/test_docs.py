@@ -26,6 +26,7 @@ import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.mllm.tiny import tiny_model
 
+from .helpers.family_models import write_folder
 from .helpers.tiny_models import tiny_gaze
 
 PACKAGE = Path(am.__file__).resolve().parent
@@ -75,6 +76,7 @@ def models(clip, tmp_path_factory):
     named = folder / "llava-hf" / "llava-onevision-qwen2-7b-ov-hf"
     base.save_pretrained(named)
     processor.save_pretrained(named)
+    write_folder("qwen3_vl", folder / "Qwen" / "Qwen3-VL-8B-Instruct")
     tiny_gaze().save_pretrained(folder / "nvidia" / "AutoGaze")
     samples = [b.text for page in TEXTS for b in blocks(page) if b.language == "json"]
     (folder / "videos.jsonl").write_text("".join(samples), encoding="utf-8")

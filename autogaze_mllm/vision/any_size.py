@@ -78,8 +78,8 @@ class AnySizeTower(nn.Module):
         return self._ladder(*choose_tiles(width, height, settings.max_tiles, side, settings.enlarge))
 
     def facts(self) -> dict[str, Any]:
-        """Json values besides the grid that decide which groups are kept."""
-        return {"tubelet": self.tubelet, "fixed": self.fixed}
+        """Json values besides the grid that decide which groups are kept, and what the tower makes of them."""
+        return {"tubelet": self.tubelet, "fixed": self.fixed, "coarse_positions": self.coarse_positions}
 
     def check_video(self, gazed: GazedVideo) -> None:
         """Raises InputError for a video that was gazed for another tower."""
