@@ -24,7 +24,9 @@ import yaml
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
+from autogaze_mllm.mllm import families
 from autogaze_mllm.mllm.tiny import tiny_model
+from autogaze_mllm.vision import adapters
 
 from .helpers.family_models import write_folder
 from .helpers.tiny_models import tiny_gaze
@@ -89,6 +91,9 @@ def workplace(models, tmp_path, monkeypatch):
     for path in models.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    # What a page registers is gone with it.
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    monkeypatch.setattr(adapters, "ADAPTERS", list(adapters.ADAPTERS))
     return tmp_path
 
 

@@ -42,7 +42,7 @@ def test_every_table_that_says_so_is_compared():
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
     tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
-    tables |= {"family_choices", "family_layouts", "family_tokens"}
+    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
 
 
