@@ -11,8 +11,11 @@ import torch
 import autogaze_mllm as am
 
 from ...helpers.conformance import (
+    ALL,
+    NATIVE,
     QUESTION,
     SEEN,
+    copy_of,
     distance,
     each,
     frames_of,
@@ -23,7 +26,7 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_models import NAMES, build
+from ...helpers.family_models import NAMES
 from ...helpers.family_reference import dense_inputs, greedy
 
 
@@ -43,7 +46,7 @@ def assert_same_answers(found: Any, expected: Any) -> None:
     assert all(torch.equal(one, other) for one, other in zip(found.logits, expected.logits, strict=True))
 
 
-@holds("disabled() and unwrap(): bit for bit")
+@holds("off")
 @each(NAMES)
 def test_disabled_and_unwrapped_it_is_the_base_bit_for_bit(name: str) -> None:
     base, model = wrapped(name)
@@ -72,7 +75,26 @@ def test_disabled_and_unwrapped_it_is_the_base_bit_for_bit(name: str) -> None:
         model(**gazed)
 
 
-@holds("gazed generate looks at ids as the base's")
+@holds("off")
+@each(list(NATIVE))
+def test_a_native_base_is_what_it_was(name: str) -> None:
+    """It takes embeddings alone: those of its own dense way, which has tests of its own."""
+    base, model = wrapped(name)
+    frames = frames_of(name)
+    gazed = prepared(name, model, QUESTION, [keep(model, frames, third(name, frames=len(frames)))])
+    with model.disabled(), torch.no_grad():
+        dense = prepared(name, model, QUESTION, [am.Video(frames, fps=2)])
+        embedded = model.embed(dense["input_ids"], dense["media"])
+        expected = base(inputs_embeds=embedded, attention_mask=dense["attention_mask"]).logits
+        assert torch.equal(model(**dense).logits, expected)
+    with torch.no_grad():
+        assert distance(model(**gazed).logits[:, -1], expected[:, -1]) > 1e-4
+    assert model.unwrap() is base
+    with torch.no_grad():
+        assert torch.equal(base(inputs_embeds=embedded, attention_mask=dense["attention_mask"]).logits, expected)
+
+
+@holds("ids")
 @each([name for name in NAMES if name != "llava_onevision"])
 def test_options_that_look_at_the_prompt_see_the_same(name: str) -> None:
     """Everything kept: repetition_penalty and no_repeat_ngram_size count placeholders and text as the base does."""
@@ -86,7 +108,7 @@ def test_options_that_look_at_the_prompt_see_the_same(name: str) -> None:
     assert torch.equal(found.sequences, expected.sequences[:, -4:])
 
 
-@holds("disabled() and unwrap(): bit for bit")
+@holds("off")
 @pytest.mark.slow
 @each(NAMES)
 def test_images_and_videos_disabled(name: str) -> None:
@@ -100,15 +122,15 @@ def test_images_and_videos_disabled(name: str) -> None:
         assert torch.equal(model(**dense).logits, base(**reference).logits)
 
 
-@holds("two models in one process")
+@holds("two")
 @pytest.mark.slow
-@each(NAMES)
+@each(ALL)
 def test_two_models_do_not_meet(name: str) -> None:
     """The second is gazed while the first one is in the middle of an answer."""
     frames, kept = frames_of(name, count=4), third(name)
     pair = []
     for seed in (0, 1):
-        base, preprocessing = build(name, seed=seed)
+        base, preprocessing = copy_of(name, seed=seed)
         scales = str(frames.shape[1])
         model = am.wrap(base, "all", processor=preprocessing, scales=scales, frame_independent=True, cache=False)
         inputs = prepared(name, model, QUESTION, [keep(model, frames, kept)])

@@ -35,7 +35,7 @@ from ...helpers.family_models import variant_of
 from ...helpers.family_reference import dense_inputs, dense_logits, dense_step_logits, greedy
 from ...helpers.family_thinned import thinned_logits
 
-KEPT = holds("everything kept = base")
+KEPT = holds("all")
 
 
 def assert_is_the_base(name: str, base: Any, model: am.GazedModel, frames: np.ndarray, video: Any) -> None:
@@ -110,7 +110,7 @@ def thinned(name: str, base: Any, model: am.GazedModel, frames: np.ndarray, kept
     return thinned_logits(name, base, reference, kept, model.family.group)
 
 
-@holds("a part kept = the base without the rest")
+@holds("part")
 @pytest.mark.parametrize("name, variant", THIRDS)
 def test_a_third_kept_is_the_base_that_cannot_see_the_rest(name: str, variant: str) -> None:
     """Positions that came from the count, rows in another order or features that went lost would show. One picture
@@ -126,7 +126,7 @@ def test_a_third_kept_is_the_base_that_cannot_see_the_rest(name: str, variant: s
     assert_close(name, found, thinned(name, base, model, frames, kept))
 
 
-@holds("a part kept = the base without the rest")
+@holds("part")
 @each(EQUAL)
 def test_a_picture_that_keeps_nothing_is_left_out(name: str) -> None:
     base, model = wrapped(name)
@@ -139,7 +139,7 @@ def test_a_picture_that_keeps_nothing_is_left_out(name: str) -> None:
     assert_close(name, found, thinned(name, base, model, frames[:begun], kept[:-1]))
 
 
-@holds("gazed is not the base")
+@holds("differs")
 @each(EQUAL)
 def test_what_is_left_out_is_missing(name: str) -> None:
     base, model = wrapped(name)

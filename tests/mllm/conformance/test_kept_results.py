@@ -13,6 +13,7 @@ from transformers.generation.streamers import BaseStreamer
 import autogaze_mllm as am
 
 from ...helpers.conformance import (
+    ALL,
     EQUAL,
     QUESTION,
     assert_close,
@@ -35,8 +36,8 @@ REFUSED = [name for name in NAMES if name.startswith("paligemma")]
 NO_PREFIX = ("gemma3", "gemma4", "qwen3_5", "qwen3_5_moe", "aya_vision")
 
 
-@holds("saved and loaded")
-@each(NAMES, quick=["llava_clip", "qwen3_vl", "gemma4"])
+@holds("saved")
+@each(ALL, quick=["llava_clip", "qwen3_vl", "gemma4"])
 def test_a_saved_model_is_the_same(name: str, tmp_path: Path) -> None:
     _, model = wrapped(name)
     gazed = keep(model, frames_of(name, count=4), third(name))
@@ -53,8 +54,8 @@ def test_a_saved_model_is_the_same(name: str, tmp_path: Path) -> None:
         assert torch.equal(loaded(**{**inputs, "media": [[loaded.gazed_media(gazed)]]}).logits, expected)
 
 
-@holds("cache hit = miss")
-@each(NAMES)
+@holds("cache")
+@each(ALL)
 def test_tokens_from_the_cache_are_those_that_went_in(name: str, short_clip: Path, tmp_path: Path) -> None:
     """Deepstack features, the map of the tokens and the text around them, too."""
     _, model = wrapped(name, gaze="random", cache=tmp_path, frames=4, ratio=0.5)
@@ -82,8 +83,8 @@ def tokens_alone(model: am.GazedModel, item: Any) -> tuple[torch.Tensor, Any]:
     return torch.full((1, item.tokens), model.family.video_token_id), [[item]]
 
 
-@holds("KV prefix = none, or refused")
-@each(NAMES)
+@holds("prefix")
+@each(ALL)
 def test_a_shared_prompt_changes_no_answer(name: str, short_clip: Path) -> None:
     _, model = wrapped(name, gaze="random", frames=4, ratio=0.5)
     if name in REFUSED:
@@ -91,10 +92,13 @@ def test_a_shared_prompt_changes_no_answer(name: str, short_clip: Path) -> None:
             model.encode_video(short_clip, share_prompt=True)
         return
     plain, shared = model.encode_video(short_clip), model.encode_video(short_clip, share_prompt=True)
-    read = []
-    handle = model.family.language_model.register_forward_pre_hook(
-        lambda module, args, kwargs: read.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
-    )
+    read: list[int] = []
+
+    def note(module: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        found = kwargs.get("inputs_embeds")
+        read.append((kwargs["input_ids"] if found is None else found).shape[1])
+
+    handle = model.family.language_model.register_forward_pre_hook(note, with_kwargs=True)
     try:
         for question in ("What moves?", "What moves to the left?", "Which?"):
             del read[:]
@@ -121,7 +125,7 @@ def scored(name: str, base: Any, reference: dict[str, Any], answers: torch.Tenso
     return torch.stack(found)
 
 
-@holds("beams and several sequences = base")
+@holds("beams")
 @each(EQUAL, quick=["llava", "qwen3_vl", "gemma3", "paligemma"])
 def test_beams_are_those_of_the_base(name: str) -> None:
     """The scores are checked against one forward of the base over each answer, because the base's own beams go astray
@@ -144,9 +148,9 @@ def test_beams_are_those_of_the_base(name: str) -> None:
         assert "pixel_values" in reference, "the base does not agree with itself"  # 5.17, where frames are images
 
 
-@holds("beams and several sequences = base")
+@holds("beams")
 @pytest.mark.slow
-@each(NAMES)
+@each(ALL)
 def test_several_drawn_answers_to_each_prompt(name: str) -> None:
     """Each drawn answer has the logits that one forward over it has."""
     _, model = wrapped(name)
@@ -180,8 +184,8 @@ class Collected(BaseStreamer):
         self.ended = True
 
 
-@holds("streaming")
-@each(NAMES)
+@holds("stream")
+@each(ALL)
 def test_a_streamer_gets_the_answer(name: str) -> None:
     """The prompt first, as of the base, then one token after the other."""
     _, model = wrapped(name)

@@ -8,6 +8,7 @@ import torch
 import autogaze_mllm as am
 
 from ...helpers.conformance import (
+    ALL,
     EQUAL,
     QUESTION,
     assert_close,
@@ -28,8 +29,8 @@ from ...helpers.family_reference import dense_inputs, dense_logits, dense_step_l
 TEXTS = (QUESTION, "first <video>then <video>or rather <image>which of the two?")
 
 
-@holds("alone = in a batch, left = right padding")
-@each(NAMES)
+@holds("batch")
+@each(ALL)
 def test_a_row_is_what_it_is_alone(name: str) -> None:
     _, model = wrapped(name)
     videos = [keep(model, frames_of(name, count=4, seed=seed), third(name, seed=seed)) for seed in (1, 2, 3)]
@@ -44,9 +45,9 @@ def test_a_row_is_what_it_is_alone(name: str) -> None:
             assert_close(name, model(**batch).logits[:1, place], expected, times=2)
 
 
-@holds("alone = in a batch, left = right padding")
+@holds("batch")
 @pytest.mark.slow
-@each(NAMES)
+@each(ALL)
 def test_answers_of_a_batch_are_those_of_its_rows(name: str) -> None:
     _, model = wrapped(name)
     videos = [keep(model, frames_of(name, count=4, seed=seed), third(name, seed=seed)) for seed in (1, 2, 3)]
@@ -60,7 +61,7 @@ def test_answers_of_a_batch_are_those_of_its_rows(name: str) -> None:
             assert_close(name, step[row : row + 1], expected, times=2)
 
 
-@holds("several videos and images in a prompt")
+@holds("media")
 @each(EQUAL)
 def test_several_media_are_those_of_the_base(name: str) -> None:
     base, model = wrapped(name)
@@ -75,7 +76,7 @@ def test_several_media_are_those_of_the_base(name: str) -> None:
     assert_close(name, steps, dense_step_logits(base, reference, model.preprocessing, 3)[1])
 
 
-@holds("several videos and images in a prompt")
+@holds("media")
 @pytest.mark.slow
 @pytest.mark.parametrize("text, sizes", [("<image>what?", [(130, 90)]), ("<image>or <image>?", [(60, 80), (200, 50)])])
 @each(NAMES)
@@ -89,8 +90,8 @@ def test_images_alone_take_the_path_of_the_base(name: str, text: str, sizes: lis
         assert_close(name, model(**inputs).logits, dense_logits(base, reference))
 
 
-@holds("counts = features; a wrong count is an error")
-@each(NAMES)
+@holds("counts")
+@each(ALL)
 def test_a_wrong_count_is_an_error(name: str) -> None:
     _, model = wrapped(name)
     inputs = prepared(name, model, QUESTION, [keep(model, frames_of(name, count=4), third(name))])

@@ -40,7 +40,7 @@ from ...helpers.conformance import (
 from ...helpers.family_reference import dense_inputs, dense_logits, greedy
 from ...helpers.family_thinned import thinned_logits
 
-TRAP = holds("traps are noticed")
+TRAP = holds("traps")
 GROUPED = [
     name for name in EQUAL if name not in ("llava", "llava_clip", "video_llava", "paligemma", "paligemma2")
 ]  # several patches make one token

@@ -18,6 +18,7 @@ from autogaze_mllm.mllm.families import family_of_type
 from autogaze_mllm.mllm.families.llava import LlavaFamily
 
 from ...helpers.conformance import (
+    ALL,
     QUESTION,
     assert_close,
     each,
@@ -28,18 +29,19 @@ from ...helpers.conformance import (
     prepared,
     third,
     wrapped,
+    written,
 )
-from ...helpers.family_models import NAMES, build, write_folder
+from ...helpers.family_models import NAMES, build
 from ...helpers.family_reference import greedy
 
 
-@holds("ask from the command line")
-@each(NAMES, quick=["llava_clip", "qwen3_vl", "gemma4", "internvl"])
+@holds("ask")
+@each(ALL, quick=["llava_clip", "qwen3_vl", "gemma4", "internvl"])
 def test_a_folder_is_asked_from_the_command_line(
     name: str, short_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As it is published, with the family's own settings, scales and attention."""
-    write_folder(name, tmp_path)
+    written(name, tmp_path)
     options = ["--gaze", "random", "--frames", "4", "--ratio", "0.3", "--max-new-tokens", "3", "--json"]
     capsys.readouterr()  # notices of whoever wrote the folder
     assert main(["ask", str(short_clip), "what moves?", "--model", str(tmp_path), *options]) == 0
@@ -65,7 +67,7 @@ def far_away(name: str) -> Iterator[tuple[am.GazedModel, am.GazedModel]]:
     yield plain, am.wrap(base, "all", processor=preprocessing, scales=scales, frame_independent=True, cache=False)
 
 
-@holds("placeholders beyond the embedding table")
+@holds("far")
 @each(NAMES)
 def test_placeholders_may_lie_beyond_the_embedding_table(name: str, far_away: Any) -> None:
     """Also where generate looks at the prompt's ids."""
@@ -84,7 +86,6 @@ def test_placeholders_may_lie_beyond_the_embedding_table(name: str, far_away: An
     assert torch.equal(found[1][1], found[0][1])
 
 
-@holds("LLaVA with SigLIP and 'default'")
 @each(["llava"])
 def test_a_siglip_llava_keeps_the_first_patch_that_its_base_drops(name: str) -> None:
     """select_strategy "default" is meant for a class token, and SigLIP has none: the base drops the upper left patch of
