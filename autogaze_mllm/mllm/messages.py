@@ -6,11 +6,14 @@ the template writes for a medium is found again and becomes a tag; text that loo
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jinja2
+from transformers.utils import get_json_schema
 
 from ..common.errors import InputError, first_line
 from .families import Family
@@ -46,7 +49,9 @@ def messages_text(
         return _by_family(shown, family, tools), media
     literal = _Literals(family)
     shown = literal.protected(shown)
-    options = {**(template_kwargs or {}), **({} if tools is None else {"tools": literal.protected(list(tools))})}
+    options = dict(template_kwargs or {})
+    if tools is not None:
+        options["tools"] = literal.protected([get_json_schema(tool) if callable(tool) else tool for tool in tools])
     refused = ""
     for form in (shown, [_flat(message, family) for message in shown]):
         try:
@@ -149,24 +154,34 @@ def _by_family(messages: Sequence[dict[str, Any]], family: Family, tools: Sequen
 
 def _tagged(rendered: str, media: Sequence[MediaPart], family: Family) -> str | None:
     """The template's text with a tag for each medium; None where it does not show them all."""
-    for kind in KINDS:
-        count = sum(part.kind == kind for part in media)
-        for mark in _marks(kind, family):
-            if count and rendered.count(mark) == count:
-                rendered = rendered.replace(mark, f"{kind.join('<>')}")
-                break
-        else:
-            if count:
-                return None
-    return rendered
+    wanted = {kind: sum(part.kind == kind for part in media) for kind in KINDS}
+    choices = (_marks(kind, family) if wanted[kind] else [""] for kind in KINDS)
+    for chosen in itertools.product(*choices):
+        marks = dict(zip(KINDS, chosen, strict=True))
+        if marks["video"] == marks["image"] and media:  # written alike: they come in the order of the messages
+            parts = rendered.split(marks["video"])
+            if len(parts) == len(media) + 1:
+                tags = [f"<{part.kind}>" for part in media]
+                return "".join(text + tag for text, tag in zip(parts, [*tags, ""], strict=True))
+        elif all(not mark or rendered.count(mark) == wanted[kind] for kind, mark in marks.items()):
+            return _replaced(rendered, {mark: f"<{kind}>" for kind, mark in marks.items() if mark})
+    return None
+
+
+def _replaced(text: str, tags: Mapping[str, str]) -> str:
+    """The text with its marks replaced, in one go: a tag may be another kind's mark."""
+    if not tags:
+        return text
+    return re.sub("|".join(map(re.escape, tags)), lambda match: tags[match[0]], text)
 
 
 def _marks(kind: str, family: Family) -> list[str]:
     """What a template may write for a medium of this kind, the likeliest first."""
     name = family.tokenizer.convert_ids_to_tokens
     own, image = name(placeholder_id(kind, family)), name(placeholder_id("image", family))
-    around = ("<|vision_start|>{}<|vision_end|>", "{}")
-    marks = [form.format(token) for token in (own, image) for form in around]
+    marks = [form.format(own) for form in ("<|vision_start|>{}<|vision_end|>", "{}")]
+    if own == image:  # the base knows no videos, or no tokens for them
+        marks.insert(0, f"<{kind}>")
     start = getattr(family.config, "boi_token_index", None)  # a picture's first token, where it stands for all
     return list(dict.fromkeys([*marks, f"<{kind}>", *([] if start is None else [name(start)])]))
 
