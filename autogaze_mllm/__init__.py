@@ -27,9 +27,11 @@ if TYPE_CHECKING:
     from .gaze.selectors.pixel_diff import PixelDiffSelector
     from .gaze.settings import VideoSettings, preset
     from .mllm.answers import Answer
+    from .mllm.families import Family, register_family
     from .mllm.loading import load
     from .mllm.model import GazedModel
     from .mllm.wrap import wrap
+    from .video.sources import Video
     from .vision.tower import GazedSiglipVisionModel, GazedVisionModel
 
 __version__ = "0.1.0"  # the only place where it stands
@@ -40,6 +42,7 @@ __all__ = [
     "AutoGaze",
     "AutoGazeConfig",
     "AutoGazeImageProcessor",
+    "Family",
     "GazeState",
     "GazedModel",
     "GazedSiglipVisionModel",
@@ -52,10 +55,12 @@ __all__ = [
     "PixelFormat",
     "RandomSelector",
     "Selector",
+    "Video",
     "VideoSettings",
     "gaze_video",
     "load",
     "preset",
+    "register_family",
     "wrap",
 ]
 
@@ -75,9 +80,11 @@ _HOMES = {
     ".gaze.selectors.pixel_diff": ("PixelDiffSelector",),
     ".gaze.settings": ("VideoSettings", "preset"),
     ".mllm.answers": ("Answer",),
+    ".mllm.families": ("Family", "register_family"),
     ".mllm.loading": ("load",),
     ".mllm.model": ("GazedModel",),
     ".mllm.wrap": ("wrap",),
+    ".video.sources": ("Video",),
     ".vision.tower": ("GazedSiglipVisionModel", "GazedVisionModel"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -13,6 +13,7 @@ from ..gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..mllm.model import GazedModel
+    from ..video.sources import Video
 
 ONLY_SIGNS = (
     "the bundled model reads the signs of SignVid's generated videos and nothing else. Name a real one with --model"
@@ -27,6 +28,18 @@ def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
         add_settings(parser, VideoSettings, group, defaults=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     parser.add_argument("--json", action="store_true", help="print json")
+
+
+def part_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--start", type=float, metavar="SECONDS", help="look from there on (default: the beginning)")
+    parser.add_argument("--end", type=float, metavar="SECONDS", help="look up to there (default: the end)")
+
+
+def chosen_video(arguments: argparse.Namespace) -> Video:
+    """The video, or the part of it, that the command line names."""
+    from ..video.sources import Video
+
+    return Video(arguments.video, arguments.start, arguments.end)
 
 
 def add_settings(parser: argparse._ActionsContainer, kind: type, group: str = "", *, defaults: bool = True) -> None:
@@ -87,7 +100,9 @@ def usable_device(name: str | None) -> str:
         if torch.device(name).type == "meta":
             raise InputError("device 'meta' holds no values, so nothing can be computed on it")
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # each kind of device has its own way of not being there
         raise InputError(f"device {name!r} cannot be used: {first_line(error)}") from error
     return name
 

@@ -21,7 +21,6 @@ from tqdm.auto import tqdm
 from ..common.distributed import Shard
 from ..common.errors import InputError
 from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
 from .answers import Answer, AnswerLog
 from .benchmarks import Benchmark, Question
 from .responders import EncodedVideo, Responder, Variant
@@ -69,6 +68,12 @@ class Runner:
     def run(self) -> None:
         """Returns when this process's questions have answers; in the first process, when all have."""
         mine = self.shard.part(by_video(self.questions))
+        with ExitStack() as files:
+            logs = [files.enter_context(AnswerLog(job.run.folder, self.shard.rank)) for job in self.jobs]
+            self._answer(mine, logs)
+        self._wait()
+
+    def _answer(self, mine: Mapping[str, Sequence[Question]], logs: Sequence[AnswerLog]) -> None:
         known = [self._answered(job) for job in self.jobs]
         self._bar = tqdm(
             total=sum(map(len, mine.values())) * len(self.jobs),
@@ -78,8 +83,7 @@ class Runner:
             smoothing=0.05,
         )
         self._right = self._scored = 0
-        with self._bar, ExitStack() as files:
-            logs = [files.enter_context(AnswerLog(job.run.folder, self.shard.rank)) for job in self.jobs]
+        with self._bar:
             for video, questions in mine.items():
                 waiting = [[question for question in questions if question.id not in done] for done in known]
                 for done in known:
@@ -90,7 +94,6 @@ class Runner:
                     raise InputError(
                         f"{video}: out of memory; take fewer frames or tiles, or a lower ratio, in a new run"
                     ) from error
-        self._wait()
 
     def _answered(self, job: Job) -> Mapping[str, Answer]:
         found = job.run.answers()
@@ -127,7 +130,7 @@ class Runner:
     def _ask(
         self, reader: VideoReader, job: Job, watched: EncodedVideo, questions: Sequence[Question], log: AnswerLog
     ) -> None:
-        indices = sample_frames(len(reader), job.variant.settings.frames)
+        indices = reader.sample(job.variant.settings.frames, job.variant.settings.fps)
         times = [float(reader.seconds[number]) for number in indices]
         stats = watched.stats
         answer = Answer(

@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from ..gaze.selection import GazingInfo
 from ..gaze.selectors.base import AnySelector, stop_rule
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
+from ..video.sources import Video
 from .config import RolloutConfig
 from .opaque_function import OneNode
 
@@ -43,7 +43,7 @@ from .opaque_function import OneNode
 class VideoRef:
     """A video that is gazed anew whenever it is shown. tokens: visual tokens as it was gazed before the training."""
 
-    path: Path
+    video: Video
     tokens: int
 
 
@@ -143,12 +143,9 @@ class GazePolicy(nn.Module):
         ]
         selectors: list[AnySelector] = [*drawings] or [self.gaze]
         made = gaze_variants(
-            film.path,
+            film.video,
             [(selector, gazed.settings) for selector in selectors],
-            grid=gazed.tower.grid,
-            pixels=gazed.family.pixels,
-            device=gazed.device,
-            dtype=gazed.dtype,
+            **gazed.video_form,
         )
         return made, drawings
 

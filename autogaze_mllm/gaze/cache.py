@@ -1,8 +1,9 @@
 """A disk cache for gazed videos and their visual tokens, addressed by content.
 
 Notable design decisions:
-- the key is made of the file's bytes and of everything that decides the result (settings, selector, grid, pixels, and
-  for tokens the weights), so a changed file or model is a miss (of weights, evenly spread values are compared);
+- the key is made of the video's bytes (of frames in memory, their pixels and times) and of everything that decides the
+  result (settings, selector, grid, pixels, and for tokens the weights), so a changed video or model is a miss (of
+  weights, evenly spread values are compared);
 - entries are written beside their place and renamed when complete: two processes may fill the cache at once, and a
   killed one leaves nothing that is trusted. What cannot be read is dropped and counts as a miss;
 - the entries used longest ago go first when the size limit is passed.
@@ -27,13 +28,14 @@ from safetensors.torch import save_file
 
 from ..common.errors import InputError
 from ..common.files import atomic_write, output_folder
-from ..common.hashing import content_hash, default_folder
+from ..common.hashing import default_folder
+from ..video.sources import VideoLike, as_video
 from .gazed_video import GazedVideo
 from .token_map import TokenMap
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the same settings begin to give another result
+VERSION = 2  # raise it when the same settings begin to give another result
 GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
 STALE_SECONDS = 24 * 3600  # half-written files older than this belong to nobody
 
@@ -57,9 +59,9 @@ class VideoCache:
         self.limit = limit
 
     @staticmethod
-    def key(source: str | Path, **facts: Any) -> str:
-        """Of a video file and everything that decides the result (json values)."""
-        told = json.dumps({"content": content_hash(source), "version": VERSION, **facts}, sort_keys=True)
+    def key(source: VideoLike, **facts: Any) -> str:
+        """Of a video and everything that decides the result (json values)."""
+        told = json.dumps({"content": as_video(source).content(), "version": VERSION, **facts}, sort_keys=True)
         return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
 
     def get_gazed(self, key: str) -> GazedVideo | None:

@@ -27,11 +27,15 @@ TENSORS = ("patches", "positions", "frame_counts", "clip_frames", "timestamps", 
 class GazedVideo:
     """Kept patches of all clips, in the order clip, frame, choice.
 
-    patches: (N, 3 * patch * patch) normalised for the tower. positions: (N,) index within the frame on `grid`.
+    patches: (N, tubelet * 3 * patch * patch) normalised for the tower. positions: (N,) index within the frame on
+    `grid`.
     frame_counts: (F,) kept patches of every frame of every clip. clip_frames: (C,) frames of each clip; sums to F.
     timestamps: (F,) seconds. pictures: (F,) the picture of the video that each clip frame is part of: the tiles of one
     video frame share a number, thumbnails come after all frames (default: every clip frame is a picture of its own).
     tiles: (columns, rows) that frames were cut into. thumbnails: how many of the last clips are thumbnails.
+    tubelet: frames of the video that a clip frame holds, kept wherever one of them was chosen. interval: seconds from
+    one frame of the video to the next, 0 where that is not known.
+    keep_after: share of the tokens that is left after the tower, None where none is dropped there.
     settings, stats: how it was made, and numbers about that (frames, seconds per stage, ...).
     """
 
@@ -44,6 +48,9 @@ class GazedVideo:
     pictures: torch.Tensor = None  # type: ignore[assignment]  # filled in below
     tiles: tuple[int, int] = (1, 1)
     thumbnails: int = 0
+    tubelet: int = 1
+    interval: float = 0.0
+    keep_after: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
 
@@ -70,10 +77,12 @@ class GazedVideo:
         grid: PatchGrid,
         timestamps: torch.Tensor | None = None,
         pictures: torch.Tensor | None = None,
+        tubelet: int = 1,
     ) -> GazedVideo:
         """From normalised pixels (B, T, 3, H, W) and a selection in the interchange form; padding is dropped.
 
-        timestamps, pictures: (B * T,), clip after clip.
+        timestamps, pictures: (B * T,), clip after clip. tubelet: so many frames become one clip frame, which keeps what
+        any of them chose, in raster order; at the end of a clip its last frame is repeated.
         """
         batch, frames = pixels.shape[:2]
         selection = read_selection(info, grid, "the tower")
@@ -86,15 +95,30 @@ class GazedVideo:
         rows, columns = keep.nonzero(as_tuple=True)
         positions = selection.index.to(pixels.device)[rows, columns]
         frame = selection.frame.to(pixels.device)[columns]
-        flat = rows * frames + frame
+        times = torch.zeros(batch * frames, device=pixels.device) if timestamps is None else timestamps
+        steps = -(-frames // tubelet)
+        flat = rows * steps + frame // tubelet
+        if tubelet == 1:
+            patches = gather_patches(pixels.flatten(0, 1), grid, flat, positions)
+        else:
+            joined = (flat * grid.size + positions).unique()  # sorted
+            flat, positions = joined // grid.size, joined % grid.size
+            members = (torch.arange(steps * tubelet, device=pixels.device)).clamp(max=frames - 1).view(steps, tubelet)
+            shown = (flat // steps * frames)[:, None] + members[flat % steps]
+            parts = [gather_patches(pixels.flatten(0, 1), grid, one, positions) for one in shown.unbind(1)]
+            patches = torch.cat(parts, dim=1)
+            times = times.view(batch, frames)[:, members.to(times.device)].mean(dim=2).flatten()
+            if pictures is not None:
+                pictures = pictures.view(batch, frames)[:, members[:, 0].to(pictures.device)].flatten()
         return cls(
-            gather_patches(pixels.flatten(0, 1), grid, flat, positions),
+            patches,
             positions,
-            torch.bincount(flat, minlength=batch * frames),
-            torch.full((batch,), frames, device=pixels.device),
+            torch.bincount(flat, minlength=batch * steps),
+            torch.full((batch,), steps, device=pixels.device),
             grid,
-            torch.zeros(batch * frames, device=pixels.device) if timestamps is None else timestamps,
+            times,
             pictures,  # type: ignore[arg-type]
+            tubelet=tubelet,
         )
 
     @classmethod
@@ -106,7 +130,7 @@ class GazedVideo:
         for part in parts[1:]:
             parts[0].grid.check_same(part.grid, "the first part", "another part")
         joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
-        return cls(**joined, grid=parts[0].grid, tiles=parts[0].tiles)
+        return cls(**joined, grid=parts[0].grid, tiles=parts[0].tiles, tubelet=parts[0].tubelet)
 
     def __len__(self) -> int:
         """Kept patches."""
@@ -215,6 +239,9 @@ class GazedVideo:
             "grid": {"scales": self.grid.scales, "patch": self.grid.patch},
             "tiles": self.tiles,
             "thumbnails": self.thumbnails,
+            "tubelet": self.tubelet,
+            "interval": self.interval,
+            "keep_after": self.keep_after,
             "settings": self.settings,
             "stats": self.stats,
         }
@@ -240,6 +267,9 @@ class GazedVideo:
             grid=PatchGrid(tuple(tuple(side) for side in facts["grid"]["scales"]), facts["grid"]["patch"]),
             tiles=tuple(facts["tiles"]),
             thumbnails=facts["thumbnails"],
+            tubelet=facts.get("tubelet", 1),
+            interval=facts.get("interval", 0.0),
+            keep_after=facts.get("keep_after"),
             settings=facts["settings"],
             stats=facts["stats"],
         )

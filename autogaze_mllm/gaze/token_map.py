@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ class TokenMap:
 
     counts, seconds: of each picture (a frame with all its tiles, or a thumbnail), in the order of the tokens.
     positions: (n,) index on `grid` of each kept patch, in that order; tile: (n,) the tile that it lies in, row by row.
+    tubelet, interval: as in GazedVideo.
     """
 
     counts: list[int]
@@ -27,6 +29,8 @@ class TokenMap:
     grid: PatchGrid
     tiles: tuple[int, int] = (1, 1)
     thumbnails: int = 0
+    tubelet: int = 1
+    interval: float = 0.0
 
     @classmethod
     def of(cls, gazed: GazedVideo, raster: bool) -> TokenMap:
@@ -44,7 +48,15 @@ class TokenMap:
             gazed.grid,
             gazed.tiles,
             gazed.thumbnails,
+            gazed.tubelet,
+            gazed.interval,
         )
+
+    def kept(self, mask: torch.Tensor) -> TokenMap:
+        """What is left of it where only some tokens (n,) are."""
+        mask = mask.cpu()
+        counts = [int(part.sum()) for part in mask.split(self.counts)]
+        return dataclasses.replace(self, counts=counts, positions=self.positions[mask], tile=self.tile[mask])
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -52,8 +64,8 @@ class TokenMap:
     def facts(self) -> dict[str, Any]:
         """All but the tensors, as json has it."""
         grid = {"scales": self.grid.scales, "patch": self.grid.patch}
-        own = {name: getattr(self, name) for name in ("counts", "seconds", "tiles", "thumbnails")}
-        return {**own, "grid": grid}
+        names = ("counts", "seconds", "tiles", "thumbnails", "tubelet", "interval")
+        return {name: getattr(self, name) for name in names} | {"grid": grid}
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any], positions: torch.Tensor, tile: torch.Tensor) -> TokenMap:
@@ -63,4 +75,6 @@ class TokenMap:
         if not sum(counts) == len(positions) == len(tile) or len(counts) != len(seconds):
             raise InputError("the map of the visual tokens does not fit them")
         columns, rows = facts["tiles"]
-        return cls(counts, seconds, positions, tile, grid, (int(columns), int(rows)), int(facts["thumbnails"]))
+        tubelet, interval = int(facts["tubelet"]), float(facts["interval"])
+        tiles = (int(columns), int(rows))
+        return cls(counts, seconds, positions, tile, grid, tiles, int(facts["thumbnails"]), tubelet, interval)

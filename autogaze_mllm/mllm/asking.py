@@ -11,12 +11,14 @@ import torch
 from transformers import GenerationConfig, GenerationMixin
 
 from ..common.errors import InputError, listed
+from ..common.pixels import PictureSource, pictures_in
 from ..gaze.settings import VideoSettings
+from ..video.sources import videos_in
 from .answers import Answer, TextStream
 from .call_state import Stats
 from .inputs import ModelInputs
 from .messages import messages_text
-from .prompt import ImageSource, tags_in
+from .prompt import tags_in
 from .video_encoder import VideoSource
 
 if TYPE_CHECKING:
@@ -44,7 +46,10 @@ class Asking:
         video: VideoSource | Sequence[VideoSource] | None,
         question: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: Sequence[PictureSource] | PictureSource = (),
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
         max_new_tokens: int | None = None,
         progress: bool = False,
         **generation: Any,
@@ -55,7 +60,10 @@ class Asking:
         video: VideoSource | Sequence[VideoSource] | None,
         question: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: Sequence[PictureSource] | PictureSource = (),
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
         max_new_tokens: int | None = None,
         progress: bool = False,
         **generation: Any,
@@ -63,10 +71,12 @@ class Asking:
         """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
         media come before it. A tag that is meant as text is written `\\<video>`.
 
+        start, end, fps: as of `Video`, of each video.
         generation: as for `generate`; greedy, and at most 64 new tokens, unless told otherwise.
         -> the answer, a string with `stats` of this call; a list of them with num_return_sequences.
         """
-        inputs = self._question(video, question, images, progress, generation)
+        films = videos_in(video, start, end, fps)
+        inputs = self._question(films, question, pictures_in(images), progress, generation)
         return self._answer(inputs, max_new_tokens, generation)
 
     def stream(
@@ -74,7 +84,10 @@ class Asking:
         video: VideoSource | Sequence[VideoSource] | None,
         question: str,
         *,
-        images: Sequence[ImageSource] = (),
+        images: Sequence[PictureSource] | PictureSource = (),
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
         max_new_tokens: int | None = None,
         progress: bool = False,
         **generation: Any,
@@ -85,7 +98,8 @@ class Asking:
             raise InputError("stream() writes one answer: no beams, no further sequences")
         if generation.get("streamer") is not None:
             raise InputError("stream() has a streamer of its own; give yours to ask() or generate()")
-        inputs = self._question(video, question, images, progress, generation)
+        films = videos_in(video, start, end, fps)
+        inputs = self._question(films, question, pictures_in(images), progress, generation)
         model = cast("GazedModel", self)
         options = _options(max_new_tokens, generation)
 
@@ -135,17 +149,16 @@ class Asking:
         return model.prepare(text, videos, images, chat=False, reuse=reuse, progress=progress)
 
     def _question(
-        self, video: Any, question: str, images: Sequence[ImageSource], progress: bool, generation: Mapping[str, Any]
+        self, films: list[Any], question: str, images: list[Any], progress: bool, generation: Mapping[str, Any]
     ) -> ModelInputs:
         model = cast("GazedModel", self)
-        films = [] if video is None else list(video) if isinstance(video, (list, tuple)) else [video]
         if not question.strip():
             raise InputError("the question has no text")
         _check_options(model, generation)
         if not tags_in(question):
             after = model.family.after_media
             question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
-        return model.prepare(question, films, list(images), reuse=True, progress=progress)
+        return model.prepare(question, films, images, reuse=True, progress=progress)
 
     def _answer(
         self, inputs: ModelInputs, max_new_tokens: int | None, generation: Mapping[str, Any]

@@ -9,18 +9,22 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jinja2
 from transformers.utils import get_json_schema
 
-from ..common.errors import InputError, first_line
+from ..common.errors import InputError, listed
+from ..gaze.gazed_video import GazedVideo
+from ..video.sources import as_video
+from .chat_template import OtherFormError, render
 from .families import Family
+from .media import Media
 from .preprocessing import Preprocessing
 from .prompt import LITERAL, placeholder_id
 
 KINDS = ("video", "image")
+PART_OF_A_VIDEO = ("start", "end", "fps")
 # Where transformers finds a medium in its part of a message.
 KEYS = {"video": ("video", "path", "url"), "image": ("image", "path", "url")}
 
@@ -55,18 +59,15 @@ def messages_text(
     refused = ""
     for form in (shown, [_flat(message, family) for message in shown]):
         try:
-            rendered = preprocessing.tokenizer.apply_chat_template(
-                form, chat_template=preprocessing.chat_template, tokenize=False, add_generation_prompt=True, **options
-            )
-        except jinja2.TemplateError as error:  # made for the other form of content, or it says no
-            refused = refused or f": {first_line(error)}"
-        except TypeError:
-            pass
+            rendered = render(preprocessing.tokenizer, preprocessing.chat_template, form, **options)
+        except OtherFormError as error:
+            refused = refused or str(error)
         else:
             tagged = _tagged(rendered, media, family)
             if tagged is not None and all(text in rendered for text in _texts(shown)):
                 return tagged, media
-    raise InputError(f"the model's chat template does not show this conversation{refused}")
+    why = f": {refused}" if refused else ""
+    raise InputError(f"the model's chat template does not show this conversation{why}")
 
 
 # -- what is given -----------------------------------------------------------------------------------------------
@@ -106,10 +107,26 @@ def _part(part: Any, where: str) -> dict[str, Any] | MediaPart:
     found = [key for key in KEYS[kind] if part.get(key) is not None]
     if len(found) != 1:
         raise InputError(f'{where}: needs its {kind} as "{kind}", got {_short(part)}')
-    unknown = sorted(map(str, part.keys() - {"type", *KEYS[kind]}))
+    more = {key: value for key, value in part.items() if key not in ("type", *KEYS[kind])}
+    unknown = sorted(str(key) for key in more if kind == "image" or key not in PART_OF_A_VIDEO)
     if unknown:
         raise InputError(f"{where}: unknown key {unknown[0]!r}")
-    return MediaPart(kind, part[found[0]])
+    source = part[found[0]]
+    if kind == "image":
+        return MediaPart(kind, source)
+    try:
+        return MediaPart(kind, _video(source, more))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _video(source: Any, part: Mapping[str, Any]) -> Any:
+    """part: start, end and fps of `Video`, as far as they are given."""
+    if isinstance(source, (GazedVideo, Media)):
+        if part:
+            raise InputError(f"{listed(sorted(part), 3)} cannot be chosen of a video that was gazed already")
+        return source
+    return replace(as_video(source), **part)
 
 
 def _short(part: Any) -> str:

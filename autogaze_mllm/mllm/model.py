@@ -18,11 +18,13 @@ from torch import nn
 
 from ..common.errors import InputError
 from ..common.offloading import bring_back, present
+from ..common.pixels import open_picture, pictures_in
 from ..common.timing import Stopwatch
 from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
+from ..video.sources import VideoLike, videos_in
 from ..vision.tower import GazedVisionModel
 from .asking import Asking
 from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_stats, new_stats
@@ -35,7 +37,6 @@ from .prompt import (
     check_counts,
     encode_prompt,
     media_per_prompt,
-    open_image,
     pad_rows,
     render_chat,
     tags_in,
@@ -140,7 +141,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
 
     def gaze_video(
         self,
-        source: str | Path,
+        source: VideoLike,
         settings: VideoSettings | None = None,
         progress: bool = False,
         selector: AnySelector | None = None,
@@ -152,12 +153,17 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """
         return self._encoder(settings, selector).gaze(source, progress)
 
+    @property
+    def video_form(self) -> dict[str, Any]:
+        """Options of `gaze_video` that give what the tower takes."""
+        return self._encoder().form
+
     def gazed_media(self, gazed: GazedVideo) -> Media:
         """A gazed video as it stands in a prompt."""
         return self._encoder().gazed_media(gazed)
 
     def gazed_key(
-        self, source: str | Path, settings: VideoSettings | None = None, selector: AnySelector | None = None
+        self, source: VideoLike, settings: VideoSettings | None = None, selector: AnySelector | None = None
     ) -> str | None:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
@@ -195,8 +201,8 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
 
         One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is
-        a path or a GazedVideo, an image a path or a PIL image. A tag that is meant as text is written with a backslash:
-        `\\<image>`. chat: put the prompt into the model's chat format.
+        what `Video` takes (a path, frames, ...), a `Video` or a GazedVideo, an image a path or a PIL image. A tag that
+        is meant as text is written with a backslash: `\\<image>`. chat: put the prompt into the model's chat format.
         reuse: take visual tokens from the cache and keep them there; they carry no gradients.
         -> input_ids, attention_mask (B, L) and media (per prompt, in order), which belong together.
         """
@@ -204,8 +210,8 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise InputError("no prompt was given")
-        film_lists = media_per_prompt(videos, single, len(texts), "videos")
-        image_lists = media_per_prompt(images, single, len(texts), "images")
+        film_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
+        image_lists = media_per_prompt(images, pictures_in, single, len(texts), "images")
         stats = keep_stats(self, new_stats())
         encoder = self._encoder(stats=stats)
         rows, media = [], MediaRows(stats=stats)
@@ -216,7 +222,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
                 if kind == "video":
                     items.append(encoder.media(next(film), reuse, progress))
                 else:
-                    items.append(self.family.dense_image(open_image(next(picture)), alone=len(pictures) == 1))
+                    items.append(self.family.dense_image(open_picture(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
             rows.append(encode_prompt(rendered, items, self.preprocessing, self.family, number))
             media.append(items)

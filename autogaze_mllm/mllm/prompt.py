@@ -6,20 +6,17 @@ The number of visual tokens is known before the prompt is built: gaze, count, th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
 import torch
-from PIL import Image, UnidentifiedImageError
 
 from ..common.errors import InputError, listed
+from .chat_template import render_messages
 from .families import Family
 from .media import TAG, Layout, Media
 from .preprocessing import Preprocessing
 
-ImageSource = str | Path | Image.Image
 LITERAL = "\ufdd0"  # stands for a "<" that begins no tag and no token; text never holds this character
 ESCAPED = re.compile(r"\\<(?=(?:video|image)>)")
 
@@ -50,13 +47,8 @@ def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
         return family.chat(text)
     for content in ([{"type": "text", "text": text}], text):
         messages = [{"role": "user", "content": content}]
-        try:
-            rendered = preprocessing.tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=True
-            )
-        except (TypeError, jinja2.TemplateError):  # made for the other form of content
-            continue
-        if text in rendered:
+        rendered = render_messages(preprocessing.tokenizer, template, messages)
+        if rendered is not None and text in rendered:
             return rendered
     raise InputError("the model's chat template does not show the question; give the whole prompt with chat=False")
 
@@ -138,23 +130,16 @@ def pad_rows(rows: list[list[int]], pad_id: int, side: str, device: torch.device
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def media_per_prompt(given: Sequence[Any] | None, single: bool, prompts: int, name: str) -> list[list[Any]]:
-    """Media lists, one per prompt."""
+def media_per_prompt(
+    given: Any, listed: Callable[[Any], list[Any]], single: bool, prompts: int, name: str
+) -> list[list[Any]]:
+    """Media lists, one per prompt. listed: makes a list of what may be one medium or several."""
     if given is None:
         return [[] for _ in range(prompts)]
-    if isinstance(given, (str, Path)):
-        raise InputError(f"{name} must be a list, got {given!r}")
     if single:
-        return [list(given)]
+        return [listed(given)]
+    if not isinstance(given, (list, tuple)):
+        raise InputError(f"{name} must be a list for each of {prompts} prompts, got {type(given).__name__}")
     if len(given) != prompts or not all(isinstance(part, (list, tuple)) for part in given):
         raise InputError(f"{prompts} prompts need {name} as {prompts} lists, one per prompt")
     return [list(part) for part in given]
-
-
-def open_image(source: ImageSource) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    try:
-        return Image.open(source).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{source}: not a readable image ({error})") from error

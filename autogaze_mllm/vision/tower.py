@@ -110,6 +110,19 @@ class GazedVisionModel(nn.Module):
             index = (index[:, None] * (r * r) + torch.arange(r * r, device=index.device)).flatten()
         return self.adapter.embed(patches) + self.position_table()[index]
 
+    tubelet = 1  # frames that a patch reaches over
+    fixed = True  # the same grid for every video
+
+    def facts(self) -> dict[str, Any]:
+        """Json values besides the grid that decide which patches are kept."""
+        return {}
+
+    def check_video(self, gazed: GazedVideo) -> None:
+        """Raises InputError for a video that was gazed for another tower."""
+        self.grid.check_same(gazed.grid, "the tower", "the gazed video")
+        if gazed.tubelet != 1:
+            raise InputError(f"the video was gazed in steps of {gazed.tubelet} frames, the tower takes single frames")
+
     def rows(self, gazed: GazedVideo) -> torch.Tensor:
         """(F,) rows that `encode` gives for each clip frame: its kept patches, and a class token where that is kept."""
         counts = gazed.frame_counts
@@ -181,7 +194,7 @@ class GazedVisionModel(nn.Module):
     def _run(self, gazed: GazedVideo, stop: int | None = None, keep_all: bool = False) -> list[torch.Tensor]:
         """States after the embeddings and each of the first `stop` layers; only the last one unless keep_all. Class
         tokens are left out unless they are kept."""
-        self.grid.check_same(gazed.grid, "the tower", "the gazed video")
+        self.check_video(gazed)
         adapter = self.adapter
         x, patches, counts = self._with_prefix(self.embed(gazed), gazed.frame_counts.to(self.device))
         attention = self._attention(gazed.clip_frames.tolist(), counts.tolist())

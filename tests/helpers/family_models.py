@@ -12,18 +12,19 @@ import importlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from tokenizers import processors
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 from autogaze_mllm.mllm.tiny import tiny_tokenizer
 
-from .families import configs, qwen_configs
+from .families import configs, folders, qwen_configs
 from .families.configs import Shape, Variant
 from .families.templates import TEMPLATES
 
@@ -44,7 +45,7 @@ class TinyFamily:
     """One family. config: makes its configuration. images: its image processor (Pillow), and settings of it.
 
     named: special tokens that its tokenizer has as attributes. bos: what its tokenizer puts before a text by itself.
-    tied: how published models are.
+    tied: how published models are. bytewise: transformers reads it with a byte-level tokenizer, whatever is stored.
     """
 
     model_type: str
@@ -57,6 +58,7 @@ class TinyFamily:
     named: dict[str, str] = field(default_factory=dict)
     bos: str | None = None
     tied: bool = False
+    bytewise: bool = False
 
 
 def _pillow(module: str, name: str, **settings: Any) -> Any:
@@ -173,7 +175,7 @@ FAMILIES = {
     "llava_clip": _family("llava_clip", "Llava", model_type="llava", images=_clip, **_CLIP_LLAMA),
     "qwen2_5_vl": _family("qwen2_5_vl", "Qwen2_5_VL", **_QWEN2),
     "qwen3_vl": _family("qwen3_vl", "Qwen3VL", **_QWEN3),
-    "qwen3_5": _family("qwen3_5", "Qwen3_5", **_QWEN3),
+    "qwen3_5": _family("qwen3_5", "Qwen3_5", bytewise=True, **_QWEN3),
     "smolvlm": _family(
         "smolvlm",
         "SmolVLM",
@@ -275,7 +277,7 @@ FAMILIES = {
         tied=True,
     ),
     "qwen3_vl_moe": _family("qwen3_vl_moe", "Qwen3VLMoe", **_QWEN3),
-    "qwen3_5_moe": _family("qwen3_5_moe", "Qwen3_5Moe", **_QWEN3),
+    "qwen3_5_moe": _family("qwen3_5_moe", "Qwen3_5Moe", bytewise=True, **_QWEN3),
     "qwen2_vl": _family("qwen2_vl", "Qwen2VL", **_QWEN2),
 }
 NAMES = list(FAMILIES)
@@ -294,7 +296,7 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     """The tiny tokenizer and the family's own special tokens; one character is one id."""
     family, plain = FAMILIES[name], tiny_tokenizer()
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=plain.backend_tokenizer,
+        tokenizer_object=_bytewise(plain) if family.bytewise else plain.backend_tokenizer,
         pad_token=plain.pad_token,
         eos_token=plain.eos_token,
         unk_token=plain.unk_token,
@@ -312,6 +314,16 @@ def tokenizer_of(name: str) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def _bytewise(plain: PreTrainedTokenizerFast) -> Tokenizer:
+    """The same vocabulary, spelt as byte-level tokenizers spell it."""
+    spelling = {" ": "\u0120", "\n": "\u010a"}
+    vocabulary = {spelling.get(token, token): number for token, number in plain.get_vocab().items()}
+    tokenizer = Tokenizer(models.BPE(vocabulary, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return tokenizer
+
+
 def build(name: str, variant: str = "plain", seed: int = 0) -> tuple[Any, Preprocessing]:
     """A random model of the family, fp32 and in evaluation mode, and its preprocessing."""
     family, chosen = FAMILIES[name], variant_of(name, variant)
@@ -324,6 +336,12 @@ def build(name: str, variant: str = "plain", seed: int = 0) -> tuple[Any, Prepro
         torch.random.set_rng_state(state)
     _enlarge(model, seed)
     return model.eval(), Preprocessing(tokenizer, family.images(chosen.shape), TEMPLATES[name])
+
+
+def write_folder(name: str, folder: Path, variant: str = "plain", seed: int = 0) -> None:
+    """The model that `build` makes, written as its family is published."""
+    model, preprocessing = build(name, variant, seed)
+    folders.write(name, folder, model, preprocessing, variant_of(name, variant).shape)
 
 
 @torch.no_grad()

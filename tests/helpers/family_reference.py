@@ -16,6 +16,7 @@ from PIL import Image
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 
 from .families import layouts, native_layouts
+from .families.configs import vocabulary_size
 from .families.layouts import TAG, Layout, VideoClip
 
 LAYOUTS: dict[str, type[Layout]] = {
@@ -61,16 +62,20 @@ def dense_inputs(
     """
     layout = LAYOUTS[name](model, preprocessing)
     clips = [VideoClip(pixels, _times(times, number, len(pixels))) for number, pixels in enumerate(videos)]
-    waiting = {"<video>": iter([layout.video(clip) for clip in clips]), "<image>": iter(map(layout.image, images))}
+    left, pictures = iter(clips), iter(images)
     texts, media = [], []
     for prompt in [text] if isinstance(text, str) else text:
         whole = layout.whole(prompt)
-        expanded = [next(waiting[tag]) for tag in TAG.findall(whole)]
+        tags = TAG.findall(whole)
+        alone = tags.count("<image>") == 1
+        expanded = [
+            layout.video(next(left)) if tag == "<video>" else layout.image(next(pictures), alone) for tag in tags
+        ]
         first, *after = TAG.split(whole)
         texts.append(first + "".join(run + more for (run, _), more in zip(expanded, after, strict=True)))
         media.append([tensors for _, tensors in expanded])
-    assert next(waiting["<video>"], None) is None, "a video without a tag"
-    assert next(waiting["<image>"], None) is None, "an image without a tag"
+    assert next(left, None) is None, "a video without a tag"
+    assert next(pictures, None) is None, "an image without a tag"
     batch = _pad([layout.ids(written) for written in texts], preprocessing.tokenizer.pad_token_id, padding_side)
     return batch | layout.types(batch["input_ids"]) | layout.tensors(media)
 
@@ -100,7 +105,8 @@ def greedy(preprocessing: Preprocessing, steps: int) -> dict[str, Any]:
     """Settings of generate: so many steps, each the likeliest character, so that no answer ends early and none has
     placeholders in it. Gives the logits before that choice."""
     tokenizer = preprocessing.tokenizer
-    special = [number for number in range(len(tokenizer)) if len(tokenizer.convert_ids_to_tokens(number)) > 1]
+    tokens = tokenizer.convert_ids_to_tokens(range(vocabulary_size(tokenizer)))
+    special = [number for number, token in enumerate(tokens) if token is None or len(token) > 1]
     return {
         "max_new_tokens": steps,
         "do_sample": False,

@@ -101,14 +101,14 @@ def test_a_chat_is_a_question_where_it_says_the_same(clip):
     model = wrapped("llava_onevision")
     messages = [user(video(clip), text("What moves?"))]
     answer = model.chat(messages, max_new_tokens=5)
-    assert isinstance(answer, am.Answer) and answer == model.ask(clip, "<video>What moves?", max_new_tokens=5)
+    assert isinstance(answer, am.Answer) and answer == model.ask(clip, "What moves?", max_new_tokens=5)
     assert answer.stats["visual_tokens"] == model.stats["visual_tokens"] > 0 and answer.stats["new_tokens"] <= 5
     for source in (str(clip), model.gaze_video(clip), model.encode_video(clip)):
         assert model.chat([user(video(source), text("What moves?"))], max_new_tokens=5) == answer
     assert model.chat([user({"type": "video", "path": clip}, text("What moves?"))], max_new_tokens=5) == answer
     with model.disabled():
         dense = model.chat(messages, max_new_tokens=5)
-        assert dense == model.ask(clip, "<video>What moves?", max_new_tokens=5)
+        assert dense == model.ask(clip, "What moves?", max_new_tokens=5)
         assert dense.stats["visual_tokens"] == model.family.dense_count(2)
     assert len(model.chat(messages, num_return_sequences=2, do_sample=True, max_new_tokens=3)) == 2
 
@@ -120,7 +120,7 @@ def test_images_are_paths_or_pictures(tmp_path):
         model.chat([user({"type": "image", key: source}, text("What?"))], max_new_tokens=4)
         for key, source in (("image", IMAGE), ("image", str(tmp_path / "a.png")), ("path", tmp_path / "a.png"))
     }
-    assert answers == {model.ask(None, "<image>What?", images=[IMAGE], max_new_tokens=4)}
+    assert answers == {model.ask(None, "What?", images=[IMAGE], max_new_tokens=4)}
 
 
 @pytest.mark.parametrize("name", TALKING)

@@ -5,6 +5,7 @@ Always on logits: random models often answer one repeated token, whatever they s
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -44,7 +45,8 @@ def keep_all(model: am.GazedModel, frames: torch.Tensor) -> GazedVideo:
     normalised = model.family.pixels.normalize(frames)
     info = AllSelector().select(frames[None], model.tower.grid, 1.0, None)
     times = torch.arange(len(frames)) * SECONDS
-    return GazedVideo.from_info(normalised[None], info, model.tower.grid, times)
+    gazed = GazedVideo.from_info(normalised[None], info, model.tower.grid, times, tubelet=model.tower.tubelet)
+    return dataclasses.replace(gazed, interval=SECONDS)
 
 
 def prepared(name: str, model: am.GazedModel, text: Any, videos: Any, **options: Any) -> Any:

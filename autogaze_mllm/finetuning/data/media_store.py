@@ -22,12 +22,12 @@ from tqdm.auto import tqdm
 
 from ...common import distributed
 from ...common.errors import InputError, listed
+from ...common.pixels import open_picture
 from ...gaze.cache import GAZED, VideoCache
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.token_map import TokenMap
 from ...mllm.media import Layout, Media
 from ...mllm.model import GazedModel
-from ...mllm.prompt import open_image
 from ..rollouts import VideoRef
 from .sample_gaze import KEY, GazeSpecs
 from .samples import SHOWN_FAULTS, Medium, Sample
@@ -127,7 +127,7 @@ class MediaStore:
         found: list[Media | VideoRef] = []
         for need in _needs(sample):
             if need.medium.kind == "video" and self.films:
-                found.append(VideoRef(need.medium.path, _tokens(self._layouts[need])))
+                found.append(VideoRef(need.medium.video(), _tokens(self._layouts[need])))
             elif need.medium.kind == "video":
                 found.append(self.model.gazed_media(self._gazed(need.medium)))
             else:
@@ -135,7 +135,7 @@ class MediaStore:
         return found
 
     def _image(self, need: _Wanted) -> Media:
-        return self.model.family.dense_image(open_image(need.medium.path), alone=need.alone)
+        return self.model.family.dense_image(open_picture(need.medium.path), alone=need.alone)
 
     def _gaze_all(self, videos: Sequence[Medium], faults: dict[str, str], progress: bool) -> int:
         """How many had to be gazed."""
@@ -153,7 +153,7 @@ class MediaStore:
         return made
 
     def _look_at(self, video: Medium) -> GazedVideo:
-        return self.model.gaze_video(video.path, **self._looks.options(video.look))
+        return self.model.gaze_video(video.video(), **self._looks.options(video.look))
 
     def _make(self, video: Medium) -> None:
         self._look_at(video)  # looks into the cache once more, and puts the result there
@@ -171,7 +171,7 @@ class MediaStore:
         return found
 
     def _key(self, video: Medium) -> str:
-        key = self.model.gazed_key(video.path, **self._looks.options(video.look))
+        key = self.model.gazed_key(video.video(), **self._looks.options(video.look))
         if key is None:
             raise InputError("results of a selector of your own cannot be cached, which fine-tuning needs")
         return key

@@ -17,6 +17,7 @@ from ...common.errors import InputError, listed
 from ...common.offloading import execution_device
 from ...common.pixels import PixelFormat, resize_frames
 from ...gaze.gazed_video import GazedVideo
+from ...gaze.grid import PatchGrid, Side, sides_of
 from ...gaze.settings import VideoSettings
 from ...gaze.token_map import TokenMap
 from ...vision.adapters import adapter_of, square, tower_kinds
@@ -39,7 +40,6 @@ class Family(ABC):
         "tower": ("model.vision_tower.",),
         "llm": ("model.language_model.", "lm_head."),
     }
-    tubelet: ClassVar[int] = 1  # frames that a patch of the tower reaches over
     raster: bool = True  # the tokens of a picture stand scale after scale, row by row; else in gaze order
     block_causal: bool = False  # the tower was trained so; else a patch sees its own frame alone, as the base
     # How visual tokens come into the LLM: as embeddings of the whole prompt, or, where the base's `generate` refuses
@@ -158,8 +158,22 @@ class Family(ABC):
         default = {"attn_type": "block_causal", "frame_independent": not self.block_causal}
         return default | {name: value for name, value in found.items() if value is not None}
 
-    def make_tower(self, **options: Any) -> Any:
-        """options: scales, attn_type, frame_independent, backend and compile of a GazedVisionModel."""
+    def default_scales(self, grid: PatchGrid) -> list[Side] | None:
+        """The gaze model's cells at each scale, repeated n times per axis, n chosen to come closest to the size of the
+        tower's pictures. grid: the gaze model's.
+
+        Whole multiples keep the gaze model's cells and the tower's patches aligned: 384 at patch 14 gives
+        56+112+196+392. None: every video has its own.
+        """
+        rows, columns = grid.cells[-1]
+        times = max(1, round(self.image_size / (max(rows, columns) * self.patch)))
+        return sides_of(
+            PatchGrid(tuple((r * times * self.patch, c * times * self.patch) for r, c in grid.cells), self.patch)
+        )
+
+    def make_tower(self, grid: PatchGrid, **options: Any) -> Any:
+        """grid: the gaze model's. options: scales, attn_type, frame_independent, backend and compile, as those of a
+        GazedVisionModel."""
         return GazedVisionModel(self.tower, **options, group=self.group, keep_prefix=self.keep_prefix)
 
     @property
@@ -259,8 +273,9 @@ class Family(ABC):
         these times."""
 
     @abstractmethod
-    def dense_count(self, frames: int) -> int:
-        """Visual tokens that the base model spends on a video of this many frames."""
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
+        """Visual tokens that the base model spends on a video of this many frames. size: their height and width, for
+        bases that take pictures of any size."""
 
     @abstractmethod
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

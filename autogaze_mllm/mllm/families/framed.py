@@ -46,7 +46,7 @@ class FramedFamily(Family):
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
         return Media(self.video_layout([self.per_picture] * len(pixels), seconds), {"pixel_values": pixels})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * self.per_picture
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

@@ -46,7 +46,7 @@ class LlavaFamily(Family):
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
         return Media([self.dense_count(len(pixels))], {"pixel_values": pixels})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * self._tokens_per_image
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

@@ -44,7 +44,7 @@ class LlavaNextVideoFamily(Family):
     def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
         return Media([self.dense_count(len(pixels))], {"pixel_values_videos": pixels[None]})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * (self._side // self.group) ** 2
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

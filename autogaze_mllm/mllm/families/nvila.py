@@ -77,7 +77,7 @@ class NvilaFamily(NativeFamily):
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
         return Media([self.dense_count(1)], {"pixel_values": self.image_pixels(image)})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * self.projector.count(self.dense_patches)
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

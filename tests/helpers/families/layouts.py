@@ -71,7 +71,8 @@ class Layout:
         text = "".join(self.picture(number) for number in range(len(clip.pixels)))
         return text, {"pixel_values": clip.pixels}
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
+        """alone: it is the only image of its prompt."""
         return self.placeholder * self.per_picture, {"pixel_values": self.processed(image)["pixel_values"]}
 
     def types(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -113,7 +114,7 @@ class Idefics3(Layout):
         mark = "<fake_token_around_image>"
         return f"{mark}<global-img>{self.placeholder * self.per_picture}{mark}"
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         made = self.processed(image, return_row_col_info=True)
         text = ""
         for row in range(made["rows"][0][0]):
@@ -167,7 +168,7 @@ class InternVL(Layout):
         between = "\n" if number else ""
         return f"{between}Frame{number + 1}: <img>{self.placeholder * self.per_picture}</img>"
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         pixels = self.processed(image)["pixel_values"]  # tiles, then the whole image
         return f"<img>{self.placeholder * self.per_picture * len(pixels)}</img>", {"pixel_values": pixels}
 
@@ -184,7 +185,7 @@ class AyaVision(Layout):
         shown = "".join(f"TILE_{tile + 1}{run}" for tile in range(tiles))
         return f"<|START_OF_IMG|>{shown}TILE_GLOBAL{run}<|END_OF_IMG|>"
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         pixels = self.processed(image)["pixel_values"]
         return self.picture(0, len(pixels) - 1), {"pixel_values": pixels}
 
@@ -196,7 +197,7 @@ class Gemma3(Layout):
         run = self.placeholder * self.config.mm_tokens_per_image
         return f"\n\n<start_of_image>{run}<end_of_image>\n\n"
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         return self.picture(0), {"pixel_values": self.processed(image)["pixel_values"]}
 
     def types(self, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -219,20 +220,24 @@ class PaliGemma(Layout):
 class LlavaNextVideo(Layout):
     """The frames of a video are one run of its own placeholder. All videos of a call have the same number of frames."""
 
-    @property
-    def per_frame(self) -> int:
-        return self.per_picture // self.config.spatial_pool_stride**2
+    def frames(self, count: int) -> int:
+        """Tokens of so many frames."""
+        return count * (self.per_picture // self.config.spatial_pool_stride**2)
 
     def video(self, clip: VideoClip) -> Piece:
-        return "<video>" * (len(clip.pixels) * self.per_frame), {"pixel_values_videos": clip.pixels[None]}
+        return "<video>" * self.frames(len(clip.pixels)), {"pixel_values_videos": clip.pixels[None]}
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         """The base itself says how many tokens an image of this shape has."""
         made = self.processed(image)
         tensors = {name: made[name] for name in ("pixel_values", "image_sizes")}
         with torch.no_grad():
-            features = self.model.get_image_features(**tensors).pooler_output
+            features = self.model.get_image_features(**tensors, **self.whether(alone)).pooler_output
         return "<image>" * len(features[0]), tensors
+
+    def whether(self, alone: bool) -> dict[str, torch.Tensor]:
+        """How the base is told that."""
+        return {}
 
     def tensors(self, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
         """Images have different numbers of crops; forward takes as many as the most, and skips the rest by itself."""
@@ -249,17 +254,17 @@ class LlavaOnevision(LlavaNextVideo):
     """A video is its frames, pooled 2 x 2 (rounded up), and one newline. An image is cut into crops where it is the
     only one of its prompt."""
 
-    def video(self, clip: VideoClip) -> Piece:
+    def frames(self, count: int) -> int:
         vision = self.config.vision_config
-        side = -(-(vision.image_size // vision.patch_size) // 2)
-        return "<video>" * (len(clip.pixels) * side**2 + 1), {"pixel_values_videos": clip.pixels[None]}
+        return count * (-(-(vision.image_size // vision.patch_size) // 2)) ** 2 + 1
 
-    def image(self, image: Image.Image) -> Piece:
-        made = self.processed(image)
-        tensors = {name: made[name] for name in ("pixel_values", "image_sizes")}
-        with torch.no_grad():
-            features = self.model.get_image_features(**tensors, batch_num_images=torch.tensor([1])).pooler_output
-        return "<image>" * len(features[0]), tensors
+    def whether(self, alone: bool) -> dict[str, torch.Tensor]:
+        return {"batch_num_images": torch.tensor([1 if alone else 2])}
+
+    def tensors(self, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
+        images = [sum("image_sizes" in medium for medium in row) for row in rows]
+        made = super().tensors(rows)
+        return made | {"batch_num_images": torch.tensor(images)} if any(images) else made
 
 
 class VideoLlava(Layout):
@@ -269,6 +274,6 @@ class VideoLlava(Layout):
         count = len(clip.pixels) * (self.per_picture + 1)
         return "<video>" * count, {"pixel_values_videos": clip.pixels[None]}
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         name = "pixel_values_images" if self.takes("pixel_values_images") else "pixel_values"
         return "<image>" * self.per_picture, {name: self.processed(image)["pixel_values"]}

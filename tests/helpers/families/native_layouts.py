@@ -36,7 +36,7 @@ class Qwen(Layout):
     def video_text(self, clip: VideoClip, grid: torch.Tensor) -> str:
         return f"<|vision_start|>{'<|video_pad|>' * self.count(grid)}<|vision_end|>"
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         made = self.processed(image)
         count = self.count(made["image_grid_thw"])
         tensors = {name: made[name] for name in ("pixel_values", "image_grid_thw")}
@@ -75,7 +75,7 @@ class VideoLlama3(Layout):
             "video_merge_sizes": torch.tensor([merge]),
         }
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         made = self.processed(image)
         count = int(made["image_grid_thw"].prod())
         names = ("pixel_values", "image_grid_thw", "image_merge_sizes")
@@ -102,7 +102,7 @@ class Gemma4(Layout):
             return text, tensors | {"num_frames_per_video": torch.tensor([frames])}
         return text, {name: tensor[None] for name, tensor in tensors.items()}  # 5.17: videos of one length
 
-    def image(self, image: Image.Image) -> Piece:
+    def image(self, image: Image.Image, alone: bool) -> Piece:
         made = self.processed(image)
         count = int(made["num_soft_tokens_per_image"][0])
         tensors = {name: made[name] for name in ("pixel_values", "image_position_ids")}

@@ -7,7 +7,7 @@ _PARTS = """
 {%- if content is string -%}{{ content }}
 {%- else -%}
 {%- for part in content -%}
-{%- if part.type == 'image' -%}IMAGE{%- elif part.type == 'video' -%}VIDEO
+{%- if part.type == 'image' -%}{{ 'IMAGE' }}{%- elif part.type == 'video' -%}{{ 'VIDEO' }}
 {%- elif part.type == 'text' -%}{{ part.text }}{%- endif -%}
 {%- endfor -%}
 {%- endif -%}
@@ -30,7 +30,8 @@ _VICUNA = """{% for message in messages %}{% if message.role == 'user' %}{{ 'USE
 _ONEVISION = """{% for message in messages %}{{ '<|im_start|>' + message.role + ' ' }}\
 {{ show(message.content) + '<|im_end|>' }}{% endfor %}\
 {% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
-_SMOLVLM = """{{ '<|im_start|>' }}{% for message in messages %}{{ message.role | capitalize + ': ' }}\
+_SMOLVLM = """{{ '<|im_start|>' }}{% for message in messages %}{{ message.role | capitalize }}\
+{{ ':' if message.content[0].type == 'image' else ': ' }}\
 {{ show(message.content) + '<end_of_utterance>\\n' }}{% endfor %}\
 {% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"""
 _IDEFICS3 = _SMOLVLM.replace("'<|im_start|>'", "bos_token")
@@ -47,16 +48,16 @@ _QWEN = _template(_IM, "<|vision_start|><|image_pad|><|vision_end|>", "<|vision_
 
 # None: the family has no conversations.
 TEMPLATES: dict[str, str | None] = {
-    "llava": _template(_IM),
-    "llava_clip": _template(_VICUNA, "<image>\n"),
-    "llava_next_video": _template(_VICUNA, "<image>\n", "<video>\n"),
-    "video_llava": _template(_VICUNA, "<image>\n", "<video>\n"),
-    "llava_onevision": _template(_ONEVISION, "<image>\n", "<video>\n"),
+    "llava": _template(_IM, "<image>\\n"),
+    "llava_clip": _template(_VICUNA, "<image>\\n"),
+    "llava_next_video": _template(_VICUNA, "<image>\\n", "<video>\\n"),
+    "video_llava": _template(_VICUNA, "<image>\\n", "<video>\\n"),
+    "llava_onevision": _template(_ONEVISION, "<image>\\n", "<video>\\n"),
     "smolvlm": _template(_SMOLVLM),
     "idefics3": _template(_IDEFICS3),
-    "internvl": _template(_IM, "<IMG_CONTEXT>\n", "<video>\n"),
+    "internvl": _template(_IM, "<IMG_CONTEXT>\\n", "<video>\\n"),
     "aya_vision": _template(_AYA),
-    "video_llama_3": _template(_IM, "<|image_pad|>\n", "<|video_pad|>\n"),
+    "video_llama_3": _template(_IM, "<|image_pad|>\\n", "<|video_pad|>\\n"),
     "gemma3": _template(_GEMMA3, "<start_of_image>", "<start_of_image>"),
     "paligemma": None,
     "paligemma2": None,
