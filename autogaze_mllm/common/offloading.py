@@ -19,11 +19,14 @@ _bringing_back = Lock()
 
 def execution_device(module: nn.Module) -> torch.device:
     """Where the module computes."""
-    for hook in _hooks(module):
-        device = getattr(hook, "execution_device", None)
-        if device is not None:
-            return torch.device(device)
-    return next(module.parameters()).device
+    for part in module.modules():
+        for hook in _hooks(part):
+            device = getattr(hook, "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+        for weight in part.parameters(recurse=False):
+            return weight.device
+    return torch.device("cpu")
 
 
 @contextmanager
@@ -45,7 +48,7 @@ def bring_back(module: nn.Module) -> None:
         if any(part.is_meta for part in module.parameters()):
             from accelerate.hooks import remove_hook_from_submodules
 
-            device = next((execution_device(part) for part in module.modules() if _hooks(part)), torch.device("cpu"))
+            device = execution_device(module)
             remove_hook_from_submodules(module)
             module.to(device)
 

@@ -71,12 +71,12 @@ class Asking:
         """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
         media come before it. A tag that is meant as text is written `\\<video>`.
 
-        start, end, fps: as of `Video`, of each video. generation: as for `generate`; greedy, and at most 64 new tokens,
-        unless told otherwise.
+        start, end, fps: as of `Video`, of each video.
+        generation: as for `generate`; greedy, and at most 64 new tokens, unless told otherwise.
         -> the answer, a string with `stats` of this call; a list of them with num_return_sequences.
         """
-        videos = videos_in(video, start, end, fps)
-        inputs = self._question(videos, question, images, progress, generation)
+        films = videos_in(video, start, end, fps)
+        inputs = self._question(films, question, pictures_in(images), progress, generation)
         return self._answer(inputs, max_new_tokens, generation)
 
     def stream(
@@ -98,8 +98,8 @@ class Asking:
             raise InputError("stream() writes one answer: no beams, no further sequences")
         if generation.get("streamer") is not None:
             raise InputError("stream() has a streamer of its own; give yours to ask() or generate()")
-        videos = videos_in(video, start, end, fps)
-        inputs = self._question(videos, question, images, progress, generation)
+        films = videos_in(video, start, end, fps)
+        inputs = self._question(films, question, pictures_in(images), progress, generation)
         model = cast("GazedModel", self)
         options = _options(max_new_tokens, generation)
 
@@ -149,21 +149,16 @@ class Asking:
         return model.prepare(text, videos, images, chat=False, reuse=reuse, progress=progress)
 
     def _question(
-        self,
-        videos: Sequence[Any],
-        question: str,
-        images: Sequence[PictureSource] | PictureSource,
-        progress: bool,
-        generation: Mapping[str, Any],
+        self, films: list[Any], question: str, images: list[Any], progress: bool, generation: Mapping[str, Any]
     ) -> ModelInputs:
-        model, pictures = cast("GazedModel", self), pictures_in(images)
+        model = cast("GazedModel", self)
         if not question.strip():
             raise InputError("the question has no text")
         _check_options(model, generation)
         if not tags_in(question):
             after = model.family.after_media
-            question = f"<video>{after}" * len(videos) + f"<image>{after}" * len(pictures) + question
-        return model.prepare(question, videos, pictures, reuse=True, progress=progress)
+            question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
+        return model.prepare(question, films, images, reuse=True, progress=progress)
 
     def _answer(
         self, inputs: ModelInputs, max_new_tokens: int | None, generation: Mapping[str, Any]

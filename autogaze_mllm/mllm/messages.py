@@ -6,19 +6,25 @@ the template writes for a medium is found again and becomes a tag; text that loo
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-import jinja2
+from transformers.utils import get_json_schema
 
-from ..common.errors import InputError, first_line
-from .chat_template import rendered
+from ..common.errors import InputError, listed
+from ..gaze.gazed_video import GazedVideo
+from ..video.sources import as_video
+from .chat_template import OtherFormError, render
 from .families import Family
+from .media import Media
 from .preprocessing import Preprocessing
 from .prompt import LITERAL, placeholder_id
 
 KINDS = ("video", "image")
+PART_OF_A_VIDEO = ("start", "end", "fps")
 # Where transformers finds a medium in its part of a message.
 KEYS = {"video": ("video", "path", "url"), "image": ("image", "path", "url")}
 
@@ -47,20 +53,21 @@ def messages_text(
         return _by_family(shown, family, tools), media
     literal = _Literals(family)
     shown = literal.protected(shown)
-    options = {**(template_kwargs or {}), **({} if tools is None else {"tools": literal.protected(list(tools))})}
+    options = dict(template_kwargs or {})
+    if tools is not None:
+        options["tools"] = literal.protected([get_json_schema(tool) if callable(tool) else tool for tool in tools])
     refused = ""
     for form in (shown, [_flat(message, family) for message in shown]):
         try:
-            text = rendered(preprocessing.tokenizer, preprocessing.chat_template, form, **options)
-        except jinja2.TemplateError as error:  # made for the other form of content, or it says no
-            refused = refused or f": {first_line(error)}"
-        except TypeError:
-            pass
+            rendered = render(preprocessing.tokenizer, preprocessing.chat_template, form, **options)
+        except OtherFormError as error:
+            refused = refused or str(error)
         else:
-            tagged = _tagged(text, media, family)
-            if tagged is not None and all(said in text for said in _texts(shown)):
+            tagged = _tagged(rendered, media, family)
+            if tagged is not None and all(text in rendered for text in _texts(shown)):
                 return tagged, media
-    raise InputError(f"the model's chat template does not show this conversation{refused}")
+    why = f": {refused}" if refused else ""
+    raise InputError(f"the model's chat template does not show this conversation{why}")
 
 
 # -- what is given -----------------------------------------------------------------------------------------------
@@ -100,10 +107,26 @@ def _part(part: Any, where: str) -> dict[str, Any] | MediaPart:
     found = [key for key in KEYS[kind] if part.get(key) is not None]
     if len(found) != 1:
         raise InputError(f'{where}: needs its {kind} as "{kind}", got {_short(part)}')
-    unknown = sorted(map(str, part.keys() - {"type", *KEYS[kind]}))
+    more = {key: value for key, value in part.items() if key not in ("type", *KEYS[kind])}
+    unknown = sorted(str(key) for key in more if kind == "image" or key not in PART_OF_A_VIDEO)
     if unknown:
         raise InputError(f"{where}: unknown key {unknown[0]!r}")
-    return MediaPart(kind, part[found[0]])
+    source = part[found[0]]
+    if kind == "image":
+        return MediaPart(kind, source)
+    try:
+        return MediaPart(kind, _video(source, more))
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from error
+
+
+def _video(source: Any, part: Mapping[str, Any]) -> Any:
+    """part: start, end and fps of `Video`, as far as they are given."""
+    if isinstance(source, (GazedVideo, Media)):
+        if part:
+            raise InputError(f"{listed(sorted(part), 3)} cannot be chosen of a video that was gazed already")
+        return source
+    return replace(as_video(source), **part)
 
 
 def _short(part: Any) -> str:
@@ -148,24 +171,34 @@ def _by_family(messages: Sequence[dict[str, Any]], family: Family, tools: Sequen
 
 def _tagged(rendered: str, media: Sequence[MediaPart], family: Family) -> str | None:
     """The template's text with a tag for each medium; None where it does not show them all."""
-    for kind in KINDS:
-        count = sum(part.kind == kind for part in media)
-        for mark in _marks(kind, family):
-            if count and rendered.count(mark) == count:
-                rendered = rendered.replace(mark, f"{kind.join('<>')}")
-                break
-        else:
-            if count:
-                return None
-    return rendered
+    wanted = {kind: sum(part.kind == kind for part in media) for kind in KINDS}
+    choices = (_marks(kind, family) if wanted[kind] else [""] for kind in KINDS)
+    for chosen in itertools.product(*choices):
+        marks = dict(zip(KINDS, chosen, strict=True))
+        if marks["video"] == marks["image"] and media:  # written alike: they come in the order of the messages
+            parts = rendered.split(marks["video"])
+            if len(parts) == len(media) + 1:
+                tags = [f"<{part.kind}>" for part in media]
+                return "".join(text + tag for text, tag in zip(parts, [*tags, ""], strict=True))
+        elif all(not mark or rendered.count(mark) == wanted[kind] for kind, mark in marks.items()):
+            return _replaced(rendered, {mark: f"<{kind}>" for kind, mark in marks.items() if mark})
+    return None
+
+
+def _replaced(text: str, tags: Mapping[str, str]) -> str:
+    """The text with its marks replaced, in one go: a tag may be another kind's mark."""
+    if not tags:
+        return text
+    return re.sub("|".join(map(re.escape, tags)), lambda match: tags[match[0]], text)
 
 
 def _marks(kind: str, family: Family) -> list[str]:
     """What a template may write for a medium of this kind, the likeliest first."""
     name = family.tokenizer.convert_ids_to_tokens
     own, image = name(placeholder_id(kind, family)), name(placeholder_id("image", family))
-    around = ("<|vision_start|>{}<|vision_end|>", "{}")
-    marks = [form.format(token) for token in (own, image) for form in around]
+    marks = [form.format(own) for form in ("<|vision_start|>{}<|vision_end|>", "{}")]
+    if own == image:  # the base knows no videos, or no tokens for them
+        marks.insert(0, f"<{kind}>")
     start = getattr(family.config, "boi_token_index", None)  # a picture's first token, where it stands for all
     return list(dict.fromkeys([*marks, f"<{kind}>", *([] if start is None else [name(start)])]))
 

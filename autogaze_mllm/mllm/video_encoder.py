@@ -131,7 +131,7 @@ class VideoEncoder:
         share, whole = gazed.keep_after, dataclasses.replace(gazed, keep_after=None)
         assert share is not None
         item = self.gazed_media(whole)
-        clock = Stopwatch(self.family.base.device)
+        clock = Stopwatch(self.family.device)
         (tokens,) = self.features([item], clock)
         assert item.token_map is not None
         kept = tokens_to_keep(tokens, item.token_map, share)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..common.errors import InputError
+from ..common.offloading import execution_device
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from ..gaze.settings import VideoSettings
@@ -63,7 +64,7 @@ class AnySizeTower(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.base_tower.parameters()).device
+        return execution_device(self.base_tower)
 
     @property
     def dtype(self) -> torch.dtype:
