@@ -48,6 +48,7 @@ class VideoSettings:
         manual="a frame is cut into at most so many square tiles; 1: the whole frame is one",
         report="tiles of a frame at most",
         at_least=1,
+        at_most=1024,
         metavar="N",
         group=SAMPLING,
     )
