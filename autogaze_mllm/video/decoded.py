@@ -121,10 +121,13 @@ def as_bytes(pixels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _as_array(frame: Any) -> np.ndarray:
-    if isinstance(frame, torch.Tensor):
-        frame = frame.detach().cpu()
-        return (frame.float() if frame.dtype == torch.bfloat16 else frame).numpy()
-    return np.asarray(frame.asnumpy() if hasattr(frame, "asnumpy") else frame)
+    try:
+        if isinstance(frame, torch.Tensor):
+            frame = frame.detach().cpu()
+            return (frame.float() if frame.dtype == torch.bfloat16 else frame).numpy()
+        return np.asarray(frame.asnumpy() if hasattr(frame, "asnumpy") else frame)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor without values, say, or a sparse one
+        raise InputError(f"a frame of type {type(frame).__name__} gives no pixels ({first_line(error)})") from error
 
 
 def _last(frames: Any) -> bool | None:

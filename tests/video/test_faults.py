@@ -469,6 +469,26 @@ def test_animated_pictures(name: str, tmp_path: Path) -> None:
     assert am.gaze_video(path, "pixel-diff", am.VideoSettings(frames=4)).stats["frames"] == 4
 
 
+@pytest.mark.parametrize(("name", "codec"), [("a.mov", "qtrle"), ("a.png", ""), ("a.gif", ""), ("a.mkv", "ffv1")])
+def test_what_is_transparent_is_white(name: str, codec: str, tmp_path: Path) -> None:
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[:, :32] = (255, 0, 0, 255)
+    path = tmp_path / name
+    if codec:
+        with av.open(str(path), "w") as output:
+            stream = output.add_stream(encoder(codec), rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "argb" if codec == "qtrle" else "bgra"
+            for _ in range(2):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+            output.mux(stream.encode())
+    else:
+        Image.fromarray(pixels).save(
+            path, save_all=True, append_images=[Image.fromarray(pixels[:, ::-1])], duration=100
+        )
+    frame = first_frame(path)
+    assert frame[10, 10].tolist() == [255, 0, 0] and frame[10, 50].tolist() == [255, 255, 255]
+
+
 def test_an_animation_that_is_cut_off_is_refused(tmp_path: Path) -> None:
     path = animation(tmp_path / "a.webp")
     for share in (0.1, 0.5, 0.9):
