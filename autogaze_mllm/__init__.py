@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from .gaze.selectors.baselines import AllSelector, RandomSelector
     from .gaze.selectors.pixel_diff import PixelDiffSelector
     from .gaze.settings import VideoSettings, preset
+    from .mllm.families import Family, register_family
     from .mllm.loading import load
     from .mllm.model import GazedModel
     from .mllm.wrap import wrap
     from .video.sources import Video
-    from .vision.tower import GazedSiglipVisionModel
+    from .vision.tower import GazedSiglipVisionModel, GazedVisionModel
 
 __version__ = "0.1.0"  # the only place where it stands
 
@@ -39,10 +40,12 @@ __all__ = [
     "AutoGaze",
     "AutoGazeConfig",
     "AutoGazeImageProcessor",
+    "Family",
     "GazeState",
     "GazedModel",
     "GazedSiglipVisionModel",
     "GazedVideo",
+    "GazedVisionModel",
     "GazingInfo",
     "InputError",
     "PatchGrid",
@@ -55,6 +58,7 @@ __all__ = [
     "gaze_video",
     "load",
     "preset",
+    "register_family",
     "wrap",
 ]
 
@@ -73,11 +77,12 @@ _HOMES = {
     ".gaze.selectors.baselines": ("AllSelector", "RandomSelector"),
     ".gaze.selectors.pixel_diff": ("PixelDiffSelector",),
     ".gaze.settings": ("VideoSettings", "preset"),
+    ".mllm.families": ("Family", "register_family"),
     ".mllm.loading": ("load",),
     ".mllm.model": ("GazedModel",),
     ".mllm.wrap": ("wrap",),
     ".video.sources": ("Video",),
-    ".vision.tower": ("GazedSiglipVisionModel",),
+    ".vision.tower": ("GazedSiglipVisionModel", "GazedVisionModel"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,7 +1,8 @@
 """The command line, `autogaze-mllm VERB ...`: each verb is a file of `commands/`.
 
-Exit codes: 0 done, 1 done but some videos could not be read (eval), 2 the input is at fault (one line on standard
-error), 3 a training diverged, 130 interrupted.
+Exit codes: 0 done, 1 done but some videos could not be read (eval), or a fault of this program (with its traceback), 2
+the input is at fault (one line on standard error), 3 a training diverged, 130 interrupted, 141 whoever reads the output
+has had enough.
 
 Nothing is imported before `main` runs, and little before a verb does its work: an interruption is one line from the
 start, and --help answers at once.
@@ -9,6 +10,7 @@ start, and --help answers at once.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,25 +18,110 @@ if TYPE_CHECKING:
     import argparse
     from collections.abc import Sequence
 
+INTERRUPTED, PIPE_CLOSED = 130, 141  # as shells count these signals
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     try:
-        return _run(argv)
+        code = _run(argv)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what cannot be written is told of here, not in the interpreter's last breath
+        return code
     except KeyboardInterrupt:
-        print("autogaze-mllm: interrupted", file=sys.stderr)
-        return 130
+        _say("interrupted")
+        return INTERRUPTED
+    except BrokenPipeError:
+        _silence(sys.stdout)
+        return PIPE_CLOSED
+    except OSError as error:
+        if not _is_about_output(error):
+            raise
+        _silence(sys.stdout)
+        _say(f"error: the output cannot be written ({error.strerror})")
+        return 2
 
 
 def _run(argv: Sequence[str] | None) -> int:
     from .commands.config_file import parse
     from .common.errors import DivergenceError, InputError
 
+    for stream in (sys.stdout, sys.stderr):  # a terminal that has not all characters shows the others' escapes
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = parse(_parser(), argv)
         return arguments.run(arguments)
     except (InputError, DivergenceError) as error:
-        print(f"autogaze-mllm: error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return 2 if isinstance(error, InputError) else 3
+    except Exception as error:
+        if _holds_interrupt(error):
+            raise KeyboardInterrupt from error
+        line = _of_the_machine(error)
+        if line is None:
+            return _own_fault(error)
+        _say(f"error: {line}")
+        return 2
+
+
+def _of_the_machine(error: Exception) -> str | None:
+    """One line for what no program can help, wherever a library meets it: a full disk, too little memory."""
+    from .common.files import is_full, why_not
+
+    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and _is_about_output(error)):
+        raise error
+    if is_full(error):
+        named = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
+        return f"{named}nothing more can be written ({why_not(error)})"
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        return "too little memory for this; take fewer frames or tiles, smaller batches, or another device"
+    return None
+
+
+def _holds_interrupt(error: BaseException | None) -> bool:
+    """Whether somebody pressed Ctrl-C while a library was being imported, which makes another error of it."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _own_fault(error: Exception) -> int:
+    import traceback
+
+    traceback.print_exception(error)
+    from . import __version__
+
+    _say(
+        f"error: {type(error).__name__} is a fault of autogaze-mllm {__version__}, not of your input: please report it "
+        "with the lines above"
+    )
+    return 1
+
+
+def _is_about_output(error: OSError) -> bool:
+    """Whether standard output, which has no name, could not be written (/dev/full, say)."""
+    import errno
+
+    return error.filename is None and error.errno in (errno.ENOSPC, errno.EIO, errno.EBADF)
+
+
+def _silence(stream: object) -> None:
+    """What is left in the stream's buffer goes nowhere, so that the interpreter does not fail on it at its end."""
+    try:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # type: ignore[attr-defined]
+    except (OSError, ValueError, AttributeError):  # no real file
+        return
+
+
+def _say(line: str) -> None:
+    """In one line, whatever the names of files in it hold."""
+    plain = "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in line)
+    try:
+        print(f"autogaze-mllm: {plain}", file=sys.stderr, flush=True)
+    except OSError:  # nobody listens there either
+        _silence(sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -26,7 +26,8 @@ def main() -> None:
     parser.add_argument("--model", help="hub id or folder")
     arguments = parser.parse_args()
     if arguments.model:
-        base, processor = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype="auto"), None
+        base = AutoModelForImageTextToText.from_pretrained(arguments.model, dtype="auto", trust_remote_code=False)
+        processor = None
     else:
         base, processor = tiny_model("llava_onevision", image_size=64)  # or a model and processor of your own
 

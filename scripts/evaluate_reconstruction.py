@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import csv
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,7 +24,9 @@ from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import output_folder, write_json
+from autogaze_mllm.common.files import output_folder, read_json, write_json
+from autogaze_mllm.common.json_text import to_json
+from autogaze_mllm.common.labels import in_plot, told_apart
 from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.gaze.selection import read_selection
 from autogaze_mllm.gaze.selector_registry import load_selector
@@ -90,18 +91,19 @@ def run(arguments: argparse.Namespace) -> None:
     measured: list[Measured] = []
     matched: list[dict[str, Any]] = []
     tasks: dict[str, ReconstructionTask] = {}
-    for name in arguments.gaze.split(","):
+    asked = list(dict.fromkeys(arguments.gaze.split(",")))
+    short = told_apart(asked)
+    for name in asked:
         selector: Selector = GreedySelector() if name == "greedy" else load_selector(name, device=device)
         task: ReconstructionTask = default_task(selector)
         if arguments.task != "mosaic":
             task = load_task(arguments.task, task.grid, device=device)
-        tasks[_name(selector, name)] = task
+        label = short[name]
+        tasks[label] = task
         for path in tqdm(videos, desc=name, unit="video"):
             for number, pixels in enumerate(read_clips(path, task.grid, arguments.frames)):
                 for setting in settings:
-                    score = dataclasses.replace(
-                        score_clip(pixels, selector, setting, task, device), selector=_name(selector, name)
-                    )
+                    score = dataclasses.replace(score_clip(pixels, selector, setting, task, device), selector=label)
                     measured.append(Measured(path.name, number, pixels, score))
                     if arguments.match and isinstance(task, MosaicTask) and name != "all":
                         row = dataclasses.asdict(match(pixels, score, task, device))
@@ -111,13 +113,10 @@ def run(arguments: argparse.Namespace) -> None:
     plot_frames(out / "frames.png", measured)
     for name, task in tasks.items():
         mine = [entry for entry in measured if entry.score.selector == name]
-        save_heat_map(out / f"heat_map_{name}.png", mine, task)
-        save_pictures(out / f"pictures_{name}.png", mine, task)
-    print(json.dumps(json.loads((out / "summary.json").read_text()), indent=1))
-
-
-def _name(selector: Selector, given: str) -> str:
-    return getattr(selector, "name", "") or Path(given).name or given
+        file = name.replace("/", "-")
+        save_heat_map(out / f"heat_map_{file}.png", mine, task)
+        save_pictures(out / f"pictures_{file}.png", mine, task)
+    print(to_json(read_json(out / "summary.json"), indent=1))
 
 
 def _names(score: ClipScore) -> dict[str, str]:
@@ -167,7 +166,7 @@ def plot_trade_off(path: Path, measured: Sequence[Measured]) -> None:
                 (np.mean([s.mean("ratio") for s in scores]), np.mean([s.mean(number) for s in scores]))
                 for scores in points.values()
             ]
-            line = axis.plot(*zip(*sorted(means), strict=True), marker="o", label=name)[0]
+            line = axis.plot(*zip(*sorted(means), strict=True), marker="o", label=in_plot(name))[0]
             for (x, y), setting in zip(means, points, strict=True):
                 if setting.loss is not None:
                     axis.plot([x], [y], marker="*", markersize=13, color=line.get_color())
@@ -190,7 +189,7 @@ def plot_frames(path: Path, measured: Sequence[Measured]) -> None:
                 np.mean([getattr(score.frames[t], number) for score in scores if len(score.frames) > t])
                 for t in range(length)
             ]
-            axis.plot(range(length), values, marker=".", label=name)
+            axis.plot(range(length), values, marker=".", label=in_plot(name))
     for axis, number in zip(axes, ("share of patches kept", "loss of the task"), strict=True):
         axis.set(xlabel=f"frame of the clip ({setting.name})", ylabel=number)
     legend(axes[0])

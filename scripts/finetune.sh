@@ -20,6 +20,16 @@ gpus=$(command -v nvidia-smi > /dev/null 2>&1 && nvidia-smi -L 2> /dev/null | gr
 [ "${gpus:-0}" -gt 0 ] || gpus=1
 PROCESSES=${PROCESSES:-$gpus}
 NODES=${NODES:-1}
+for name in PROCESSES NODES NODE PORT; do
+    value=${!name-}
+    case "$value" in
+        *[!0-9]*) echo "finetune.sh: error: $name must be a whole number, got '$value'" >&2; exit 2 ;;
+    esac
+done
+if [ "${PROCESSES}" = 0 ] || [ "${NODES}" = 0 ]; then
+    echo "finetune.sh: error: PROCESSES and NODES must be at least 1" >&2
+    exit 2
+fi
 if [ "$PROCESSES" -gt 1 ] || [ "$NODES" -gt 1 ]; then default=zero2; else default=none; fi
 DEEPSPEED=${DEEPSPEED:-$default}
 

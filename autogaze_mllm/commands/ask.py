@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from ..common.errors import InputError
+from ..common.json_text import is_text, to_json
 from .options import (
     ONLY_SIGNS,
     chosen_video,
@@ -37,6 +37,8 @@ def run(arguments: argparse.Namespace) -> int:
     quiet()
     if not arguments.question.strip():
         raise InputError("the question has no text")
+    if not is_text(arguments.question):
+        raise InputError("the question is not UTF-8 text")
     if arguments.max_new_tokens < 1:
         raise InputError(f"--max-new-tokens must be at least 1, got {arguments.max_new_tokens}")
     video = chosen_video(arguments)
@@ -46,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     stats = model.stats
     if arguments.json:
         note = {} if arguments.model else {"note": ONLY_SIGNS}
-        print(json.dumps({"reply": reply, **stats, **note}, ensure_ascii=False))
+        print(to_json({"reply": reply, **stats, **note}))
         return 0
     print_rows(
         [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import json
+
+from ..common.json_text import to_json
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -20,12 +21,12 @@ def run(arguments: argparse.Namespace) -> int:
     cache = VideoCache()
     if arguments.action == "clear":
         freed = cache.clear()
-        print(json.dumps({"folder": str(cache.folder), "freed": freed}) if arguments.json else f"{_size(freed)} freed")
+        print(to_json({"folder": str(cache.folder), "freed": freed}) if arguments.json else f"{_size(freed)} freed")
         return 0
     entries = cache.entries()
     if arguments.json:
         rows = [{"key": entry.key, "kind": entry.kind, "bytes": entry.bytes, "used": entry.used} for entry in entries]
-        print(json.dumps({"folder": str(cache.folder), "entries": rows}))
+        print(to_json({"folder": str(cache.folder), "entries": rows}))
         return 0
     for entry in entries:
         used = datetime.datetime.fromtimestamp(entry.used).strftime("%Y-%m-%d %H:%M")

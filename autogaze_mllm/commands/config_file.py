@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import difflib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 
 from ..common.errors import InputError
 from ..common.fields import settings_of
+from ..common.json_text import parse_json, shown
 from ..gaze.settings import VideoSettings
 
 CONFIG = "config.yaml"  # in the folder of a run
@@ -88,11 +88,10 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 def write_config(arguments: argparse.Namespace, path: Path) -> None:
     """What would repeat the run, as a file for --config."""
-    from ..common.files import atomic_write
+    from ..common.files import write_text
 
     text = yaml.safe_dump(arguments.chosen, sort_keys=False, allow_unicode=True)
-    with atomic_write(path) as temporary:
-        temporary.write_text(f"# {arguments.parser.prog} --config {path.name}\n{text}", encoding="utf-8")
+    write_text(path, f"# {arguments.parser.prog} --config {path.name}\n{text}")
 
 
 def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:
@@ -104,11 +103,15 @@ def _excluding(parser: argparse.ArgumentParser) -> list[list[str]]:
 
 
 def _read(file: Path) -> dict[Any, Any]:
+    from ..common.files import read_bytes
+
+    content = read_bytes(file)
     try:
-        text = file.read_text(encoding="utf-8")
-        found = json.loads(text) if file.suffix == ".json" else yaml.load(text, _Loader)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror})") from error
+        found = parse_json(content, file) if file.suffix == ".json" else yaml.load(content, _Loader)
+    except InputError:
+        raise
+    except RecursionError as error:
+        raise InputError(f"{file}: not readable as yaml or json (nested too deeply)") from error
     except (ValueError, yaml.YAMLError) as error:
         raise InputError(f"{file}: not readable as yaml or json ({' '.join(str(error).split())})") from error
     if found is not None and not isinstance(found, dict):
@@ -120,7 +123,7 @@ def _value(action: argparse.Action, value: Any, file: Path) -> Any:
     """A value as the command line would give it."""
     if action.nargs == 0:  # a switch
         if not isinstance(value, bool):
-            raise InputError(f"{file}: {action.dest} must be true or false, got {value!r}")
+            raise InputError(f"{file}: {action.dest} must be true or false, got {shown(value)}")
         return value
     several = action.nargs == "+" or action.dest in PER_FRAME
     if isinstance(value, list) and several:
@@ -136,7 +139,7 @@ def _single(action: argparse.Action, value: Any, file: Path) -> Any:
         found = kind(str(value))
     except ValueError as error:
         words = {int: "a whole number", float: "a number"}.get(kind, "one value")
-        raise InputError(f"{file}: {action.dest} must be {words}, got {value!r}") from error
+        raise InputError(f"{file}: {action.dest} must be {words}, got {shown(value)}") from error
     if action.choices is not None and found not in action.choices:
-        raise InputError(f"{file}: {action.dest} must be one of {', '.join(action.choices)}, got {value!r}")
+        raise InputError(f"{file}: {action.dest} must be one of {', '.join(action.choices)}, got {shown(value)}")
     return found

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, listed
+from ..common.json_text import to_json
 from .config_file import CONFIG, write_config
 from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quiet
 
@@ -69,10 +70,18 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
     quiet()
     _check(arguments)
     from ..common.distributed import Shard
+    from ..common.locks import run_lock
+
+    shard = Shard.from_environment()
+    out = Path(arguments.out)  # where there is a run, who else is at it is told before anything large is read
+    with run_lock(out, f"-{shard.rank:05}") if out.is_dir() else nullcontext():
+        return _run(arguments, shard)
+
+
+def _run(arguments: argparse.Namespace, shard: Shard) -> int:
     from ..evaluation.run import Run
     from ..evaluation.runner import Job, Runner
 
-    shard = Shard.from_environment()
     benchmark, commit = _benchmark(arguments, shard)
     questions = benchmark.questions()[: arguments.limit]
     _check_videos(benchmark, questions, shard)
@@ -119,6 +128,8 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+    if not 0 <= arguments.seed < 2**32:
+        raise InputError(f"--seed must lie in [0, 2**32 - 1], got {arguments.seed}")
     if arguments.retry_failed and not arguments.resume:
         raise InputError("--retry-failed goes with --resume")
 
@@ -200,7 +211,7 @@ def _finish(arguments: argparse.Namespace, jobs: list[Any]) -> int:
     if arguments.sweep is not None:
         result = write_sweep(Path(arguments.out), [job.variant for job in jobs], reports)
     if arguments.json:
-        print(json.dumps(result, ensure_ascii=False))
+        print(to_json(result))
     else:
         for job, report in zip(jobs, reports, strict=True):
             _print_report(report, job.variant.name)
@@ -242,7 +253,7 @@ def run_report(arguments: argparse.Namespace) -> int:
 
     report = write_report(read_run(arguments.folder))
     if arguments.json:
-        print(json.dumps(report, ensure_ascii=False))
+        print(to_json(report))
     else:
         _print_report(report, "")
     return 1 if report["failures"] else 0
@@ -252,5 +263,5 @@ def run_compare(arguments: argparse.Namespace) -> int:
     from ..evaluation.reports.compare import compare_runs, table_of
 
     result = compare_runs(arguments.first, arguments.second)
-    print(json.dumps(result) if arguments.json else table_of(result))
+    print(to_json(result) if arguments.json else table_of(result))
     return 0

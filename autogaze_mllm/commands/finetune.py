@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from ..common.errors import InputError
+from ..common.json_text import to_json
 from ..finetuning.config import (
     ALONG,
     HOW,
@@ -68,9 +68,10 @@ def run(arguments: argparse.Namespace) -> int:
     from ..common import distributed
     from ..common.files import output_folder
     from ..finetuning.benchmark_eval import chosen_benchmark
+    from ..finetuning.checkpoints import latest_checkpoint
     from ..finetuning.data.samples import load_samples
     from ..finetuning.deepspeed import chosen_engine
-    from ..finetuning.run import describe, finetune, latest_checkpoint, prepare, training_device
+    from ..finetuning.run import describe, finetune, prepare, training_device
     from ..mllm.loading import base_source
 
     config = _config(arguments)
@@ -86,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     model = load_model(arguments, untrained=True)
     if arguments.dry_run:
         told = describe(prepare(model, config), arguments.processes)
-        print(json.dumps(told)) if arguments.json else print_rows(_rows(told))
+        print(to_json(told)) if arguments.json else print_rows(_rows(told))
         return 0
     if distributed.is_first():
         write_config(arguments, output_folder(config.output) / CONFIG)
@@ -94,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     if distributed.is_first():
         kept = ("steps", "loss", "eval_loss", "eval_accuracy", "output")
         rows = [(name, str(result[name])) for name in kept if name in result]
-        print(json.dumps(result)) if arguments.json else print_rows(rows)
+        print(to_json(result)) if arguments.json else print_rows(rows)
     return 0
 
 
@@ -144,7 +145,7 @@ def _check(arguments: argparse.Namespace) -> int:
     samples, faults = check_samples(files, arguments.media_root, progress=not arguments.json)
     if arguments.json:
         told = [{"file": fault.file, "row": fault.row, "message": fault.message} for fault in faults]
-        print(json.dumps({"samples": len(samples), "faults": told}, ensure_ascii=False))
+        print(to_json({"samples": len(samples), "faults": told}))
     else:
         for fault in faults:
             print(fault)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from contextlib import nullcontext
 
 from ..common.errors import InputError
+from ..common.json_text import to_json
 from .options import (
     chosen_settings,
     chosen_video,
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         quality = overlay.psnr if overlay.psnr != float("inf") else None
         print(
-            json.dumps(
+            to_json(
                 {
                     **stats,
                     "reduction": stats["patches_total"] / stats["patches"],

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 
+from ..common.json_text import to_json
 from .options import print_rows, quiet
 
 
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     found = describe()
     if arguments.json:
-        print(json.dumps(found))
+        print(to_json(found))
         return 0
     rows = [("autogaze_mllm", str(found["autogaze_mllm"])), ("python", found["python"])]
     rows += [(package, version or "missing") for package, version in found["packages"].items()]

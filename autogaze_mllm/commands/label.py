@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
+from ..common.errors import InputError
+from ..common.json_text import to_json
 from ..training.config import LabelConfig
 from .config_file import CONFIG, write_config
 from .options import add_settings, print_rows, quiet, usable_device, values_of
@@ -37,6 +38,11 @@ def run(arguments: argparse.Namespace) -> int:
     from ..training.data.clips import find_videos
     from ..training.search.labelling import label_videos
 
+    for name in ("workers", "shard"):
+        if getattr(arguments, name) < 1:
+            raise InputError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
+    if not 0 <= arguments.unreadable <= 1:
+        raise InputError(f"--unreadable is a share, in [0, 1], got {arguments.unreadable}")
     settings = LabelConfig(**values_of(arguments, LabelConfig))
     report = label_videos(
         find_videos(arguments.videos, arguments.split),
@@ -51,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     write_config(arguments, Path(arguments.out).with_suffix(f".{CONFIG}"))
     if arguments.json:
         result = {"files": [str(file) for file in report.files], "labels": report.labels, "patches": report.patches}
-        print(json.dumps({**result, "unreadable": report.unreadable}))
+        print(to_json({**result, "unreadable": report.unreadable}))
         return 0
     per_frame = report.patches / report.labels / settings.frames
     rows = [("labels", str(report.labels)), ("patches", f"{report.patches} ({per_frame:.1f} a frame)")]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 
 from ..common.errors import InputError
+from ..common.json_text import to_json
 from .options import quiet
 
 
@@ -32,5 +32,5 @@ def run(arguments: argparse.Namespace) -> int:
     model = load(arguments.folder, base=arguments.base, dtype=arguments.dtype, cache=False)
     merge_adapter(model.family.base)
     save_base(model, target, "")
-    print(json.dumps({"folder": str(target)}) if arguments.json else f"merged into {target}")
+    print(to_json({"folder": str(target)}) if arguments.json else f"merged into {target}")
     return 0

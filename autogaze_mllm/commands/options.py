@@ -100,7 +100,9 @@ def usable_device(name: str | None) -> str:
         if torch.device(name).type == "meta":
             raise InputError("device 'meta' holds no values, so nothing can be computed on it")
         torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # each kind of device has its own way of not being there
         raise InputError(f"device {name!r} cannot be used: {first_line(error)}") from error
     return name
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
+import math
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
+from ..common.json_text import to_json
 from ..training.config import (
     CLIPS,
     LOSSES,
@@ -96,12 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
     quiet()
     from ..training.trainer import GazeTrainer
 
+    _check(arguments)
     data = _data(arguments)
     steps = arguments.steps
     if steps is None:
         steps = max(int(len(data.train) * arguments.epochs / arguments.batch_size), 1)
-    if arguments.until is not None and arguments.until < 1:
-        raise InputError(f"--until must be at least 1, got {arguments.until}")
     settings = _settings(arguments, steps)
     gaze = _gaze(arguments, data)
     task = _task(arguments, gaze)
@@ -114,6 +114,7 @@ def run(arguments: argparse.Namespace) -> int:
         until=arguments.until,
         cpu=arguments.device == "cpu",
         progress=not arguments.json,
+        identity=_identity(arguments, gaze, task),
     )
     first = trainer.first_step
     if arguments.until is not None and arguments.until < first:
@@ -132,7 +133,7 @@ def run(arguments: argparse.Namespace) -> int:
         **trainer.validation,
     }
     if arguments.json:
-        print(json.dumps(result))
+        print(to_json(result))
     else:
         print_rows(
             [(name, f"{value:.4g}" if isinstance(value, float) else str(value)) for name, value in result.items()]
@@ -140,12 +141,40 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check(arguments: argparse.Namespace) -> None:
+    """Options that are no settings."""
+    if arguments.until is not None and arguments.until < 1:
+        raise InputError(f"--until must be at least 1, got {arguments.until}")
+    if not 0 < arguments.epochs < math.inf:
+        raise InputError(f"--epochs must be a number above 0, got {arguments.epochs}")
+    for name in ("unreadable", "rebuild"):
+        value = getattr(arguments, name)
+        if not 0 <= value <= 1:
+            raise InputError(f"--{name} is a share, in [0, 1], got {value}")
+
+
+def _identity(arguments: argparse.Namespace, gaze: AutoGaze, task: ReconstructionTask) -> dict[str, Any]:
+    """What decides the result besides settings and videos, by content."""
+    import torch
+
+    from ..common.hashing import content_hash, fingerprint
+    from ..training.data.labels import label_files
+
+    labels = label_files(arguments.labels) if arguments.labels is not None else []
+    weights = task.state_dict() if isinstance(task, torch.nn.Module) else {}
+    return {
+        "init": "new" if arguments.init is None else fingerprint(gaze.state_dict()),
+        "labels": [content_hash(file) for file in labels],
+        "task_weights": fingerprint(weights) if weights else None,
+    }
+
+
 def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
     try:
         values = [float(part) for part in text.split(":")]
     except ValueError:
         values = []
-    if not values or (count is not None and len(values) != count):
+    if not values or (count is not None and len(values) != count) or not all(map(math.isfinite, values)):
         raise InputError(f"{option} {text!r}: expected numbers with colons between them")
     return values
 

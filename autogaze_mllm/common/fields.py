@@ -32,6 +32,8 @@ WholeSpan = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
 PerFrame = Annotated[Number | tuple[Number, ...], BeforeValidator(_as_tuple)]
 """One number, or one for each frame of a chunk."""
 
+LARGEST = 2**63 - 1  # of counts
+LARGEST_FLOAT = 1e30  # of other numbers: float32, in which they are computed with, has no room for much more
 _TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "two numbers"}
 
 
@@ -118,10 +120,14 @@ class Setting:
         return f"{self.refusal or f'{self.name} must {must}'}, got {value}"
 
     def check(self, value: Any) -> None:
-        """Raises InputError for a number, or one of several, that is out of range."""
+        """Raises InputError for a number, or one of several, that is out of range or not finite."""
         for number in value if isinstance(value, tuple) else (value,):
-            if isinstance(number, (int, float)) and not (self._above(number) and self._below(number)):
+            if not isinstance(number, (int, float)):
+                continue
+            if not (self._above(number) and self._below(number)):
                 raise InputError(self.refused(number, self._range))
+            if not abs(number) <= (LARGEST_FLOAT if isinstance(number, float) else LARGEST):
+                raise InputError(self.refused(number, "be a finite number, and not that large"))
 
     def _above(self, number: float) -> bool:
         return self.low is None or number > self.low or (self.low_in and number == self.low)
@@ -131,6 +137,8 @@ class Setting:
 
     @property
     def _range(self) -> str:
+        if self.low is None and self.high is None:
+            return "be a finite number"
         if self.high is not None:
             return f"lie in {'[' if self.low_in else '('}{self.low:g}, {self.high:g}{']' if self.high_in else ')'}"
         return f"be at least {self.low:g}" if self.low_in else f"be above {self.low:g}"

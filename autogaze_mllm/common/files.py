@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -12,8 +12,10 @@ from typing import Any
 
 from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
 
 from .errors import InputError, first_line
+from .json_text import Fields, parse_object, to_json
 
 
 def find_file(source: str | Path, name: str, *, required: bool = True, **hub: Any) -> Path | None:
@@ -49,35 +51,73 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object that a json file holds. Raises InputError, naming the file, for anything else."""
+    return parse_object(read_bytes(path), path)
+
+
+def read_fields(path: Path) -> Fields:
+    """The same, for values of known keys and types."""
+    return Fields(read_json(path), path)
+
+
+def read_bytes(path: Path) -> bytes:
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(f"{path}: not readable as json ({error})") from error
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: expected a json object")
-    return data
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Gives a temporary path beside `path`, which takes its name only when the block ends without an error."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
-    temporary = Path(name)
+    """Gives a temporary path beside `path`, which takes its name only when the block ends without an error. Raises
+    InputError where nothing can be written, as on a full disk; then there is no half of a file either."""
+    with writing(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner reads
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Inside, what keeps `path` from being written is an InputError that names it."""
     try:
-        yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner reads
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        yield
+    except (OSError, SafetensorError) as error:
+        raise InputError(f"{path}: cannot be written ({why_not(error)})") from error
+
+
+def why_not(error: BaseException) -> str:
+    """Why something could not be written, and what helps."""
+    why = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+    return f"{why}; make room, then run the same again" if is_full(error) else why
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether a disk, or what may be used of it, is full. Libraries say so in errors of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    said = str(error)
+    known = ("No space left", "StorageFull", "FileTooLarge", "File too large", "QuotaExceeded", "file write failed")
+    return isinstance(error, (SafetensorError, RuntimeError)) and any(part in said for part in known)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces the file only when the new one is complete. Halves of characters are written as their escapes."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, data: dict[str, Any]) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_text(path, to_json(data, indent=2, sort_keys=True) + "\n")
 
 
 def output_folder(path: str | Path) -> Path:

@@ -16,8 +16,12 @@ SAMPLES = 2048  # values of each tensor that a fingerprint reads
 
 
 def default_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "autogaze_mllm"
+    """Raises InputError where nobody says where it could be."""
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "autogaze_mllm"
+    except RuntimeError as error:
+        raise InputError("there is no home folder to keep a cache in: set HOME, or XDG_CACHE_HOME") from error
 
 
 @functools.lru_cache(maxsize=256)

@@ -1,9 +1,13 @@
-"""Where two trees of json values differ."""
+"""Where two trees of json values differ: what a run was begun with, and what it is to go on with."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
+
+from .errors import InputError, listed
+
+SHOWN = 12  # differences that are named
 
 
 def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, str, str]]:
@@ -13,6 +17,14 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, st
             yield from differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
     elif _plain(before) != _plain(now):
         yield name, str(_plain(before)), str(_plain(now))
+
+
+def check_same(where: object, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises InputError with every setting that is another now. where: the run's folder or file."""
+    changes = [f"{name}: {old} -> {new}" for name, old, new in differences(before, now)]
+    if changes:
+        told = listed(changes, SHOWN, "; ")
+        raise InputError(f"{where}: this run was begun with other settings; choose another folder ({told})")
 
 
 def _plain(value: Any) -> Any:

@@ -7,16 +7,22 @@ kill has torn off is cut away when its file is next written to, and overlooked u
 from __future__ import annotations
 
 import dataclasses
-import json
+import logging
 import os
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from ..common.errors import InputError
+from ..common.files import read_bytes, why_not, writing
+from ..common.json_text import Fields, parse_object, to_json
+from ..common.locks import run_lock
+
+logger = logging.getLogger(__name__)
 
 PATTERN = "answers-*.jsonl"
+_warned: set[Path] = set()  # folders; a run reads its own many times
 
 
 @dataclass(frozen=True)
@@ -43,16 +49,18 @@ class Answer:
 
 
 class AnswerLog:
-    """Appends answers to one file; each is on the disk when `append` returns."""
+    """Appends answers to one file, which is this process's alone; each is on the disk when `append` returns."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.path = folder / f"answers-{rank:05}.jsonl"
-        try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-            self._cut_torn_line()
-            _sync_folder(folder)
-        except OSError as error:
-            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
+        with ExitStack() as stack:
+            stack.enter_context(run_lock(folder, f"-{rank:05}"))
+            with writing(self.path):
+                self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+                stack.callback(os.close, self._file)
+                self._cut_torn_line()
+                _sync_folder(folder)
+            self._open = stack.pop_all()
 
     def _cut_torn_line(self) -> None:
         content = self.path.read_bytes()
@@ -61,21 +69,19 @@ class AnswerLog:
             os.ftruncate(self._file, complete)
 
     def append(self, answer: Answer) -> None:
-        line = (json.dumps(dataclasses.asdict(answer), ensure_ascii=False) + "\n").encode()
+        line = (to_json(dataclasses.asdict(answer)) + "\n").encode()
         try:
             while line:
                 line = line[os.write(self._file, line) :]
             os.fsync(self._file)
         except OSError as error:  # a full disk
-            raise InputError(
-                f"{self.path}: cannot be written ({error.strerror}); make room, then go on with --resume"
-            ) from error
+            raise InputError(f"{self.path}: cannot be written ({why_not(error)}); go on with --resume") from error
 
     def __enter__(self) -> AnswerLog:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        os.close(self._file)
+        self._open.close()
 
 
 def _sync_folder(folder: Path) -> None:
@@ -88,24 +94,32 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_answers(folder: Path) -> dict[str, Answer]:
-    """All answers of a run by question id. An answer replaces a failure; two answers to a question are an error."""
+    """All answers of a run by question id. An answer replaces a failure. Where two processes have written the same run,
+    the first answer to a question counts, with a warning."""
     found: dict[str, Answer] = {}
+    again = 0
     for path in sorted(folder.glob(PATTERN)):
-        lines = path.read_bytes().split(b"\n")
+        lines = read_bytes(path).split(b"\n")
         for number, line in enumerate(lines[:-1], 1):  # what follows the last line break is torn
             answer = _parse(line, path, number)
             before = found.get(answer.id)
             if before is not None and before.error is None:
-                if answer.error is None:
-                    raise InputError(f"{path}, line {number}: question {answer.id!r} was answered already")
+                again += answer.error is None
                 continue
             found[answer.id] = answer
+    if again and folder not in _warned:
+        _warned.add(folder)
+        logger.warning(
+            "%s: %d answers are to questions that were answered before; two processes wrote here. The first ones count",
+            folder,
+            again,
+        )
     return found
 
 
 def _parse(line: bytes, path: Path, number: int) -> Answer:
-    try:
-        values: dict[str, Any] = json.loads(line)
-        return Answer(**values)
-    except (ValueError, TypeError) as error:
-        raise InputError(f"{path}, line {number}: not an answer ({error})") from error
+    where = f"{path}, line {number}"
+    stored = Fields(parse_object(line, where), where)
+    for name in ("id", "video"):
+        stored.get(name, str)
+    return Answer(**stored.known(Answer))

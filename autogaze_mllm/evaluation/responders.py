@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.errors import InputError
+from ..common.hashing import fingerprint
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_variants
@@ -75,6 +76,7 @@ class ModelAnswerer:
         return {
             "name": self.name or BUNDLED,
             "revision": getattr(config, "_commit_hash", None),
+            "weights": fingerprint(dict(self.model.family.base.named_parameters())),  # what it is, wherever it lies
             "family": self.model.family.title,
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "decoding": "greedy",
@@ -101,12 +103,10 @@ class ModelAnswerer:
         if len(variants) == 1 and variants[0].selector is model.gaze and variants[0].settings == model.settings:
             yield _Encoded(model, path)  # from the cache, if it is there
             return
-        options: dict[str, Any] = {"grid": model.tower.grid, "pixels": model.family.pixels}
-        options |= {"device": model.device, "dtype": model.dtype}
         gazed: dict[str, GazedVideo] = {}
         for sampling in dict.fromkeys(variant.settings.sampling() for variant in variants):
             alike = [variant for variant in variants if variant.settings.sampling() == sampling]
-            made = gaze_variants(path, [(variant.selector, variant.settings) for variant in alike], **options)
+            made = gaze_variants(path, [(variant.selector, variant.settings) for variant in alike], **model.video_form)
             gazed |= dict(zip((variant.name for variant in alike), made, strict=True))
         for variant in variants:
             yield _Encoded(model, gazed.pop(variant.name))
@@ -117,7 +117,7 @@ class _Encoded:
 
     def __init__(self, model: GazedModel, source: Path | GazedVideo) -> None:
         self._model = model
-        self._tokens = model.encode_video(source, share_prompt=True)
+        self._tokens = model.encode_video(source, share_prompt=model.family.share_prefix)
         self.stats = model.stats
         if isinstance(source, GazedVideo):  # gazed outside of the model, which then does not count it
             self.stats["seconds"] = {**source.stats["seconds"], **self.stats["seconds"]}

@@ -10,8 +10,9 @@ from typing import Any
 
 from ..common.distributed import Shard
 from ..common.errors import InputError
-from ..common.files import output_folder, read_json, write_json
-from ..common.json_diff import differences
+from ..common.files import output_folder, read_fields, write_json
+from ..common.json_diff import check_same
+from ..common.json_text import shown
 from .answers import PATTERN, Answer, read_answers
 
 RUN_FILE = "run.json"
@@ -46,7 +47,7 @@ class Run:
         path = target / RUN_FILE
         if shard.rank == 0:
             if path.exists():
-                check_same(path, read_run(target).settings, settings)
+                check_same(path, *_by_content(read_run(target).settings, settings))
                 if not resume and any(target.glob(PATTERN)):
                     raise InputError(f"{target}: holds a run already; go on with --resume, or choose another --out")
             elif any(target.glob(PATTERN)):
@@ -59,7 +60,7 @@ class Run:
                 if time.monotonic() > deadline:
                     raise InputError(f"{path}: the first process has not written it; do all see the same folder?")
                 time.sleep(0.2)
-            check_same(path, read_run(target).settings, settings)
+            check_same(path, *_by_content(read_run(target).settings, settings))
         return cls(target, settings, questions, environment)
 
     def answers(self) -> dict[str, Answer]:
@@ -71,14 +72,25 @@ def read_run(folder: str | Path) -> Run:
     target = Path(folder)
     if not (target / RUN_FILE).is_file():
         raise InputError(f"{target}: no run here (there is no {RUN_FILE})")
-    stored = read_json(target / RUN_FILE)
-    if stored.get("format") != FORMAT:
-        raise InputError(f"{target / RUN_FILE}: format {stored.get('format')!r}, this version reads {FORMAT}")
-    return Run(target, stored["settings"], stored["questions"], stored["environment"])
+    stored = read_fields(target / RUN_FILE)
+    if stored.get("format", Any, None) != FORMAT:
+        told = shown(stored.values.get("format"))
+        raise InputError(f"{target / RUN_FILE}: format {told}, this version reads {FORMAT}")
+    settings = stored.get("settings", dict[str, Any])
+    return Run(target, settings, stored.get("questions", list[str]), stored.get("environment", dict[str, Any]))
 
 
-def check_same(path: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raises InputError with every setting that is another now."""
-    changes = [f"{name}: {old} -> {new}" for name, old, new in differences(before, now)]
-    if changes:
-        raise InputError(f"{path}: this run was begun with other settings; choose another --out ({'; '.join(changes)})")
+LABELS = (("model", "name", "weights"), ("seen", "gaze", "selector"))  # where, what it is called, what it is
+
+
+def _by_content(before: dict[str, Any], now: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Settings to compare: what a model is called does not count where its content is known, and the content not where
+    a run was begun before it was recorded."""
+    first, second = dict(before), dict(now)
+    for part, label, content in LABELS:
+        if isinstance(first.get(part), dict) and isinstance(second.get(part), dict):
+            was, here = first[part].get(content), second[part].get(content)
+            left_out = {content} if was is None else {label} if here is not None and here == was else set()
+            for side in (first, second):
+                side[part] = {name: value for name, value in side[part].items() if name not in left_out}
+    return first, second

@@ -69,6 +69,12 @@ class Runner:
     def run(self) -> None:
         """Returns when this process's questions have answers; in the first process, when all have."""
         mine = self.shard.part(by_video(self.questions))
+        with ExitStack() as files:
+            logs = [files.enter_context(AnswerLog(job.run.folder, self.shard.rank)) for job in self.jobs]
+            self._answer(mine, logs)
+        self._wait()
+
+    def _answer(self, mine: Mapping[str, Sequence[Question]], logs: Sequence[AnswerLog]) -> None:
         known = [self._answered(job) for job in self.jobs]
         self._bar = tqdm(
             total=sum(map(len, mine.values())) * len(self.jobs),
@@ -78,8 +84,7 @@ class Runner:
             smoothing=0.05,
         )
         self._right = self._scored = 0
-        with self._bar, ExitStack() as files:
-            logs = [files.enter_context(AnswerLog(job.run.folder, self.shard.rank)) for job in self.jobs]
+        with self._bar:
             for video, questions in mine.items():
                 waiting = [[question for question in questions if question.id not in done] for done in known]
                 for done in known:
@@ -90,7 +95,6 @@ class Runner:
                     raise InputError(
                         f"{video}: out of memory; take fewer frames or tiles, or a lower ratio, in a new run"
                     ) from error
-        self._wait()
 
     def _answered(self, job: Job) -> Mapping[str, Answer]:
         found = job.run.answers()

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..common.errors import InputError
 from ..common.fields import settings_of
+from ..common.labels import told_apart
 from ..gaze.selector_registry import NAMED, load_selector
 from ..gaze.selectors.base import AnySelector, selector_name
 from ..gaze.selectors.baselines import AllSelector, RandomSelector
@@ -56,6 +57,8 @@ def sweep_variants(
     """
     loaded: dict[str, AnySelector] = {}
     variants: dict[str, Variant] = {}
+    short = told_apart(str(point["gaze"]) for point in points if "gaze" in point)
+    done: set[str] = set()
     for point in points:
         asked = str(point.get("gaze", gaze))
         wanted = gaze if asked == AUTOGAZE else asked
@@ -69,16 +72,22 @@ def sweep_variants(
         changes = {name: value for name, value in point.items() if name != "gaze"}
         if isinstance(chosen, AllSelector):
             changes = {name: value for name, value in changes.items() if SETTINGS[name].group != LIMITS}
-        named = {**({"gaze": Path(asked).name} if "gaze" in point else {}), **changes}
+        if (whole := f"{asked if 'gaze' in point else ''} {changes}") in done:
+            continue
+        done.add(whole)
+        named = {**({"gaze": short[asked]} if "gaze" in point else {}), **changes}
         name = re.sub(r"[^\w.=+-]", "-", "_".join(f"{key}={value}" for key, value in named.items()))
-        variants.setdefault(name, Variant(chosen, settings.changed(**changes), wanted, name))
+        while name in variants:  # signs that no folder should have in its name may have been all that was different
+            name += "-"
+        variants[name] = Variant(chosen, settings.changed(**changes), wanted, name)
     return list(variants.values())
 
 
 def write_sweep(folder: Path, variants: Sequence[Variant], reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """report.json, .md and .html of the whole sweep; each variant has its own in a folder beside them."""
     first = reports[0]
-    entries = [_entry(variant, report) for variant, report in zip(variants, reports, strict=True)]
+    short = told_apart(variant.gaze for variant in variants)
+    entries = [_entry(variant, short, report) for variant, report in zip(variants, reports, strict=True)]
     result = {
         "benchmark": first["benchmark"],
         "title": first["title"],
@@ -118,11 +127,11 @@ def write_sweep(folder: Path, variants: Sequence[Variant], reports: Sequence[dic
     return result
 
 
-def _entry(variant: Variant, report: dict[str, Any]) -> dict[str, Any]:
+def _entry(variant: Variant, short: dict[str, str], report: dict[str, Any]) -> dict[str, Any]:
     scores, tokens, patches = report["scores"], report["visual_tokens_per_video"], report["patches"]
     return {
         "name": variant.name,
-        "gaze": Path(variant.gaze).name,
+        "gaze": short[variant.gaze],
         "n": scores["n"],
         "official": scores["official"]["score"],
         "strict": scores["strict"]["score"],

@@ -104,7 +104,7 @@ PRESETS: dict[str, dict[str, PartConfig]] = {
 
 
 def _count(name: str, help: str = "", *, least: int, default: int, **words: Any) -> Any:
-    refusal = f"{name} must be a whole number of at least {least}"
+    refusal = words.pop("refusal", f"{name} must be a whole number of at least {least}")
     return setting(help, default=default, at_least=least, refusal=refusal, **words)
 
 
@@ -247,7 +247,16 @@ class FinetuneConfig:
     )
     report: Report = setting(default="none", usual=False, manual="where curves go", group=ALONG)
     workers: int = _count("workers", "processes that read samples", least=0, default=2, metavar="N", group=HOW)
-    seed: int = _count("seed", least=0, default=42, usual=False, manual="of everything random", group=HOW)
+    seed: int = _count(
+        "seed",
+        least=0,
+        default=42,
+        at_most=2**32 - 1,
+        refusal="seed must lie in [0, 2**32 - 1]",
+        usual=False,
+        manual="of everything random",
+        group=HOW,
+    )
     cpu: bool = setting("do not use an accelerator", default=False, usual=False, group=HOW)
     resume: str | None = setting("go on (from the latest)", default=None, flag="", manual="`auto`, or a checkpoint")
     cache: str | None = setting(

@@ -11,10 +11,11 @@ import importlib.util
 import os
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..common.errors import InputError
 from ..common.files import read_json
+from ..common.json_text import Fields
 from .config import FinetuneConfig
 
 NAMES = ("zero2", "zero3", "zero2_offload", "zero3_offload")
@@ -27,6 +28,9 @@ def deepspeed_config(chosen: str | Path) -> dict[str, Any]:
         config = read_json(FOLDER / f"{chosen}.json")
     elif Path(chosen).is_file():
         config = read_json(Path(chosen))
+        zero = Fields(config, chosen).object("zero_optimization")  # the keys that are looked at here
+        zero.get("stage", Literal[0, 1, 2, 3], 0)
+        zero.object("offload_optimizer")
     else:
         raise InputError(f"--deepspeed {chosen}: neither a file nor one of {', '.join(NAMES)}")
     if importlib.util.find_spec("deepspeed") is None:
@@ -54,9 +58,10 @@ def uses_fsdp() -> bool:
 
 def zero_stage(config: dict[str, Any] | None) -> int:
     """0 without DeepSpeed."""
-    return 0 if config is None else int(config.get("zero_optimization", {}).get("stage", 0))
+    return 0 if config is None else int((config.get("zero_optimization") or {}).get("stage", 0))
 
 
 def offloads(config: dict[str, Any] | None) -> bool:
     """Whether optimiser state rests in the host's memory."""
-    return bool(config and config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device") == "cpu")
+    zero = (config or {}).get("zero_optimization") or {}
+    return (zero.get("offload_optimizer") or {}).get("device") == "cpu"

@@ -19,9 +19,10 @@ from ..common.errors import listed
 from ..mllm.families import Family
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
+from ..mllm.prompt import media_ids
 from .config import RolloutConfig
 from .data.conversation import IGNORED
-from .data.dataset import Item, collator, padding_id, with_counts
+from .data.dataset import Item, collator, padding_id, with_media
 from .opaque_function import OneNode
 from .rollouts import GazePolicy, VideoRef, policy_term
 
@@ -103,7 +104,8 @@ class TrainedModel(nn.Module):
             real = attention_mask[row].bool().cpu()
             ids, answers = input_ids[row].cpu()[real], labels[row].cpu()[real]
             for way in ways:
-                items.append(Item(*with_counts(ids, answers, spans[row], [item.tokens for item in way]), way))
+                shown_ids = [media_ids(item, self.gazed.family) for item in way]
+                items.append(Item(*with_media(ids, answers, spans[row], shown_ids), way))
         batch = collator(padding_id(self.gazed), packing=False)([items])
         told = [batch[name].to(input_ids.device) for name in ("input_ids", "labels", "attention_mask")]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._learns_itself()):
@@ -132,13 +134,11 @@ class TrainedModel(nn.Module):
         # Only where something is learnt are logits made: over a large vocabulary they would be the largest tensor.
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
         wanted = (targets != IGNORED).any(dim=0).nonzero().flatten()
-        output = self.gazed.family.base(
-            inputs_embeds=embedded,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            logits_to_keep=wanted,
-            use_cache=False,
-        )
+        given = {"attention_mask": attention_mask, "logits_to_keep": wanted, "use_cache": False}
+        if position_ids is not None:
+            given["position_ids"] = position_ids
+        with self.gazed.base_inputs(input_ids, media, given, embedded, labels) as inputs:
+            output = self.gazed.family.base(**inputs)
         logits, chosen = output.logits.float().flatten(0, 1), targets[:, wanted]
         losses = F.cross_entropy(logits, chosen.flatten(), ignore_index=IGNORED, reduction="none")
         return losses.view(chosen.shape).sum(dim=1)

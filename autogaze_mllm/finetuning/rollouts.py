@@ -112,12 +112,12 @@ class GazePolicy(nn.Module):
         learns = torch.is_grad_enabled() and self.training
         with torch.no_grad(), self._full_precision():
             ways = {film: self._gaze(film, learns) for film in dict.fromkeys(_films(media))}
-        shown = []
+        shown, seen = [], self._gazed.gazed_media
         for items in media:
             count = self.plan.rollouts if learns and any(isinstance(item, VideoRef) for item in items) else 1
             shown.append(
                 [
-                    [self._media(ways[item][0][number]) if isinstance(item, VideoRef) else item for item in items]
+                    [seen(ways[item][0][number]) if isinstance(item, VideoRef) else item for item in items]
                     for number in range(count)
                 ]
             )
@@ -145,15 +145,9 @@ class GazePolicy(nn.Module):
         made = gaze_variants(
             film.video,
             [(selector, gazed.settings) for selector in selectors],
-            grid=gazed.tower.grid,
-            pixels=gazed.family.pixels,
-            device=gazed.device,
-            dtype=gazed.dtype,
+            **gazed.video_form,
         )
         return made, drawings
-
-    def _media(self, video: GazedVideo) -> Media:
-        return Media(self._gazed.family.gazed_count(video.picture_counts()), video)
 
     def _score(self, films: Sequence[Sequence[_Drawing]]) -> torch.Tensor:
         """Log-probability of each rollout of a sample with these films, over the entries of a rollout: (rollouts,)."""

@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import TrainingArguments, set_seed
+from transformers import TrainerState, TrainingArguments, set_seed
 
 from ..common import distributed
-from ..common.errors import InputError
+from ..common.errors import DivergenceError, InputError
 from ..common.files import output_folder
 from ..common.hashing import default_folder
+from ..common.locks import run_lock
 from ..mllm.model import GazedModel
 from .benchmark_eval import BenchmarkEval, chosen_benchmark
+from .checkpoints import STATE, identify, latest_checkpoint
 from .config import FinetuneConfig
 from .data.dataset import ConversationDataset
 from .data.media_store import GazedCache, MediaStore
@@ -140,7 +143,12 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
     base_source: where the base model was loaded from; None: it is saved with the result. In a launch of several
     processes everyone calls it; `model` may be used as before afterwards, except under DeepSpeed.
     """
-    from .trainer import GazedTrainer, load_weights
+    with run_lock(output_folder(config.output)) if distributed.is_first() else nullcontext():
+        return _finetune(model, config, base_source)
+
+
+def _finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None) -> dict[str, Any]:
+    from .trainer import LOWER, GazedTrainer, load_weights
 
     resume, asked = latest_checkpoint(config), chosen_benchmark(config)
     device = training_device(config.cpu)
@@ -148,6 +156,7 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
     engine = chosen_engine(config)
     arguments = training_arguments(config, precision, engine, device.type == "cpu")
     _ = arguments.device  # processes know each other from here on
+    identify(model, config, resume)
     source = _base_source(model, Path(config.output), base_source)
     prepared = prepare(model, config)
     if resume is not None:
@@ -162,13 +171,15 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
     trainer = GazedTrainer(trained, arguments, config, prepared.train, prepared.evaluation, source, prepared.lora)
     if asked is not None:
         trainer.examination = BenchmarkEval(model, config, *asked)
-    output = trainer.train(resume_from_checkpoint=resume)
+    loss = _train(trainer, resume, prepared.steps(distributed.count()))
+    if not math.isfinite(loss):
+        raise DivergenceError(f"the loss is not finite after {trainer.state.global_step} updates; {LOWER}")
     trainer.save_model()
     history = list(trainer.state.log_history)
     result: dict[str, Any] = {
         "output": config.output,
         "steps": trainer.state.global_step,
-        "loss": output.training_loss,
+        "loss": loss,
         "losses": [entry["loss"] for entry in history if "loss" in entry],
         "videos": prepared.videos["videos"],
         "gazed": prepared.videos["gazed"],
@@ -183,22 +194,15 @@ def finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None 
     return result
 
 
-def latest_checkpoint(config: FinetuneConfig) -> str | None:
-    """Where to go on from. Raises InputError when a named one is not there, or when a training would overwrite one."""
-    folder = Path(config.output)
-    whole = [path.parent for path in folder.glob("checkpoint-*/trainer_state.json")]  # the file that is written last
-    latest = str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
-    if config.resume is None:
-        if latest is not None:
-            raise InputError(
-                f"{folder}: holds {Path(latest).name} of another training: add --resume, or choose another folder"
-            )
-        return None
-    if config.resume == "auto":
-        return latest
-    if not (Path(config.resume) / "trainer_state.json").is_file():
-        raise InputError(f"{config.resume}: not a checkpoint (it has no trainer_state.json)")
-    return config.resume
+def _train(trainer: Any, resume: str | None, steps: int) -> float:
+    """-> the mean loss. Who goes on from the last update is at the end already: transformers would make one more."""
+    if resume is not None:
+        state = TrainerState.load_from_json(str(Path(resume) / STATE))
+        if state.global_step >= steps:
+            trainer.state = state
+            losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+            return sum(losses) / len(losses) if losses else 0.0
+    return trainer.train(resume_from_checkpoint=resume).training_loss
 
 
 def _base_source(model: GazedModel, output: Path, given: str | None) -> str:

@@ -4,13 +4,16 @@ What this package writes is safetensors and json. A checkpoint also holds what t
 from it (optimiser, scheduler, random states), which these libraries write with torch.save and, DeepSpeed's apart, read
 back with weights_only. It is read from the training's own output folder only, and nothing but --resume reads it.
 
-Three methods that are overridden have an underscore: transformers has no public place to say which order samples come
-in, that the weights of a checkpoint are there already, or that DeepSpeed need not write frozen ones.
+Four methods that are overridden have an underscore: transformers has no public place to say which order samples come
+in, that the weights of a checkpoint are there already, that DeepSpeed need not write frozen ones, or what is to become
+of a checkpoint that could not be written.
 """
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,18 +26,22 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from transformers.trainer import SCHEDULER_NAME
 
 from ..common import distributed
-from ..common.files import output_folder, read_json, write_json
+from ..common.errors import DivergenceError
+from ..common.files import output_folder, read_fields, write_json
+from ..common.weights import check_weights, shapes
 from ..gaze.autogaze.model import AutoGaze
 from ..mllm.model import GazedModel
 from ..mllm.saving import SETTINGS_FILE, save_settings
 from ..mllm.trained_parts import load_parts, save_parts
 from .benchmark_eval import BenchmarkEval
+from .checkpoints import STATE
 from .config import FinetuneConfig
 from .data.dataset import ConversationDataset, LengthSampler, collator, padding_id
 from .model import TrainedModel
 from .parts import trained_groups
 
 TOLD_FILE = "finetune.json"
+LOWER = "a lower learning rate may help"
 
 
 class GazedTrainer(Trainer):
@@ -63,7 +70,7 @@ class GazedTrainer(Trainer):
             collator(padding_id(model.gazed), config.packing, spans=config.trains_gaze),
             train,
             evaluation,
-            callbacks=[_Epochs(self.order)],
+            callbacks=[_Epochs(self.order), _Finite()],
         )
         if not config.progress:
             self.remove_callback(PrinterCallback)
@@ -103,9 +110,13 @@ class GazedTrainer(Trainer):
         """The trained parts, gaze model and settings; `autogaze_mllm.load` reads them. Everyone must call it."""
         tensors = {}
         for name, parameter in self.trained.base_parameters():
-            if parameter.requires_grad and not name.startswith("gaze."):  # which is saved with the settings
+            if parameter.requires_grad:
                 with _whole(parameter) as values:  # one at a time: that much room there is
-                    if self.args.should_save:
+                    if not bool(values.isfinite().all()):
+                        raise DivergenceError(
+                            f"{name} is not finite after {self.state.global_step} updates, nothing was saved; {LOWER}"
+                        )
+                    if self.args.should_save and not name.startswith("gaze."):  # which is saved with the settings
                         tensors[name] = values.detach().to("cpu", copy=True)
         if not self.args.should_save:
             return
@@ -117,6 +128,16 @@ class GazedTrainer(Trainer):
         own = result.resolve() / "base"  # moves with the folder that it lies in
         inside = Path(self.base_source) == own
         save_settings(self.gazed, folder, os.path.relpath(own, folder) if inside else self.base_source, tuned)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """A checkpoint that could not be written, on a full disk say, leaves nothing behind."""
+        folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+        except BaseException:
+            if self.args.should_save and not (folder / STATE).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         """Nothing: the weights are there already, see `load_weights`."""
@@ -143,6 +164,14 @@ class _Epochs(TrainerCallback):
         self.order.epoch = int((state.epoch or 0.0) + 1e-6)
 
 
+class _Finite(TrainerCallback):
+    """Ends a training whose loss is no longer a number."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **more: Any) -> None:
+        if not math.isfinite((logs or {}).get("loss", 0.0)):
+            raise DivergenceError(f"the loss is not finite after {state.global_step} updates; {LOWER}")
+
+
 @contextmanager
 def _whole(parameter: nn.Parameter) -> Iterator[torch.Tensor]:
     """All values of a parameter, which DeepSpeed or FSDP may have divided. Everyone must ask for them."""
@@ -159,8 +188,10 @@ def load_weights(checkpoint: str, gazed: GazedModel, gaze: bool) -> None:
     """The trained weights of a checkpoint, into a model whose parts are switched on but that no engine has divided yet.
     gaze: also those of the gaze model."""
     folder = Path(checkpoint)
-    stored = read_json(folder / SETTINGS_FILE)
-    load_parts(folder, gazed.family, stored["tuned"])
+    stored = read_fields(folder / SETTINGS_FILE)
+    load_parts(folder, gazed.family, stored.get("tuned", dict))
     if gaze:
         assert isinstance(gazed.gaze, AutoGaze)
-        gazed.gaze.load_state_dict(AutoGaze.from_pretrained(folder / stored["gaze"]["folder"]).state_dict())
+        own = AutoGaze.from_pretrained(folder / stored.object("gaze").get("folder", str)).state_dict()
+        check_weights(folder, shapes(gazed.gaze.state_dict()), shapes(own), against="the model that is trained")
+        gazed.gaze.load_state_dict(own)

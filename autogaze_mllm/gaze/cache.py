@@ -31,6 +31,7 @@ from ..common.files import atomic_write, output_folder
 from ..common.hashing import default_folder
 from ..video.sources import VideoLike, as_video
 from .gazed_video import GazedVideo
+from .token_map import TokenMap
 
 logger = logging.getLogger(__name__)
 
@@ -80,24 +81,29 @@ class VideoCache:
             gazed.save(self.folder / (key + GAZED))
             self.prune()
 
-    def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any]] | None:
-        """Visual tokens (n, D) and the stats that were kept with them."""
+    def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any], TokenMap] | None:
+        """Visual tokens (n, D), the stats that were kept with them, and where they lie."""
         path = self.folder / (key + TOKENS)
         if not path.exists():
             return None
         try:
             with safe_open(path, framework="pt") as stored:
-                found = stored.get_tensor("tokens"), json.loads(stored.metadata()["stats"])
+                facts = stored.metadata()
+                token_map = TokenMap.from_facts(
+                    json.loads(facts["map"]), stored.get_tensor("positions"), stored.get_tensor("tile")
+                )
+                found = stored.get_tensor("tokens"), json.loads(facts["stats"]), token_map
         except (SafetensorError, OSError, KeyError, ValueError, TypeError):
             path.unlink(missing_ok=True)
             return None
         self._touch(path)
         return found
 
-    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any]) -> None:
+    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any], token_map: TokenMap) -> None:
         with self._writing(), atomic_write(self.folder / (key + TOKENS)) as temporary:
-            kept = {"tokens": tokens.detach().cpu().contiguous()}
-            save_file(kept, temporary, metadata={"stats": json.dumps(stats)})
+            kept = {"tokens": tokens, "positions": token_map.positions, "tile": token_map.tile}
+            kept = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+            save_file(kept, temporary, metadata={"stats": json.dumps(stats), "map": json.dumps(token_map.facts())})
         self.prune()
 
     @contextmanager

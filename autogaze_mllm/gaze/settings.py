@@ -48,7 +48,8 @@ class VideoSettings:
         manual="a frame is cut into at most so many square tiles; 1: the whole frame is one",
         report="tiles of a frame at most",
         at_least=1,
-        at_most=1024,
+        at_most=1024,  # all grids of so many tiles are looked through; published: 48
+        refusal="max_tiles must be at least 1, and at most 1024",
         metavar="N",
         group=SAMPLING,
     )
@@ -147,6 +148,9 @@ PRESETS: dict[str, VideoSettings] = {
     # The model card's values of NVILA-8B-HD-Video; what it keeps of thumbnails is everything.
     "nvila-hd": VideoSettings(frames=128, max_tiles=48, ratio=_HD_RATIO, predicted_loss=0.6, thumbnails=64),
     "nvila-hd-1k": VideoSettings(frames=1024, max_tiles=48, ratio=_HD_RATIO, predicted_loss=0.6, thumbnails=64),
+    # For families that look at every video in its own shape (Qwen): max_tiles bounds the size of a frame.
+    "qwen-hd": VideoSettings(frames=256, max_tiles=16, ratio=_HD_RATIO, enlarge=False),
+    "qwen-fast": VideoSettings(frames=32, max_tiles=2, ratio=(0.25, *[0.1] * 15), enlarge=False),
     # Few frames, whole frames: for a first look and for models that were never trained on tiles.
     "fast": VideoSettings(frames=16, ratio=(0.25, *[0.1] * 15)),
     "quality": VideoSettings(frames=256, max_tiles=16, ratio=(0.5, *[0.25] * 15), thumbnails=64),

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from ..common.errors import InputError
-from ..common.files import find_file, read_json
+from ..common.files import find_file, read_fields
+from ..common.json_text import Fields, shown
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import VideoCache
 from ..gaze.selector_registry import stored_selector
 from ..gaze.selectors.base import AnySelector
 from ..gaze.settings import VideoSettings
-from ..vision.attention import Backend
+from ..vision.attention import AttentionType, Backend
 from .model import GazedModel
 from .saving import SETTINGS_FILE
 from .trained_parts import load_parts
@@ -57,13 +58,13 @@ def base_source(source: str | Path) -> str:
     if not is_saved(source):
         return str(source)
     folder = BUNDLED_FOLDER if str(source) == BUNDLED else Path(source)
-    stored = read_json(folder / SETTINGS_FILE)
-    if "tuned" in stored:
+    stored = read_fields(folder / SETTINGS_FILE)
+    if "tuned" in stored.values:
         raise InputError(
             f"{source}: holds only what was trained of another model: `autogaze-mllm merge {source} FOLDER`, then "
             "train that"
         )
-    return str(folder / stored.get("base", "base"))
+    return str(folder / stored.get("base", str, "base"))
 
 
 def load(
@@ -87,28 +88,46 @@ def load(
     path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
     if path is None:
         raise InputError(f"{folder}: no such folder")
-    stored = read_json(path)
-    if stored.get("format") != 1:
-        raise InputError(f"{path}: format {stored.get('format')!r} is not known to this version, which reads format 1")
-    settings = VideoSettings.from_dict(stored["settings"])
+    stored = read_fields(path)
+    if stored.get("format", Any, None) != 1:
+        told = shown(stored.get("format", Any, None))
+        raise InputError(f"{path}: format {told} is not known to this version, which reads format 1")
+    settings = stored.made("settings", dict[str, Any], VideoSettings.from_dict)
+    named = stored.get("gaze", dict[str, Any])
     if gaze is None:
-        gaze = stored_selector(stored["gaze"], path)
-    elif gaze != stored["gaze"].get("name"):
+        gaze = _stored_selector(named, path)
+    elif gaze != named.get("name"):
         settings = settings.changed(loss=None)  # what is stored is in the unit of another selector
-    tower = dict(stored["tower"])
-    tower["scales"] = [tuple(side) for side in tower["scales"]]
     settings = settings.changed(**overrides)
     place = base or _stored_base(stored, source, path)
+    tower = _stored_tower(stored.object("tower"))
     model = wrap(place, gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower)
-    if "tuned" in stored:
-        load_parts(source, model.family, stored["tuned"])
+    if "tuned" in stored.values:
+        load_parts(source, model.family, stored.get("tuned", dict[str, Any]))
     return model
 
 
-def _stored_base(stored: dict[str, Any], source: Path, path: Path) -> str | Path:
-    told = stored.get("base", "base")
+def _stored_tower(stored: Fields) -> dict[str, Any]:
+    """What `save_settings` wrote of the tower: these keys, whatever else stands there."""
+    scales = stored.get("scales", list[tuple[int, int]] | None)  # None: every video has its own
+    return {
+        "scales": scales and [tuple(side) for side in scales],
+        "attn_type": stored.get("attn_type", AttentionType),
+        "frame_independent": stored.get("frame_independent", bool),
+    }
+
+
+def _stored_selector(named: dict[str, Any], path: Path) -> AnySelector | str | Path:
+    try:
+        return stored_selector(named, path)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path}: 'gaze' is no selector: {shown(named)}") from error
+
+
+def _stored_base(stored: Fields, source: Path, path: Path) -> str | Path:
+    told = stored.get("base", str, "base")
     inside = source / told
-    if inside.is_dir() or "tuned" not in stored:
+    if inside.is_dir() or "tuned" not in stored.values:
         return inside
     if Path(told).is_absolute() and not Path(told).is_dir():
         raise InputError(f"{path}: the base model is no longer at {told}: give its place with base=")

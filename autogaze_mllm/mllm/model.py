@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..common.errors import InputError
@@ -23,7 +24,7 @@ from ..gaze.gazed_video import GazedVideo
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
 from ..video.sources import VideoLike, videos_in
-from ..vision.tower import GazedSiglipVisionModel
+from ..vision.tower import GazedVisionModel
 from .families import Family
 from .media import Media
 from .preprocessing import Preprocessing
@@ -38,6 +39,7 @@ from .prompt import (
 from .prompt_cache import OWN_CACHE, PromptPrefix
 from .registry import forget
 from .saving import save
+from .splice import spliced
 from .video_encoder import VideoEncoder, VideoSource
 
 logger = logging.getLogger(__name__)
@@ -50,14 +52,14 @@ class GazedModel(nn.Module):
     """Made by `autogaze_mllm.wrap`. `base` is the wrapped model; `stats` describes the last call."""
 
     _family: Family | None
-    _tower: GazedSiglipVisionModel
+    _tower: GazedVisionModel
 
     def __init__(
         self,
         family: Family,
         preprocessing: Preprocessing,
         gaze: AnySelector,
-        tower: GazedSiglipVisionModel,
+        tower: GazedVisionModel,
         settings: VideoSettings,
         cache: VideoCache | None = None,
     ) -> None:
@@ -89,7 +91,7 @@ class GazedModel(nn.Module):
         return self._family
 
     @property
-    def tower(self) -> GazedSiglipVisionModel:
+    def tower(self) -> GazedVisionModel:
         """The base tower as it encodes gazed patches."""
         _ = self.family
         return self._tower
@@ -143,6 +145,15 @@ class GazedModel(nn.Module):
         Taken from the cache if it is there; stats["from_cache"] says so.
         """
         return self._encoder(settings, selector).gaze(source, progress)
+
+    @property
+    def video_form(self) -> dict[str, Any]:
+        """Options of `gaze_video` that give what the tower takes."""
+        return self._encoder().form
+
+    def gazed_media(self, gazed: GazedVideo) -> Media:
+        """A gazed video as it stands in a prompt."""
+        return self._encoder().gazed_media(gazed)
 
     def gazed_key(
         self, source: VideoLike, settings: VideoSettings | None = None, selector: AnySelector | None = None
@@ -221,23 +232,30 @@ class GazedModel(nn.Module):
         share_prompt: the LLM reads them at the first question only; its keys and values are kept with the result, and
         questions that begin alike go on from there. For models whose weights stay as they are.
         """
+        if share_prompt and not self.family.share_prefix:
+            raise InputError(
+                f"{self.family.title} reads a video in the light of the question: what its LLM makes of it cannot be "
+                "shared; leave share_prompt out"
+            )
         self.stats = {"seconds": {}}
         encoder = self._encoder()
         item = encoder.media(source, True, progress)
         clock = Stopwatch(self.device)
         (tokens,) = encoder.features([item], clock)
         encoder.count({"visual_tokens": len(tokens), "seconds": clock.seconds})
-        return Media(len(tokens), tokens, prefix=PromptPrefix() if share_prompt else None)
+        prefix = PromptPrefix() if share_prompt else None
+        return Media(item.layout, tokens, item.token_map, prefix=prefix)
 
     # -- running -------------------------------------------------------------------------------------------------
 
     def embed(self, input_ids: torch.Tensor, media: Sequence[Sequence[Media]]) -> torch.Tensor:
-        """Token embeddings (B, L, D) with the visual tokens of `media` in their places.
+        """Token embeddings (B, L, (1 + deepstack) * D) with the visual tokens of `media` in their places; what
+        deepstack adds to the LLM's first layers follows on the channels, zeros elsewhere.
 
         Raises InputError when a prompt has more or fewer placeholders than its media give features.
         """
         family = self.family
-        visual = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
+        visual = family.is_visual(input_ids)
         # A placeholder is replaced; in some models it lies beyond the embedding table.
         embedded = family.base.get_input_embeddings()(input_ids.masked_fill(visual, 0))
         if len(media) != len(input_ids):
@@ -251,24 +269,49 @@ class GazedModel(nn.Module):
                 raise InputError(f"prompt {row}: {places} visual placeholders, but its media give {count} features")
         earlier = {stage: spent for stage, spent in self.stats.get("seconds", {}).items() if stage not in RUN_STAGES}
         self.stats["seconds"] = {**earlier, **clock.seconds}
+        if family.deepstack:
+            embedded = F.pad(embedded, (0, family.deepstack * embedded.shape[-1]))
         if not features:
             return embedded
         joined = torch.cat(features).to(embedded.device, embedded.dtype)
         return embedded.masked_scatter(visual[..., None], joined)
 
-    def _base_inputs(self, input_ids: torch.Tensor | None, media: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Keyword arguments for the base model: embeddings where there are media, otherwise what was given."""
+    @contextmanager
+    def base_inputs(
+        self,
+        input_ids: torch.Tensor | None,
+        media: Sequence[Sequence[Media]] | None,
+        kwargs: dict[str, Any],
+        embedded: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        generating: bool = False,
+    ) -> Iterator[dict[str, Any]]:
+        """Inside, the base called with what is given sees the prompts with their media. embedded: what `embed` made of
+        them, where that was called already. labels: which ids are learnt, where the base itself is not told."""
         family = self.family
+        labels = kwargs.get("labels") if labels is None else labels
+        answers = None if labels is None else labels != -100
         if media is None:
             dense = [name for name in DENSE_INPUTS if kwargs.get(name) is not None]
             if dense and self._gazing:
                 raise InputError(
                     f"{dense[0]} would bypass gaze: use prepare(), or `with model.disabled()` for the dense base"
                 )
-            return kwargs if input_ids is None else {"input_ids": input_ids, **kwargs}
+            yield kwargs if input_ids is None else {"input_ids": input_ids, **kwargs}
+            return
         if input_ids is None:
             raise InputError("media need the input_ids that prepare() made for them")
-        return {"inputs_embeds": self.embed(input_ids.to(family.base.device), media), **kwargs}
+        input_ids = input_ids.to(family.base.device)
+        if embedded is None:
+            dense_only = all(isinstance(item.content, dict) for items in media for item in items)
+            inputs = family.dense_inputs(media) if dense_only and not self._gazing else None
+            if inputs is not None:
+                yield {"input_ids": input_ids, **family.token_types(input_ids, answers), **inputs, **kwargs}
+                return
+            embedded = self.embed(input_ids, media)
+        own = family.llm_inputs(input_ids, kwargs.get("attention_mask"), media, answers)
+        with spliced(family, input_ids, embedded, {**own, **kwargs}, generating) as inputs:
+            yield inputs
 
     def forward(
         self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
@@ -278,28 +321,33 @@ class GazedModel(nn.Module):
         Labels at visual placeholders and at padding never count: nobody wants a model that predicts placeholders.
         """
         if media is not None and kwargs.get("labels") is not None and input_ids is not None:
-            family, mask = self.family, kwargs.get("attention_mask")
-            ignored = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
+            ignored, mask = self.family.is_visual(input_ids), kwargs.get("attention_mask")
             ignored = ignored if mask is None else ignored | (mask == 0)
             kwargs["labels"] = kwargs["labels"].masked_fill(ignored, -100)
-        return self.family.base(**self._base_inputs(input_ids, media, kwargs))
+        with self.base_inputs(input_ids, media, kwargs) as inputs:
+            return self.family.base(**inputs)
 
     @torch.no_grad()
     def generate(
         self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
-    ) -> torch.Tensor:
+    ) -> Any:
         """As the base model's generate. With media, only the new ids are returned (B, new)."""
         if media is None:
             self.stats = {"seconds": {}}
-        inputs = self._base_inputs(input_ids, media, kwargs)
         alone = media[0][0] if media is not None and [len(items) for items in media] == [1] else None
         wants_own = any(kwargs.get(name) is not None for name in OWN_CACHE)
         if input_ids is not None and alone is not None and alone.prefix is not None and not wants_own:
-            inputs["past_key_values"] = alone.prefix.shared(input_ids, getattr(self.config, "text_config", self.config))
+            text_config = getattr(self.config, "text_config", self.config)
+            kwargs = {**kwargs, "past_key_values": alone.prefix.shared(input_ids, text_config)}
         clock = Stopwatch(self.device)
-        with clock.stage("llm"):
+        with self.base_inputs(input_ids, media, kwargs, generating=True) as inputs, clock.stage("llm"):
             output = self.family.base.generate(**inputs)
         self.stats["seconds"] |= clock.seconds
+        if media is None or input_ids is None:
+            return output
+        if isinstance(output, torch.Tensor):
+            return output[:, input_ids.shape[1] :]
+        output.sequences = output.sequences[:, input_ids.shape[1] :]
         return output
 
     def ask(

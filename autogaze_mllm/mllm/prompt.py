@@ -1,23 +1,20 @@
-"""Prompts with `<video>` and `<image>` tags: text to ids, each tag expanded to as many placeholders as it has tokens.
+"""Prompts with `<video>` and `<image>` tags: text to ids, each tag expanded to what its medium becomes.
 
 The number of visual tokens is known before the prompt is built: gaze, count, then expand.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import jinja2
 import torch
 
 from ..common.errors import InputError
+from .chat_template import render_messages
 from .families import Family
-from .media import Media
+from .media import TAG, Layout, Media
 from .preprocessing import Preprocessing
-
-TAG = re.compile(r"<(video|image)>")
 
 
 def tags_in(text: str) -> list[str]:
@@ -43,13 +40,8 @@ def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
         return family.chat(text)
     for content in ([{"type": "text", "text": text}], text):
         messages = [{"role": "user", "content": content}]
-        try:
-            rendered = preprocessing.tokenizer.apply_chat_template(
-                messages, chat_template=template, tokenize=False, add_generation_prompt=True
-            )
-        except (TypeError, jinja2.TemplateError):  # made for the other form of content
-            continue
-        if text in rendered:
+        rendered = render_messages(preprocessing.tokenizer, template, messages)
+        if rendered is not None and text in rendered:
             return rendered
     raise InputError("the model's chat template does not show the question; give the whole prompt with chat=False")
 
@@ -57,23 +49,47 @@ def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
 def encode_prompt(
     text: str, media: Sequence[Media], preprocessing: Preprocessing, family: Family, row: int
 ) -> list[int]:
-    """Rendered text -> ids in which every tag is expanded to `tokens` placeholders of its medium."""
+    """Rendered text -> ids in which every tag is expanded to what its medium becomes: text, runs of placeholders."""
     tokenizer = preprocessing.tokenizer
-    ids_of = {"image": family.image_token_id, "video": family.video_token_id}
-    marked = TAG.sub(lambda match: tokenizer.convert_ids_to_tokens(ids_of[match[1]]), text)
+    waiting = iter(media)
+    marked = TAG.sub(lambda match: media_text(next(waiting).layout, match[1], family), text)
     has_start = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    ids = tokenizer(marked, add_special_tokens=not has_start)["input_ids"]
-    counts = placeholder_counts(ids, [item.tokens for item in media], family, f"prompt {row}")
+    ids = tokenizer(marked, add_special_tokens=family.add_special_tokens and not has_start)["input_ids"]
+    runs = [run for item in media for run in item.runs]
+    counts = placeholder_counts(ids, runs, family, f"prompt {row}")
     return [token for token, count in zip(ids, counts, strict=True) for _ in range(count)]
 
 
-def placeholder_counts(ids: Sequence[int], tokens: Sequence[int], family: Family, what: str) -> list[int]:
-    """How often each id is to be repeated: a placeholder as often as its medium has visual tokens, all else once."""
-    waiting = iter(tokens)
+def media_text(layout: Layout, kind: str, family: Family) -> str:
+    """What a medium becomes in the prompt, with one placeholder for each of its runs. kind: "video" or "image"."""
+    placeholder = family.tokenizer.convert_ids_to_tokens(placeholder_id(kind, family))
+    return "".join(piece if isinstance(piece, str) else placeholder for piece in layout)
+
+
+def media_ids(item: Media, family: Family) -> list[int]:
+    """What a medium becomes, as ids."""
+    kind = "video" if item.token_map is not None else "image"
+    ids: list[int] = []
+    for piece in item.layout:
+        if isinstance(piece, int):
+            ids += [placeholder_id(kind, family)] * piece
+        else:
+            ids += family.tokenizer(piece, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def placeholder_id(kind: str, family: Family) -> int:
+    """kind: "video" or "image"."""
+    return family.image_token_id if kind == "image" else family.video_token_id
+
+
+def placeholder_counts(ids: Sequence[int], runs: Sequence[int], family: Family, what: str) -> list[int]:
+    """How often each id is to be repeated: a placeholder as often as its run is long, all else once."""
+    waiting = iter(runs)
     placeholders = (family.image_token_id, family.video_token_id)
     found = sum(token in placeholders for token in ids)
-    if found != len(tokens):
-        raise InputError(f"{what}: the tokenizer gives {found} placeholders for {len(tokens)} tags")
+    if found != len(runs):
+        raise InputError(f"{what}: the tokenizer gives {found} placeholders where {len(runs)} were put in")
     return [next(waiting) if token in placeholders else 1 for token in ids]
 
 

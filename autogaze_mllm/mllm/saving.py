@@ -46,7 +46,7 @@ def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, A
             "gaze": stored,
             "settings": model.settings.to_dict(),
             "tower": {
-                "scales": list(tower.grid.scales),
+                "scales": list(tower.grid.scales) if tower.fixed else None,
                 "attn_type": tower.attn_type,
                 "frame_independent": tower.frame_independent,
             },

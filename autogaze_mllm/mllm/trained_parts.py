@@ -14,7 +14,8 @@ import torch
 from torch import nn
 
 from ..common.errors import InputError, first_line
-from ..common.files import output_folder
+from ..common.files import output_folder, read_fields
+from ..common.json_text import Fields
 from ..common.weights import read_weights, write_weights
 from .families import Family
 from .native.checkpoint import find_weights, save_weights
@@ -49,7 +50,8 @@ def save_parts(folder: Path, family: Family, tensors: Mapping[str, torch.Tensor]
 def load_parts(folder: Path, family: Family, stored: Mapping[str, Any]) -> None:
     """Puts what `save_parts` wrote into the family's base. Raises InputError for what does not fit it."""
     base = family.base
-    for part in stored.get("parts", []):
+    told = Fields(stored, folder / "autogaze_mllm.json: tuned")
+    for part in told.get("parts", list[str], []):
         own = dict(base.named_parameters())
         weights = find_weights(folder, part)
         wrong = sorted(name for name, found in weights.items() if name not in own or own[name].shape != found.shape)
@@ -58,7 +60,7 @@ def load_parts(folder: Path, family: Family, stored: Mapping[str, Any]) -> None:
         for path in sorted({found.path for found in weights.values()}):
             for name, tensor in read_weights(path).items():
                 own[name].data.copy_(tensor)
-    if stored.get("adapter"):
+    if told.get("adapter", bool, False):
         _load_adapter(folder / ADAPTER, base)
 
 
@@ -66,16 +68,40 @@ def _load_adapter(folder: Path, base: nn.Module) -> None:
     from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
     stored = read_weights(folder / ADAPTER_WEIGHTS)
-    if not any(".lora_" in name for name, _ in base.named_parameters()):
-        inject_adapter_in_model(LoraConfig.from_pretrained(str(folder)), base)
-        base.eval().requires_grad_(False)
     try:
+        if not any(".lora_" in name for name, _ in base.named_parameters()):
+            inject_adapter_in_model(LoraConfig(**_adapter_config(folder, stored)), base)
+            base.eval().requires_grad_(False)
         found: Any = set_peft_model_state_dict(base, {name.removeprefix(PEFT_PREFIX): stored[name] for name in stored})
-    except RuntimeError as error:  # shapes
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:  # names and shapes
         raise InputError(f"{folder}: does not fit the base model: {first_line(error)}") from error
     odd = sorted([*found.unexpected_keys, *(name for name in found.missing_keys if ".lora_" in name)])
     if odd:
         raise InputError(f"{folder}: {odd[0]} does not fit the base model")
+
+
+def _adapter_config(folder: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, Any]:
+    """What decides how the weights of an adapter are used; which modules have it is told by their names. Nothing else
+    of the file is taken: some of peft's settings name modules to import."""
+    stored = read_fields(folder / "adapter_config.json")
+    targets = sorted({name.removeprefix(PEFT_PREFIX).rpartition(".lora_")[0] for name in weights} - {""})
+    if not targets:
+        raise InputError(f"{folder / ADAPTER_WEIGHTS}: holds no LoRA")
+    rank, ranks = stored.get("r", int), stored.get("rank_pattern", dict[str, int] | None, None) or {}
+    room = max(min(tensor.shape, default=0) for tensor in weights.values())
+    if not all(0 < one <= room for one in (rank, *ranks.values())):
+        raise InputError(f"{stored.where}: a rank does not fit {ADAPTER_WEIGHTS}, which has at most {room}")
+    return {
+        "target_modules": targets,
+        "r": rank,
+        "rank_pattern": ranks,
+        "lora_alpha": stored.get("lora_alpha", float),
+        "alpha_pattern": stored.get("alpha_pattern", dict[str, float] | None, None) or {},
+        "lora_dropout": stored.get("lora_dropout", float, 0.0),
+        "use_rslora": stored.get("use_rslora", bool, False),
+    }
 
 
 def merge_adapter(base: nn.Module) -> None:

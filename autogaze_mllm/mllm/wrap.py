@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..common.errors import InputError, first_line, listed
-from ..common.files import find_file, read_json
+from ..common.files import find_file, read_fields
 from ..gaze.cache import VideoCache
-from ..gaze.grid import PatchGrid, Side, sides_of
+from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
 from ..vision.attention import AttentionType, Backend
-from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, family_class, family_of_type
 from .model import GazedModel
 from .native import native_class
@@ -83,7 +81,7 @@ def wrap(
     selector = load_selector(gaze, device=base.device, dtype=base.dtype)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
     shape = _tower_shape(family, selector, given)
-    tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend, compile=compile)
+    tower = family.make_tower(as_selector(selector).grid, **shape, backend=backend, compile=compile)
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
     wrapped.train(base.training)
     remember(base, wrapped)
@@ -116,20 +114,8 @@ def _tower_shape(family: Family, selector: AnySelector, given: dict[str, Any]) -
     """What the gazed tower is made with. given: what the caller says; None: what the configuration says."""
     shape = family.tower_defaults() | {name: value for name, value in given.items() if value is not None}
     if "scales" not in shape:
-        vision = family.config.vision_config
-        shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
+        shape["scales"] = family.default_scales(as_selector(selector).grid)
     return shape
-
-
-def default_scales(selector: AnySelector, image_size: int, patch: int) -> list[Side]:
-    """The gaze model's cells at each scale, repeated n times per axis, n chosen to come closest to `image_size`.
-
-    Whole multiples keep the gaze model's cells and the tower's patches aligned: 384 at patch 14 gives 56+112+196+392.
-    """
-    grid = as_selector(selector).grid
-    rows, columns = grid.cells[-1]
-    times = max(1, round(image_size / (max(rows, columns) * patch)))
-    return sides_of(PatchGrid(tuple((r * times * patch, c * times * patch) for r, c in grid.cells), patch))
 
 
 def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:
@@ -148,15 +134,15 @@ def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family],
     native = native_class(source, **hub)
     if native is not None:
         return family_class(native, str(source)), functools.partial(native.from_pretrained, source, **hub)
-    options = {"trust_remote_code": False, **hub}  # no code of a repository is run, or asked about
+    options = {**hub, "trust_remote_code": False}  # no code of a repository is run, or asked about
     try:
         config = AutoConfig.from_pretrained(source, **options)
     except (ValueError, TypeError) as error:  # a model type that transformers does not know
         path = find_file(source, "config.json", **hub)
-        kind = read_json(path).get("model_type") if path else None
+        kind = read_fields(path).get("model_type", str | None, None) if path else None
         family_of_type(kind, str(source))
         raise InputError(f"{source}: {first_line(error)}") from error
-    except (OSError, json.JSONDecodeError) as error:
+    except Exception as error:  # unreadable files, and keys of wrong types: errors of many types
         find_file(source, "config.json", **hub)  # says in one line why there is no configuration
         raise InputError(f"{source}: cannot be loaded: {first_line(error)}") from error
     adapter = family_class(config, str(source))

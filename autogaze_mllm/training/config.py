@@ -226,7 +226,15 @@ class TrainingConfig:
         off="--freeze-gaze",
     )
     train_task: bool = setting("train the reconstruction model, too", default=False, usual=False)
-    seed: int = setting(default=0, usual=False, manual="of everything random", group=STEPS)
+    seed: int = setting(
+        default=0,
+        usual=False,
+        manual="of everything random",
+        at_least=0,
+        at_most=2**32 - 1,
+        refusal="seed must lie in [0, 2**32 - 1]",
+        group=STEPS,
+    )
     save_every: int = setting(
         default=500, usual=False, manual="steps between checkpoints", at_least=1, metavar="STEPS", group=WATCH
     )

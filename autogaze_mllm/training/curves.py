@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from ..common.plots import panels, save_png
+from .checkpoints import read_metrics
 
 SMOOTH = 50  # points that a line has at most; each is the mean of the steps it stands for
 
 
 def plot_curves(metrics: Path, picture: Path) -> None:
     """One panel for each number that the run wrote more than once; nothing without any."""
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    rows = read_metrics(metrics)
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name != "step"]
-    series = {name: [(row["step"], row[name]) for row in rows if name in row] for name in names}
+    series = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names}
     series = {name: points for name, points in series.items() if len(points) > 1}
     if not series:
         return

@@ -8,9 +8,10 @@ Notable design decisions:
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,9 +26,11 @@ from tqdm.auto import tqdm
 
 from ..common.errors import DivergenceError, InputError
 from ..common.files import output_folder, read_json, write_json
+from ..common.json_diff import check_same
+from ..common.locks import run_lock
 from ..common.workers import Prefetch
 from ..gaze.autogaze.model import AutoGaze
-from .checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
+from .checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
 from .config import TrainingConfig
 from .curves import plot_curves
 from .data.clips import ClipConfig, ClipSource
@@ -36,6 +39,9 @@ from .objective import Batch, GazeObjective
 from .schedules import learning_rate, temperature
 from .tasks.base import ReconstructionTask, TrainableTask
 from .validation import validate
+
+LOWER = "a lower --lr may help"
+FREE = {"keep", "save_every", "val_every", "val_clips", "tracker", "micro_batch"}  # may be others when a run goes on
 
 
 @dataclass(frozen=True)
@@ -61,9 +67,12 @@ class GazeTrainer:
         until: int | None = None,
         cpu: bool = False,
         progress: bool = True,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
-        """until: stop after this step, short of the schedule's end."""
+        """until: stop after this step, short of the schedule's end. identity: what else decides the result (where the
+        weights came from, labels, ...), as json values: a run is only gone on with where it is the same."""
         self.settings, self.data = settings, data
+        self.identity = dict(identity or {})
         self.last_step = min(settings.steps, until or settings.steps)
         self.run_folder = output_folder(run)
         if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:
@@ -94,15 +103,20 @@ class GazeTrainer:
         self.optimizer = make_optimizer(objective, settings)
         self._identify()
         self.validation: dict[str, float] = {}  # of the trained model
-        self.first_step = 0
-        found = checkpoint_folders(self.run_folder)
-        if found:
-            state = load_checkpoint(found[-1], gaze, self._trained_task(), self.hints, self.optimizer)
-            self.first_step = int(state["step"])
+        self.trained = Trained(gaze, self._trained_task(), self.hints, self.optimizer)
+        self.first_step, _ = load_newest(self.run_folder, self.trained)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
 
     def train(self) -> AutoGaze:
-        """Runs to the last step; what an earlier, interrupted run did is not done again. Returns the trained model."""
+        """Runs to the last step; what an earlier, interrupted run did is not done again. Returns the trained model.
+
+        Raises DivergenceError, with nothing of it saved, once the loss or a weight is not finite, and InputError where
+        another process is at work in the run's folder.
+        """
+        with run_lock(self.run_folder) if self.accelerator.is_main_process else nullcontext():
+            return self._train()
+
+    def _train(self) -> AutoGaze:
         settings, main = self.settings, self.accelerator.is_main_process
         metrics = MetricsFile(self.run_folder / "metrics.jsonl", self.first_step) if main else None
         self._start_tracker()
@@ -168,13 +182,20 @@ class GazeTrainer:
                 sums[name] = sums.get(name, 0.0) + value.float() / self.rounds
         if settings.clip_norm is not None:
             sums["grad_norm"] = self.accelerator.clip_grad_norm_(self.parameters, settings.clip_norm)
-        self.wrapped_optimizer.step()
+        try:
+            self.wrapped_optimizer.step()
+        except RuntimeError as error:
+            if "overflow" not in str(error):
+                raise
+            raise DivergenceError(
+                f"step {step}: the learning rate and what it is multiplied by are too large"
+            ) from error
         self.wrapped_optimizer.zero_grad()
         names = list(sums)
         means = self.accelerator.reduce(torch.stack([sums[name] for name in names]), "mean")
         values = dict(zip(names, means.tolist(), strict=True))
         if not np.isfinite(values["loss"]):
-            raise DivergenceError(f"the loss of step {step} is not a number; a lower --lr may help")
+            raise DivergenceError(f"the loss of step {step} is not a number; {LOWER}")
         return values | {"lr": rate}
 
     def _batches(self) -> Iterator[Batch]:
@@ -233,34 +254,45 @@ class GazeTrainer:
 
     def _save(self, step: int) -> None:
         self.accelerator.wait_for_everyone()
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            raise DivergenceError(f"the weights after step {step} are not finite, nothing was saved; {LOWER}")
         if self.accelerator.is_main_process:
-            save_checkpoint(
-                self.run_folder,
-                step,
-                self.gaze,
-                self._trained_task(),
-                self.hints,
-                self.optimizer,
-                self.settings.to_dict(),
-                self.settings.keep,
-            )
+            save_checkpoint(self.run_folder, step, self.trained, self.settings.to_dict(), self.settings.keep)
         self.accelerator.wait_for_everyone()
 
     def _identify(self) -> None:
-        """Keeps the settings beside the checkpoints; a resumed run with others would not go on as the first one."""
-        path, mine = self.run_folder / "settings.json", self.settings.to_dict()
-        mine = _as_json(mine | {"clips": _as_json(vars(self.data.train.settings)), "videos": len(self.data.train)})
-        if path.exists() and checkpoint_folders(self.run_folder):
-            free = {"keep", "save_every", "val_every", "val_clips", "tracker", "micro_batch"}
-            stored = _filled(read_json(path), _as_json(TrainingConfig().to_dict() | {"clips": vars(ClipConfig())}))
-            changed = [name for name in mine if name not in free and stored.get(name) != mine[name]]
-            if changed:
-                raise InputError(
-                    f"{self.run_folder}: holds a run with other settings ({', '.join(changed)}); "
-                    "go on with those, or give this one another folder"
-                )
+        """Keeps beside the checkpoints all that decides the result; a resumed run with something else would not go on
+        as the first one."""
+        path, mine = self.run_folder / "settings.json", self._facts()
+        if path.exists() and any((self.run_folder / "checkpoints").glob("step-*")):
+            defaults = _as_json(TrainingConfig().to_dict() | {"clips": vars(ClipConfig())})
+            stored = _filled(read_json(path), defaults)
+            told = {name for name in mine if name in stored and name not in FREE}  # some came after a run was begun
+            check_same(self.run_folder, *({name: one[name] for name in told} for one in (stored, mine)))
         if self.accelerator.is_main_process:
             write_json(path, mine)
+
+    def _facts(self) -> dict[str, Any]:
+        train, task = self.data.train, self.task
+        names = hashlib.blake2b(digest_size=16)
+        for video in train.paths:
+            names.update(
+                f"{key_of(video)} {video.stat().st_size if video.is_file() else -1}\n".encode(errors="replace")
+            )
+        config = getattr(getattr(task, "model", None), "config", None)
+        facts = self.settings.to_dict() | {
+            "clips": vars(train.settings),
+            "videos": len(train),
+            "video_files": names.hexdigest(),
+            "gaze": self.gaze.config.to_dict(),
+            "task": {
+                "name": task.name,
+                "config": config.to_dict() if config is not None else None,
+                "sample_rate": getattr(task, "sample_rate", None),
+            },
+            **self.identity,
+        }
+        return _as_json(facts)
 
 
 def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

@@ -39,7 +39,8 @@ class PictureChunk:
 @dataclass
 class PictureSource:
     """Iterable once. tile: (height, width) of one. max_tiles, enlarge: as in VideoSettings. display_width: of frames to
-    show, 0 for none. spent: seconds used for decoding and resizing so far."""
+    show, 0 for none. size: height and width of the frames, once one was decoded. spent: seconds used for decoding and
+    resizing so far."""
 
     reader: FrameReader
     indices: list[int]
@@ -50,6 +51,7 @@ class PictureSource:
     device: torch.device
     display_width: int = 0
     enlarge: bool = True
+    size: tuple[int, int] = (0, 0)
     spent: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "resize": 0.0})
 
     def __iter__(self) -> Iterator[PictureChunk]:
@@ -94,6 +96,7 @@ class PictureSource:
         for frame in frames:
             start = time.perf_counter()
             if not done:
+                self.size = (frame.frames.shape[1], frame.frames.shape[2])
                 tiles = self._plan(*frame.frames.shape[1:3])
                 high = round(self.display_width * frame.frames.shape[1] / frame.frames.shape[2] / 2) * 2
                 shown = min(max(high, 16), 3 * self.display_width)  # codecs refuse slivers and towers

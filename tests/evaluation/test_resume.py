@@ -6,7 +6,9 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,10 +16,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+import torch
 
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
 from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
+from autogaze_mllm.mllm.tiny import tiny_model
 
 from ..helpers.eval_runs import command, evaluate, lines_of, refused, without_times
 
@@ -100,13 +104,58 @@ def test_a_run_is_only_continued_with_its_own_settings(benchmark_data, tmp_path,
     assert "model.name: scripted:right -> scripted:wrong" in refused(capsys, other)
 
 
-def test_answers_that_stand_twice_are_noticed(benchmark_data, tmp_path, capsys):
-    evaluate(capsys, "hlvid", benchmark_data / "hlvid", tmp_path)
+def test_a_folder_that_two_processes_wrote_reads_again_with_its_first_answers(benchmark_data, tmp_path, capsys, caplog):
+    whole = evaluate(capsys, "hlvid", benchmark_data / "hlvid", tmp_path)
     path = tmp_path / "answers-00000.jsonl"
-    first = path.read_bytes().splitlines(keepends=True)[0]
-    (tmp_path / "answers-00001.jsonl").write_bytes(first)
-    line = refused(capsys, [*command("hlvid", benchmark_data / "hlvid", tmp_path), "--resume"])
-    assert "answers-00001.jsonl, line 1: question 'q0000' was answered already" in line
+    lines = path.read_bytes().splitlines(keepends=True)
+    others = [json.loads(line) for line in lines]
+    for answer in others:
+        answer |= {"raw": "other", "official": None, "strict": None}
+    (tmp_path / "answers-00001.jsonl").write_text("".join(json.dumps(answer) + "\n" for answer in others[:5]))
+    path.write_bytes(b"".join(lines) + json.dumps(others[7]).encode() + b"\n")
+    again = evaluate(capsys, "hlvid", benchmark_data / "hlvid", tmp_path, "--resume")
+    assert without_times(again) == without_times(whole)
+    (told,) = [record.message for record in caplog.records if "two processes wrote here" in record.message]
+    assert "6 answers" in told and len(lines_of(tmp_path)) == 20
+
+
+def test_a_second_process_is_refused_and_told_of_the_first_which_goes_on(tmp_path, capsys):
+    """Also with --resume, and whatever it was begun with; a killed one leaves no lock behind."""
+    data, out = write_made_up("hlvid", tmp_path / "data", videos=60), tmp_path / "run"
+    arguments = command("hlvid", data, out)
+    pid = start(arguments)
+    deadline = time.monotonic() + 60
+    while not lines_of(out):
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline
+    os.kill(pid, signal.SIGSTOP)  # at work for as long as is needed here
+    for more in ([], ["--resume"], ["--frames", "3"]):
+        line = refused(capsys, [*arguments, *more])
+        assert str(out) in line and f"another process ({pid} on {socket.gethostname()}, since 2" in line
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert main([*arguments, "--resume", "--json"]) == 0
+    assert len({answer["id"] for answer in lines_of(out)}) == len(lines_of(out)) > 100
+
+
+def test_models_are_told_apart_by_content_and_not_by_their_folders_name(two_videos, tmp_path, capsys):
+    """A folder that holds another model now is refused; the same model in another place goes on."""
+    for seed in (0, 1):
+        base, processor = tiny_model("llava", image_size=64)
+        with torch.no_grad():
+            base.get_input_embeddings().weight[5:] += seed
+        for folder in (tmp_path / str(seed), tmp_path / "moved" / str(seed)):
+            base.save_pretrained(folder)
+            processor.save_pretrained(folder)
+    options = ["--frames", "2", "--limit", "2", "--gaze", "random"]
+    first = command("hlvid", two_videos, tmp_path / "run", *options, model=str(tmp_path / "0"))
+    assert main(first) == 0
+    moved = command("hlvid", two_videos, tmp_path / "run", *options, "--resume", model=str(tmp_path / "moved" / "0"))
+    assert main(moved) == 0
+    shutil.rmtree(tmp_path / "0")
+    shutil.copytree(tmp_path / "1", tmp_path / "0")
+    capsys.readouterr()
+    assert main([*first, "--resume"]) == 2
+    assert "model.weights: " in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_two_processes_and_one_report_the_same(two_videos, tmp_path, monkeypatch, capsys):

@@ -46,7 +46,7 @@ def shown(model, encoded) -> list[str]:
 
 
 def encode(model, sample, tokens=(5,)):
-    return encode_conversation(sample, list(tokens), model.preprocessing, model.family)
+    return encode_conversation(sample, [[count] for count in tokens], model.preprocessing, model.family)
 
 
 @pytest.fixture(scope="module")

@@ -102,6 +102,8 @@ def test_lora_leaves_the_weights_and_saves_the_additions(where, data, tmp_path):
         "projector/model.safetensors",
         "autogaze_mllm.json",
         "finetune.json",
+        "run.json",
+        ".run.lock",
     }
     # peft reads the adapter by itself.
     plain = LlavaOnevisionForConditionalGeneration.from_pretrained(base)

@@ -86,7 +86,7 @@ def test_model_card_preset_has_the_published_values():
     ("changes", "message"),
     [
         ({"frames": 0}, "frames must be at least 1"),
-        ({"max_tiles": 0}, r"max_tiles must lie in \[1, 1024\]"),
+        ({"max_tiles": 0}, "max_tiles must be at least 1"),
         ({"thumbnails": -1}, "thumbnails must be at least 0"),
         ({"frames": "8"}, "frames must be a whole number, got '8'"),
         ({"frames": 8.5}, "frames must be a whole number"),
@@ -117,7 +117,7 @@ def test_budgets_of_the_preset_are_the_published_ones():
 
 
 def test_numbers_that_would_eat_memory(clip):
-    with pytest.raises(InputError, match=r"max_tiles must lie in \[1, 1024\], got 100000000"):
+    with pytest.raises(InputError, match="max_tiles must be at least 1, and at most 1024, got 100000000"):
         VideoSettings(max_tiles=10**8)
     settings = VideoSettings(frames=10**9, chunk_frames=10**9, thumbnails=10**9)
     gazed = gaze_video(clip, "pixel-diff", settings)

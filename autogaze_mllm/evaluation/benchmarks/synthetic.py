@@ -5,14 +5,14 @@ For tests and for trying the harness without the data; what a model scores on th
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
-from ...common.files import output_folder, read_json, write_json
+from ...common.files import output_folder, read_fields, write_json, write_text
+from ...common.json_text import to_json
 from ...video.synthetic import moving_scene
 from ...video.writer import write_video
 from .mvbench import VIDEOS as MVBENCH_VIDEOS
@@ -27,6 +27,7 @@ class _Maker:
 
     def __init__(self, folder: Path, videos: int, seed: int) -> None:
         self.folder, self.videos, self.random = folder, videos, random.Random(seed)
+        self.written = 0  # videos
 
     def options(self, count: int) -> list[str]:
         return self.random.sample(WORDS, count)
@@ -39,7 +40,7 @@ class _Maker:
             yield number, f"video_{number:03}"
 
     def video(self, path: str) -> None:
-        number = len(list(self.folder.rglob("*.mp4")))
+        number, self.written = self.written, self.written + 1
         write_video(self.folder / path, moving_scene(96, 64, 10 + 2 * (number % 3), seed=number), fps=5)
 
     def parquet(self, path: str, rows: Rows) -> None:
@@ -51,7 +52,7 @@ class _Maker:
 
     def json(self, path: str, rows: Rows) -> None:
         output_folder((self.folder / path).parent)
-        (self.folder / path).write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_text(self.folder / path, to_json(rows, indent=1) + "\n")
 
     def srt(self, path: str, cues: list[tuple[float, float, str]]) -> None:
         output_folder((self.folder / path).parent)
@@ -212,7 +213,7 @@ def write_made_up(name: str, folder: str | Path, *, videos: int = 4, seed: int =
     return target
 
 
-MARK = "made_up.json"
+MARK, BEGUN = "made_up.json", ".made-up-begun"
 
 
 def ensure_made_up(name: str, folder: str | Path) -> Path:
@@ -225,12 +226,15 @@ def ensure_made_up(name: str, folder: str | Path) -> Path:
     target = output_folder(folder)
     with FileLock(target / ".lock"):
         if (target / MARK).is_file():
-            found = read_json(target / MARK).get("benchmark")
+            found = read_fields(target / MARK).get("benchmark", str)
             if found != name:
                 raise InputError(f"{target}: holds made-up data for {found}, not {name}")
-        elif any(path.name != ".lock" for path in target.iterdir()):
-            raise InputError(f"{target}: is not empty, and not a made-up data set; choose another folder")
         else:
+            begun = target / BEGUN  # a killed process leaves it: all files are written again
+            if not begun.exists() and any(path.name != ".lock" for path in target.iterdir()):
+                raise InputError(f"{target}: is not empty, and not a made-up data set; choose another folder")
+            write_text(begun, "made-up data, not complete yet\n")
             write_made_up(name, target)
             write_json(target / MARK, {"benchmark": name})
+            begun.unlink()
     return target

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError, first_line
+from ...common.files import read_bytes
+from ...common.json_text import parse_json, shown, writable
 
 LETTERS = "ABCDEFGHIJ"
 
@@ -29,18 +30,18 @@ class Row:
         """A value that must be there: text, or a number that stands for one (ids)."""
         value = self.values.get(column)
         if isinstance(value, bool) or not isinstance(value, (str, int)) or not str(value).strip():
-            raise self.error(f"{column!r} must be text, got {value!r}")
-        return str(value)
+            raise self.error(f"{column!r} must be text, got {shown(value)}")
+        return writable(str(value))
 
     def texts(self, column: str) -> tuple[str, ...]:
         """A list of texts."""
         value = self.values.get(column)
         if not isinstance(value, Iterable) or isinstance(value, str):
-            raise self.error(f"{column!r} must be a list of texts, got {value!r}")
+            raise self.error(f"{column!r} must be a list of texts, got {shown(value)}")
         found = tuple(value)
         if not found or not all(isinstance(part, str) and part.strip() for part in found):
-            raise self.error(f"{column!r} must be a list of texts, got {list(found)!r}")
-        return found
+            raise self.error(f"{column!r} must be a list of texts, got {shown(list(found))}")
+        return tuple(map(writable, found))
 
     def letters(self, options: Sequence[str], numbered: bool = False) -> str:
         """The letters of the options; numbered: each must begin with its own, as in "A. ..."."""
@@ -62,7 +63,7 @@ class Row:
     def position(self, column: str, letters: str) -> str:
         """The right answer, given as its number counted from 0 -> its letter."""
         value = self.text(column).strip()
-        if not value.isdecimal() or int(value) >= len(letters):
+        if not value.isdecimal() or len(value) > 9 or int(value) >= len(letters):
             raise self.error(f"answer {value!r} in {column!r} is not one of the options 0 to {len(letters) - 1}")
         return letters[int(value)]
 
@@ -71,16 +72,12 @@ def read_rows(path: Path, columns: Sequence[str]) -> list[Row]:
     """All rows of a parquet, json (a list of objects) or jsonl file. Raises InputError when a column is missing."""
     if path.suffix == ".parquet":
         return _parquet_rows(path, columns)
-    try:
-        content = path.read_text(encoding="utf-8")
-        if path.suffix == ".jsonl":
-            found = [json.loads(line) for line in content.splitlines() if line.strip()]
-        else:
-            found = json.loads(content)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValueError as error:  # also text that is not UTF-8
-        raise InputError(f"{path}: not readable as {path.suffix[1:]} ({error})") from error
+    content = read_bytes(path)
+    if path.suffix == ".jsonl":
+        lines = enumerate(content.split(b"\n"), 1)
+        found = [parse_json(line, f"{path}, line {number}") for number, line in lines if line.strip()]
+    else:
+        found = parse_json(content, path)
     if not isinstance(found, list) or not all(isinstance(values, dict) for values in found):
         raise InputError(f"{path}: expected a list of objects")
     rows = [Row(values, path, number) for number, values in enumerate(found, 1)]
@@ -102,7 +99,9 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> list[Row]:
         if missing:
             raise InputError(f"{path}: no column {missing[0]!r}; it has: {', '.join(names)}")
         values = file.read().to_pylist()
-    except (pyarrow.ArrowException, OSError) as error:
+    except InputError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # also text that is not UTF-8
         raise InputError(f"{path}: not readable as parquet ({first_line(error)})") from error
     return _not_empty([Row(row, path, number) for number, row in enumerate(values, 1)], path)
 
@@ -128,5 +127,5 @@ def content_of(paths: Iterable[Path]) -> str:
     """Hash of the data files, so that a run says which version of the data it used wherever the folder lies."""
     digest = hashlib.blake2b(digest_size=16)
     for path in paths:
-        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        digest.update(path.name.encode(errors="surrogateescape") + b"\0" + read_bytes(path))
     return digest.hexdigest()

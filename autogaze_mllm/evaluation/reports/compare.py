@@ -7,9 +7,10 @@ from typing import Any
 
 from ...common.errors import InputError
 from ...common.json_diff import differences
-from ..run import Run, read_run
+from ..run import RUN_FILE, Run, read_run
 from ..scoring import RULES, compare
 from .document import Table, to_markdown
+from .published import check_settings
 from .report import percent
 
 
@@ -19,6 +20,8 @@ def compare_runs(first: str | Path, second: str | Path) -> dict[str, Any]:
     Raises InputError when they were made on different data.
     """
     runs: tuple[Run, Run] = (read_run(first), read_run(second))
+    for run in runs:
+        check_settings(run.settings, run.folder / RUN_FILE)
     for name in ("benchmark", "split", "data"):
         one, other = (run.settings[name] for run in runs)
         if one != other:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -48,18 +49,19 @@ class Picture:
     png: bytes
 
 
+_ENTITY = re.compile(r"&(?=#?\w+;)")
 Block = Heading | Text | Items | Table | Picture
 
 
 def to_markdown(title: str, blocks: Sequence[Block]) -> str:
-    parts = [f"# {title}"]
+    parts = [f"# {_line(title)}"]
     for block in blocks:
         if isinstance(block, Heading):
-            parts.append(f"## {block.text}")
+            parts.append(f"## {_line(block.text)}")
         elif isinstance(block, Text):
-            parts.append(block.text)
+            parts.append(_line(block.text))
         elif isinstance(block, Items):
-            parts.append("\n".join(f"- {item}" for item in block.items))
+            parts.append("\n".join(f"- {_line(item)}" for item in block.items))
         elif isinstance(block, Table):
             lines = [_row(block.header), _row(["---"] * len(block.header)), *map(_row, block.rows)]
             parts.append("\n".join(lines))
@@ -67,7 +69,12 @@ def to_markdown(title: str, blocks: Sequence[Block]) -> str:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+    return "| " + " | ".join(_line(cell).replace("|", "\\|") for cell in cells) + " |"
+
+
+def _line(text: str) -> str:
+    """In one line and without tags, which Markdown would hand on: names and categories come from elsewhere."""
+    return " ".join(_ENTITY.sub("&amp;", text).replace("<", "&lt;").splitlines())
 
 
 def to_html(title: str, blocks: Sequence[Block]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from ...common.labels import in_plot
 from ...common.plots import legend, panels, png
 
 SIZE = (7.0, 3.6)  # inches
@@ -27,7 +28,7 @@ def accuracy_plot(curves: Sequence[Curve], x_label: str, published: dict[str, fl
         y = [100 * point[1] for point in points]
         below = [100 * (point[1] - point[2]) for point in points]
         above = [100 * (point[3] - point[1]) for point in points]
-        axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=3, label=curve.label)
+        axes.errorbar(x, y, yerr=[below, above], marker="o", capsize=3, label=in_plot(curve.label))
     for number, (name, value) in enumerate((published or {}).items()):
         axes.axhline(value, linestyle="--", linewidth=1, color=f"C{7 + number}", label=name)
     axes.set_xlabel(x_label)

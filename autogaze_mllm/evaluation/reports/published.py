@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from ...common.errors import InputError
 from ...common.fields import settings_of
+from ...common.json_text import Fields
 from ...gaze.autogaze.config import PUBLISHED_TASK
 from ...gaze.settings import VideoSettings, preset
 from ..benchmarks import BENCHMARKS, Benchmark
@@ -18,6 +21,24 @@ REMARKS = {"frames": " (the paper also takes up to 1024)"}
 def benchmark_of(settings: dict[str, Any]) -> Benchmark:
     """The benchmark that a run was made on; its data need not be there."""
     return BENCHMARKS[settings["benchmark"]](".", settings["split"], settings["subtitles"])  # type: ignore[arg-type]
+
+
+def check_settings(settings: dict[str, Any], where: Path) -> None:
+    """Raises InputError, naming the file, where a run's settings lack something that reports tell about."""
+    stored = Fields(settings, f"{where}: settings")
+    name = stored.get("benchmark", str)
+    if name not in BENCHMARKS:
+        raise InputError(f"{where}: {name!r} is not a benchmark; known: {', '.join(BENCHMARKS)}")
+    for key, kind in (("split", str), ("subtitles", bool), ("made_up", bool), ("limit", int | None), ("data", str)):
+        stored.get(key, kind)
+    stored.get("max_new_tokens", int)
+    scripted = stored.object("model").get("name", str).startswith("scripted:")
+    seen = stored.object("seen")
+    seen.get("gaze", str)
+    seen.get("video", dict)
+    if not scripted:
+        seen.get("loss_in_force", float | None)
+        seen.object("selector").object("config")
 
 
 def differences_in_words(settings: dict[str, Any], n: int) -> list[str]:

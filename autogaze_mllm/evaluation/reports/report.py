@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
-from ...common.files import atomic_write, write_json
+from ...common.files import write_json, write_text
 from ..answers import Answer
-from ..run import Run
+from ..run import RUN_FILE, Run
 from ..scoring import RULES, Accuracy, grouped, right_by, score
 from .document import Block, Heading, Items, Picture, Table, Text, to_html, to_markdown
 from .plots import Curve, accuracy_plot, time_plot
-from .published import MODEL, benchmark_of, differences_in_words
+from .published import MODEL, benchmark_of, check_settings, differences_in_words
 
 BINS = 5  # of visual tokens, in the plot of one run
 
 
 def make_report(run: Run) -> dict[str, Any]:
     """Everything that is known about a finished run, as json values."""
+    check_settings(run.settings, run.folder / RUN_FILE)
     found = run.answers()
     missing = [name for name in run.questions if name not in found]
     if missing:
@@ -229,11 +230,6 @@ def _flat(values: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
 
 
 # -- on disk ---------------------------------------------------------------------------------------------------------
-
-
-def write_text(path: Path, text: str) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def write_documents(folder: Path, title: str, report: dict[str, Any], blocks: Sequence[Block]) -> None:

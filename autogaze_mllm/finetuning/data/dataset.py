@@ -76,7 +76,7 @@ class ConversationDataset(Dataset[list[Item]]):
 
     def _encoded(self, number: int) -> Encoded:
         sample = self.samples[number]
-        encoded = encode_conversation(sample, self.store.tokens(sample), self.preprocessing, self.family)
+        encoded = encode_conversation(sample, self.store.layouts(sample), self.preprocessing, self.family)
         return fitted(encoded, self.max_length, self.too_long, sample.place)
 
     def visual_tokens(self) -> list[int]:
@@ -111,14 +111,15 @@ def fitted(encoded: Encoded, max_length: int, too_long: TooLong, place: str) -> 
     return Encoded(encoded.ids[:max_length], encoded.labels[:max_length], encoded.spans)
 
 
-def with_counts(
-    ids: torch.Tensor, labels: torch.Tensor, spans: Sequence[tuple[int, int]], counts: Sequence[int]
+def with_media(
+    ids: torch.Tensor, labels: torch.Tensor, spans: Sequence[tuple[int, int]], media: Sequence[Sequence[int]]
 ) -> tuple[list[int], list[int]]:
-    """A conversation (L,) in which the media have so many visual tokens instead. -> its ids and labels."""
+    """A conversation (L,) in which the media have become these ids instead. -> its ids and labels."""
     parts, start = [], 0
     both = torch.stack([ids, labels])
-    for (begin, end), count in zip(spans, counts, strict=True):
-        parts += [both[:, start:begin], both[:, begin : begin + 1].expand(-1, count)]
+    for (begin, end), shown in zip(spans, media, strict=True):
+        new = torch.tensor([list(shown), [IGNORED] * len(shown)], dtype=both.dtype)
+        parts += [both[:, start:begin], new]
         start = end
     told = torch.cat([*parts, both[:, start:]], dim=1)
     return told[0].tolist(), told[1].tolist()

@@ -16,23 +16,29 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ...common.errors import InputError
+from ...common.json_text import Fields, fits, shown
 from ..grid import PatchGrid, parse_scales
 
 RatioStrategy = Literal["fixed", "uniform", "exponential"]
 FrameStrategy = Literal["uniform", "dirichlet", "self"]
 RequirementStrategy = Literal["fixed", "uniform"]
 PUBLISHED_TASK = "videomae"
-
-
-def _pick(cls: type, source: Mapping[str, Any]) -> dict[str, Any]:
-    """The entries of `source` that are fields of the dataclass `cls`; everything else in the file has no meaning."""
-    names = {f.name for f in dataclasses.fields(cls)}
-    return {key: value for key, value in source.items() if key in names}
+WHERE = "gaze model configuration"
+LARGEST = 1 << 20  # of any size or count: refused before memory is taken for it
+LARGEST_SIDE = 1 << 14  # pixels of a picture
 
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
-        raise InputError(f"gaze model configuration: {message}")
+        raise InputError(f"{WHERE}: {message}")
+
+
+def _check_sizes(config: GazeEncoderConfig | GazeDecoderConfig) -> None:
+    for one in dataclasses.fields(config):
+        value = getattr(config, one.name)
+        least = 0 if one.name == "depth" else 1
+        if isinstance(value, int) and not isinstance(value, bool):
+            _require(least <= value <= LARGEST, f"{one.name} must lie in [{least}, {LARGEST}], got {value}")
 
 
 @dataclass(frozen=True)
@@ -48,13 +54,14 @@ class GazeEncoderConfig:
     trunk_spatial_kernel_size: int = 3
 
     def __post_init__(self) -> None:
-        _require(self.depth >= 0, f"depth {self.depth} is negative")
-        for name in ("hidden_dim", "out_dim", "kernel_size", "temporal_patch_size", "trunk_temporal_kernel_size"):
-            _require(getattr(self, name) >= 1, f"{name} must be at least 1, got {getattr(self, name)}")
+        _check_sizes(self)
         _require(
             self.trunk_spatial_kernel_size % 2 == 1,
             f"trunk_spatial_kernel_size must be odd, got {self.trunk_spatial_kernel_size}",
         )
+
+
+ROPE_NUMBERS = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 
 def _released_rope() -> dict[str, Any]:
@@ -90,8 +97,7 @@ class GazeDecoderConfig:
     initializer_range: float = 0.02
 
     def __post_init__(self) -> None:
-        _require(self.num_hidden_layers >= 1, "the decoder needs at least one layer")
-        _require(self.num_multi_token_pred >= 1, "num_multi_token_pred must be at least 1")
+        _check_sizes(self)
         _require(self.hidden_act == "silu", f"hidden_act {self.hidden_act!r} is not supported, only 'silu'")
         _require(not self.tie_word_embeddings, "tied embeddings are impossible with several heads per step")
         _require(
@@ -106,6 +112,12 @@ class GazeDecoderConfig:
         if self.rope_scaling is not None:
             kind = self.rope_scaling.get("rope_type", self.rope_scaling.get("type", "default"))
             _require(kind in ("default", "llama3"), f"rope_type {kind!r} is not supported (default, llama3)")
+            for name in ROPE_NUMBERS if kind == "llama3" else ():
+                value: Any = self.rope_scaling.get(name)
+                _require(
+                    fits(value, float) and value > 0, f"rope_scaling: {name} must be a number above 0, got {value}"
+                )
+        _require(self.rope_theta > 0, f"rope_theta must be above 0, got {self.rope_theta}")
 
     @property
     def kv_heads(self) -> int:
@@ -154,31 +166,33 @@ class BudgetConfig:
         _require(self.ratio_lambda > 0, f"lambda must be above 0, got {self.ratio_lambda}")
 
     @classmethod
-    def from_dict(cls, source: Mapping[str, Any]) -> BudgetConfig:
-        ratio = source.get("gazing_ratio_config") or {}
-        frame = source.get("gazing_ratio_each_frame_config") or {}
-        need = source.get("task_loss_requirement_config") or {}
+    def from_fields(cls, source: Fields) -> BudgetConfig:
+        ratio = source.object("gazing_ratio_config")
+        frame = source.object("gazing_ratio_each_frame_config")
+        need = source.object("task_loss_requirement_config")
         default = cls()
 
-        def span(node: Mapping[str, Any], stem: str, fallback: tuple[float, float]) -> tuple[float, float]:
-            return (float(node.get(f"{stem}_min", fallback[0])), float(node.get(f"{stem}_max", fallback[1])))
+        def span(node: Fields, stem: str, fallback: tuple[float, float]) -> tuple[float, float]:
+            low, high = node.get(f"{stem}_min", float, fallback[0]), node.get(f"{stem}_max", float, fallback[1])
+            return float(low), float(high)
 
+        exponential, part = ratio.object("exponential"), "sample_strategy_during"
         return cls(
-            ratio_training=ratio.get("sample_strategy_during_training", default.ratio_training),
-            ratio_inference=ratio.get("sample_strategy_during_inference", default.ratio_inference),
-            ratio=float(ratio.get("fixed", {}).get("gazing_ratio", default.ratio)),
-            ratio_range=span(ratio.get("uniform", {}), "gazing_ratio", default.ratio_range),
-            exponential_range=span(ratio.get("exponential", {}), "gazing_ratio", default.exponential_range),
-            ratio_lambda=float(ratio.get("exponential", {}).get("lambda", default.ratio_lambda)),
-            frame_training=frame.get("sample_strategy_during_training", default.frame_training),
-            frame_inference=frame.get("sample_strategy_during_inference", default.frame_inference),
-            dirichlet_alpha=frame.get("dirichlet", {}).get("alpha", default.dirichlet_alpha),
-            use_requirement_training=bool(source.get("has_task_loss_requirement_during_training", False)),
-            use_requirement_inference=bool(source.get("has_task_loss_requirement_during_inference", False)),
-            requirement_training=need.get("sample_strategy_during_training", default.requirement_training),
-            requirement_inference=need.get("sample_strategy_during_inference", default.requirement_inference),
-            requirement=float(need.get("fixed", {}).get("task_loss_requirement", default.requirement)),
-            requirement_range=span(need.get("uniform", {}), "task_loss_requirement", default.requirement_range),
+            ratio_training=ratio.get(f"{part}_training", Any, default.ratio_training),
+            ratio_inference=ratio.get(f"{part}_inference", Any, default.ratio_inference),
+            ratio=float(ratio.object("fixed").get("gazing_ratio", float, default.ratio)),
+            ratio_range=span(ratio.object("uniform"), "gazing_ratio", default.ratio_range),
+            exponential_range=span(exponential, "gazing_ratio", default.exponential_range),
+            ratio_lambda=float(exponential.get("lambda", float, default.ratio_lambda)),
+            frame_training=frame.get(f"{part}_training", Any, default.frame_training),
+            frame_inference=frame.get(f"{part}_inference", Any, default.frame_inference),
+            dirichlet_alpha=frame.object("dirichlet").get("alpha", float | str, default.dirichlet_alpha),
+            use_requirement_training=source.get("has_task_loss_requirement_during_training", bool, False),
+            use_requirement_inference=source.get("has_task_loss_requirement_during_inference", bool, False),
+            requirement_training=need.get(f"{part}_training", Any, default.requirement_training),
+            requirement_inference=need.get(f"{part}_inference", Any, default.requirement_inference),
+            requirement=float(need.object("fixed").get("task_loss_requirement", float, default.requirement)),
+            requirement_range=span(need.object("uniform"), "task_loss_requirement", default.requirement_range),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -233,6 +247,11 @@ class AutoGazeConfig:
     reconstruction_task: str = PUBLISHED_TASK
 
     def __post_init__(self) -> None:
+        sides = (self.input_img_size, *self.scales)
+        _require(
+            min(sides) > 0 and max(sides) <= LARGEST_SIDE and len(self.scales) <= 64,
+            f"sides of {shown(sides)} pixels are not possible",
+        )
         _require(self.encoder.out_dim == self.decoder.hidden_size, "encoder out_dim must equal decoder hidden_size")
         _require(
             self.heads_per_step <= self.num_prompt_tokens,
@@ -268,21 +287,23 @@ class AutoGazeConfig:
         )
 
     @classmethod
-    def from_dict(cls, source: Mapping[str, Any]) -> AutoGazeConfig:
-        """Reads the published nested layout. Raises InputError for values that cannot work together."""
-        inner = source.get("gaze_model_config") or {}
-        scales = parse_scales(source.get("scales", cls.scales))
-        grid_size = source.get("num_vision_tokens_each_frame", inner.get("num_vision_tokens_each_frame", 265))
+    def from_dict(cls, source: Mapping[str, Any], where: object = WHERE) -> AutoGazeConfig:
+        """Reads the published nested layout. Raises InputError for values that cannot work together. where: what errors
+        name, the file."""
+        stored = Fields(source, where)
+        inner = stored.object("gaze_model_config")
+        sizes = stored if "num_vision_tokens_each_frame" in source else inner
+        encoder, decoder = inner.object("vision_model_config"), inner.object("gaze_decoder_config")
         return cls(
-            scales=scales,
-            num_vision_tokens_each_frame=int(grid_size),
-            input_img_size=int(inner.get("input_img_size", 224)),
-            max_num_frames=source.get("max_num_frames"),
-            encoder=GazeEncoderConfig(**_pick(GazeEncoderConfig, inner.get("vision_model_config") or {})),
-            decoder=GazeDecoderConfig(**_pick(GazeDecoderConfig, inner.get("gaze_decoder_config") or {})),
-            budget=BudgetConfig.from_dict(source),
-            repeat_step_positions=bool(source.get("repeat_step_positions", True)),
-            reconstruction_task=str(source.get("reconstruction_task", PUBLISHED_TASK)),
+            scales=parse_scales(stored.get("scales", str | int | list[int], cls.scales)),
+            num_vision_tokens_each_frame=sizes.get("num_vision_tokens_each_frame", int, 265),
+            input_img_size=inner.get("input_img_size", int, 224),
+            max_num_frames=stored.get("max_num_frames", int | None, None),
+            encoder=GazeEncoderConfig(**encoder.known(GazeEncoderConfig)),
+            decoder=GazeDecoderConfig(**decoder.known(GazeDecoderConfig)),
+            budget=BudgetConfig.from_fields(stored),
+            repeat_step_positions=stored.get("repeat_step_positions", bool, True),
+            reconstruction_task=stored.get("reconstruction_task", str, PUBLISHED_TASK),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -9,7 +9,8 @@ from typing import Any, Self
 import torch
 
 from ...common.errors import InputError
-from ...common.files import find_file, output_folder, read_json, write_json
+from ...common.files import find_file, output_folder, read_fields, read_json, write_json
+from ...common.json_text import shown
 from ...common.weights import check_weights, read_weights, shapes, write_weights
 from .config import AutoGazeConfig
 from .processor import AutoGazeImageProcessor
@@ -41,21 +42,23 @@ class GazeCheckpoint:
         source = BUNDLED_FOLDER if str(source) == BUNDLED else source
         config_path = find_file(source, "config.json", **hub)
         assert config_path is not None
-        stored = read_json(config_path)
-        if stored.get("model_type") != "autogaze":
-            raise InputError(f"{source}: model_type is {stored.get('model_type')!r}, not 'autogaze'")
+        stored = read_fields(config_path)
+        if stored.get("model_type", Any, None) != "autogaze":
+            raise InputError(f"{source}: model_type is {shown(stored.values.get('model_type'))}, not 'autogaze'")
+        config = AutoGazeConfig.from_dict(stored.values, config_path)
         processor_path = find_file(source, "preprocessor_config.json", required=False, **hub)
-        try:
-            config = AutoGazeConfig.from_dict(stored)
-            processor = AutoGazeImageProcessor.from_dict(read_json(processor_path)) if processor_path else None
-        except (TypeError, ValueError, AttributeError) as error:  # a value of the wrong type, or one that cannot work
-            raise InputError(f"{source}: the configuration cannot be used: {error}") from error
-        model = cls(config, processor)  # type: ignore[call-arg]
-        assert isinstance(model, torch.nn.Module)
+        processor = None
+        if processor_path is not None:
+            processor = AutoGazeImageProcessor.from_dict(read_json(processor_path), processor_path)
         weights_path = find_file(source, "model.safetensors", **hub)
         assert weights_path is not None
         weights = read_weights(weights_path)
-        check_weights(source, shapes(model.state_dict()), shapes(weights))
+        _check_size(config, len(weights), config_path)
+        with torch.device("meta"):  # takes no memory, whatever the configuration says
+            expected = shapes(cls(config, processor).state_dict())  # type: ignore[call-arg, attr-defined]
+        check_weights(source, expected, shapes(weights))
+        model = cls(config, processor)  # type: ignore[call-arg]
+        assert isinstance(model, torch.nn.Module)
         model.load_state_dict(weights)
         return model.to(device=device, dtype=dtype).eval()
 
@@ -66,3 +69,10 @@ class GazeCheckpoint:
         write_json(target / "config.json", self.config.to_dict())
         write_json(target / "preprocessor_config.json", self.processor.to_dict())
         write_weights(target / "model.safetensors", self.state_dict())
+
+
+def _check_size(config: AutoGazeConfig, tensors: int, path: Path) -> None:
+    """Layers are objects, whatever memory their weights take; a thousand are built at once."""
+    layers = config.encoder.depth + config.decoder.num_hidden_layers
+    if layers > max(tensors, 1000):
+        raise InputError(f"{path}: the configuration has {layers} layers, model.safetensors {tensors} tensors")

@@ -16,8 +16,10 @@ import torch
 from PIL import Image
 
 from ...common.errors import InputError
+from ...common.json_text import Fields, shown
 
-Size = int | tuple[int, int] | Mapping[str, int]
+Size = int | tuple[int, int] | dict[str, int]
+LARGEST_SIDE = 1 << 14  # pixels
 
 
 def _size_dict(size: Size, name: str) -> dict[str, int]:
@@ -54,12 +56,19 @@ class AutoGazeImageProcessor:
             self.crop_size = dict.fromkeys(("height", "width"), self.crop_size["shortest_edge"])
         if self.offset and not self.do_rescale:
             raise InputError("preprocessor: 'offset' needs 'do_rescale'")
+        sides = [*self.size.values(), *self.crop_size.values()]
+        if not 0 < min(sides) <= max(sides) <= LARGEST_SIDE:
+            raise InputError(f"preprocessor: sides of {shown(sides)} pixels are not possible")
+        if not len(self.image_mean) == len(self.image_std) == 3 or min(self.image_std) <= 0:
+            raise InputError("preprocessor: image_mean and image_std need three numbers, the latter above 0")
+        if self.resample not in tuple(Image.Resampling):
+            raise InputError(f"preprocessor: resample {self.resample} is not one of Pillow's")
 
     @classmethod
-    def from_dict(cls, source: Mapping[str, Any]) -> AutoGazeImageProcessor:
-        """Keys without a meaning here are ignored."""
-        names = {f.name for f in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in source.items() if key in names})
+    def from_dict(cls, source: Mapping[str, Any], where: object = "preprocessor") -> AutoGazeImageProcessor:
+        """Keys without a meaning here are ignored. Raises InputError for values of wrong types; where: what it names,
+        the file."""
+        return cls(**Fields(source, where).known(cls))
 
     def to_dict(self) -> dict[str, Any]:
         stored = dataclasses.asdict(self)

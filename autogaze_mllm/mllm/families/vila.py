@@ -71,9 +71,9 @@ class VilaFamily(NativeFamily):
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
         around = self.config.around_image
         count = self._length(around.start, around.end) + self.projector.dense_count(self.dense_patches)
-        return Media(count, {"pixel_values": self.image_pixels(image)})
+        return Media([count], {"pixel_values": self.image_pixels(image)})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         around = self.config.around_frame
         side = round(self.projector.dense_count(self.dense_patches) ** 0.5)
         total = 0

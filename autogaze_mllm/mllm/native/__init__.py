@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...common.files import find_file, read_json
+from ...common.files import find_file, read_fields
+from ...common.no_code import check_no_code
 from .model import NativeConfig, NativeModel
 from .nvila import NvilaModel
 from .vila import VilaModel
@@ -18,10 +19,11 @@ def native_class(source: str | Path, **hub: Any) -> type[NativeModel] | None:
     """The native model for a folder or hub repository, or None when transformers is to load it."""
     path = find_file(source, "config.json", **hub)
     assert path is not None
-    stored = read_json(path)
-    if VilaModel.recognises(source, stored):
+    stored = read_fields(path)
+    check_no_code(stored.values, path)  # of any base model: this is where each is looked at first
+    if VilaModel.recognises(source, dict(stored.values)):
         return VilaModel
-    return NvilaModel if stored.get("model_type") == NvilaModel.model_type else None
+    return NvilaModel if stored.get("model_type", Any, None) == NvilaModel.model_type else None
 
 
 __all__ = ["NativeConfig", "NativeModel", "NvilaModel", "VilaModel", "native_class"]

@@ -18,7 +18,8 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from ...common.errors import InputError
-from ...common.files import find_file, output_folder, read_json
+from ...common.files import find_file, output_folder, read_fields
+from ...common.json_text import shown
 from ...common.weights import check_weights, open_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -46,9 +47,10 @@ def find_weights(source: str | Path, folder: str = "", **hub: Any) -> Weights:
     prefix = f"{folder}/" if folder else ""
     index = find_file(source, prefix + INDEX, required=False, **hub)
     if index is not None:
-        listed = read_json(index).get("weight_map")
-        if not isinstance(listed, dict):
-            raise InputError(f"{index}: has no weight_map")
+        listed = read_fields(index).get("weight_map", dict[str, str])
+        outside = [name for name in listed.values() if Path(name).name != name]
+        if outside:
+            raise InputError(f"{index}: 'weight_map' names {shown(outside[0])}, which is not a file of this folder")
         paths = [find_file(source, prefix + name, **hub) for name in sorted(set(listed.values()))]
     else:
         paths = [find_file(source, prefix + SINGLE, required=False, **hub)]

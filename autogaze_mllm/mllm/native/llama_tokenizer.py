@@ -41,7 +41,7 @@ def read_llama_tokenizer(source: str | Path, folder: str = "", **hub: Any) -> An
             found = find_file(source, prefix + name, required=False, **hub)
             if found is not None:
                 shutil.copy(found, Path(place) / name)
-        return AutoTokenizer.from_pretrained(place)
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
 def _byte_pairs(path: Path, told: dict[str, Any]) -> Tokenizer:

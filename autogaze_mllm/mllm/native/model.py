@@ -25,6 +25,7 @@ from transformers import (
 
 from ...common.errors import InputError
 from ...common.files import find_file, output_folder, read_json, write_json
+from ...common.no_code import check_no_code
 from .checkpoint import Wanted, Weights, chosen_dtype, fill, find_weights, save_weights, without_memory
 from .projectors import Projector
 
@@ -150,6 +151,7 @@ class NativeModel(nn.Module, ABC):
             path = find_file(source, name, **hub)
             assert path is not None
             files[name] = read_json(path)
+            check_no_code(files[name], path)
         config = cls.read_config(source, files)
         _check_kinds(source, config)
         weights = cls._weights(source, **hub)

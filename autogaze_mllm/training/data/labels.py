@@ -8,7 +8,6 @@ An object: path -> {"gazing_pos": [[...] per frame], "task_losses": [[...] per f
 from __future__ import annotations
 
 import glob
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
@@ -17,7 +16,8 @@ from typing import TypedDict
 import torch
 
 from ...common.errors import InputError
-from ...common.files import atomic_write, read_json
+from ...common.files import read_json, write_text
+from ...common.json_text import Fields, to_json
 
 
 class Label(TypedDict):
@@ -38,30 +38,40 @@ def write_labels(target: Path, labels: Mapping[str, Label], shard: int = 20_000)
     for number in range(parts):
         name = target.name if parts == 1 else f"{target.stem}-{number + 1:05}-of-{parts:05}{target.suffix}"
         path = target.with_name(name)
-        with atomic_write(path) as temporary:
-            temporary.write_text(json.dumps(dict(items[number * shard : (number + 1) * shard])), encoding="utf-8")
+        write_text(path, to_json(dict(items[number * shard : (number + 1) * shard])))
         paths.append(path)
     return paths
 
 
 def read_labels(files: str | Sequence[str]) -> dict[str, Label]:
     """Label files (several with commas or wildcards) -> entries by `key_of` their path; later files win."""
-    patterns = files.split(",") if isinstance(files, str) else list(files)
     result: dict[str, Label] = {}
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern))
-        if not found:
-            raise InputError(f"{pattern}: no such label file")
-        for name in found:
-            for path, label in read_json(Path(name)).items():
-                result[key_of(path)] = _checked(label, f"{name}: {path}")
+    for name in label_files(files):
+        for path, label in read_json(name).items():
+            result[key_of(path)] = checked_label(label, f"{name}: {path}")
     return result
 
 
-def _checked(label: object, where: str) -> Label:
+def label_files(files: str | Sequence[str]) -> list[Path]:
+    """The files that are meant. Raises InputError where there is none."""
+    result: list[Path] = []
+    for pattern in files.split(",") if isinstance(files, str) else files:
+        found = [pattern] if Path(pattern).is_file() else sorted(glob.glob(pattern))
+        if not found:
+            raise InputError(f"{pattern}: no such label file")
+        result += map(Path, found)
+    return result
+
+
+def checked_label(label: object, where: str) -> Label:
+    """A label as files have it. Raises InputError, beginning with `where`, for anything else."""
     if not isinstance(label, dict) or not {"gazing_pos", "task_losses"} <= label.keys():
         raise InputError(f"{where}: a label needs gazing_pos and task_losses")
-    positions, losses = label["gazing_pos"], label["task_losses"]
+    stored = Fields(label, where)
+    positions = stored.get("gazing_pos", list[list[int]])
+    losses = stored.get("task_losses", list[list[float]])
+    if any(position < 0 for frame in positions for position in frame):
+        raise InputError(f"{where}: 'gazing_pos' holds a number below 0")
     if not positions or len(positions) != len(losses):
         raise InputError(f"{where}: {len(positions)} frames of positions, {len(losses)} of losses")
     for frame, (chosen, after) in enumerate(zip(positions, losses, strict=True)):

@@ -20,8 +20,10 @@ import torch
 
 from ...common.errors import InputError
 from ...common.files import output_folder
+from ...common.json_text import Fields
+from ...common.locks import run_lock
 from ...gaze.autogaze.model import AutoGaze
-from ..checkpoints import MetricsFile, checkpoint_folders, load_checkpoint, save_checkpoint
+from ..checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
 from ..config import TrainingConfig
 from ..objective import GazeObjective
 from ..tasks.mosaic import MosaicTask
@@ -102,11 +104,10 @@ class ClockTrainer:
         self.parameters = [p for p in self.objective.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(self.objective, settings)
         self.save_every, self.print_every = save_every, print_every
-        step, spent = 0, 0.0
-        found = checkpoint_folders(self.run)
-        if found:
-            state = load_checkpoint(found[-1], gaze, None, None, self.optimizer)
-            step, spent = int(state["step"]), float(state["settings"]["spent"])
+        self.trained = Trained(gaze, None, None, self.optimizer)
+        step, state = load_newest(self.run, self.trained)
+        spent = float(Fields(state, self.run).get("spent", float, 0.0))
+        if step:
             takes.restart(step)
         self.clock = Clock(seconds, spent, steps)
         self.clock.step = step
@@ -116,6 +117,10 @@ class ClockTrainer:
 
     def train(self) -> AutoGaze:
         """Until the time is up or the process is told to end (`stopped` is then True)."""
+        with run_lock(self.run):
+            return self._train()
+
+    def _train(self) -> AutoGaze:
         metrics = MetricsFile(self.run / "metrics.jsonl", self.clock.step)
         saved = printed = time.monotonic()
         began = time.monotonic()
@@ -139,7 +144,7 @@ class ClockTrainer:
 
     def save(self) -> None:
         state = {"spent": self.clock.spent}
-        save_checkpoint(self.run, self.clock.step, self.gaze, None, None, self.optimizer, state, 1)
+        save_checkpoint(self.run, self.clock.step, self.trained, state, 1)
 
     def _stop(self) -> None:
         self.stopped = True

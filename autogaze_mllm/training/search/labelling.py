@@ -19,11 +19,14 @@ import torch
 from tqdm.auto import tqdm
 
 from ...common.errors import InputError
-from ...common.files import output_folder, read_json, write_json
+from ...common.files import find_file, output_folder, read_fields, read_json, write_json
+from ...common.hashing import content_hash
+from ...common.json_diff import check_same
+from ...common.locks import run_lock
 from ...gaze.grid import PatchGrid
 from ..config import LabelConfig
 from ..data.clips import ClipSource
-from ..data.labels import Label, key_of, write_labels
+from ..data.labels import Label, checked_label, key_of, write_labels
 from ..tasks.mosaic import MosaicTask
 from ..tasks.registry import load_task
 from .candidates import search_by_candidates
@@ -60,13 +63,28 @@ def label_videos(
     if not videos:
         raise InputError("there are no videos to label")
     parts = output_folder(target.parent / f".{target.name}.parts")
+    with run_lock(parts):
+        return _label(videos, target, parts, settings, workers, unreadable, shard, device, progress)
+
+
+def _label(
+    videos: list[Path],
+    target: Path,
+    parts: Path,
+    settings: LabelConfig,
+    workers: int,
+    unreadable: float,
+    shard: int,
+    device: str,
+    progress: bool,
+) -> LabelReport:
     _check_settings(parts, settings)
     done: dict[str, Label] = {}
     failed: dict[str, str] = {}
     for part in sorted(parts.glob("part-*.json")):
-        stored = read_json(part)
-        done |= stored["labels"]
-        failed |= stored["failed"]
+        stored = read_fields(part)
+        done |= {name: checked_label(label, f"{part}: {name}") for name, label in stored.get("labels", dict).items()}
+        failed |= stored.get("failed", dict[str, str])
     known = done.keys() | failed.keys()
     missing = [path for path in videos if str(path) not in known]
     batches = [missing[start : start + settings.batch] for start in range(0, len(missing), settings.batch)]
@@ -96,15 +114,16 @@ def label_videos(
 
 
 def _check_settings(parts: Path, settings: LabelConfig) -> None:
+    """Raises InputError where an unfinished run was begun with something else."""
     path, mine = parts / "settings.json", dataclasses.asdict(settings)
+    if settings.task != "mosaic":  # what it is, not where it lies
+        weights = find_file(settings.task, "model.safetensors")
+        assert weights is not None
+        mine |= {"task": "videomae", "task_weights": content_hash(weights)}
     if not path.exists():
         write_json(path, mine)
         return
-    changed = [name for name, value in read_json(path).items() if mine.get(name) != value]
-    if changed:
-        raise InputError(
-            f"{parts}: an unfinished run with other settings ({', '.join(changed)}); finish that or remove the folder"
-        )
+    check_same(f"{parts}: unfinished (go on with it, or remove it)", read_json(path), mine)
 
 
 Found = tuple[dict[str, Label], dict[str, str]]

@@ -15,6 +15,7 @@ from torch import nn
 
 from ....common.errors import InputError, first_line
 from ....common.files import find_file, read_json
+from ....common.no_code import check_no_code
 
 DEFAULT_MODELS = {
     "dinov2_reg": "facebook/dinov2-with-registers-base",
@@ -62,10 +63,14 @@ class FeatureLoss(nn.Module):
 
         kind: Any = Dinov2WithRegistersModel if name == "dinov2_reg" else SiglipVisionModel
         settings = find_file(source, "preprocessor_config.json")
+        facts = find_file(source, "config.json", required=False)
         assert settings is not None
+        if facts is not None:
+            check_no_code(read_json(facts), facts)
         try:
-            self.model = kind.from_pretrained(source, dtype=torch.float32).eval().requires_grad_(False)
-        except (OSError, ValueError) as error:
+            found = kind.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
+            self.model = found.eval().requires_grad_(False)
+        except Exception as error:  # damaged files come as errors of many types
             raise InputError(f"{source}: cannot be loaded for the loss {name}: {first_line(error)}") from error
         self.mine, self.theirs = statistics, PixelStatistics.from_dict(read_json(settings))
         self.skipped = 1 + self.model.config.num_register_tokens if name == "dinov2_reg" else 0

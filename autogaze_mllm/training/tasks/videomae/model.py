@@ -20,9 +20,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from ....common.errors import InputError
+from ....common.json_text import Fields
 from ....common.pixels import resize_bicubic
 from ....gaze.grid import PatchGrid, parse_scales
 from ....gaze.selection import Selection
+
+LARGEST = 1 << 16  # of any size or count: refused before memory is taken for it
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class VideoMAEConfig:
     loss_weights: str = "1"
 
     def __post_init__(self) -> None:
+        for one in dataclasses.fields(self):
+            value = getattr(self, one.name)
+            if isinstance(value, int) and not isinstance(value, bool) and not 0 < value <= LARGEST:
+                raise InputError(f"VideoMAE: {one.name} must lie in [1, {LARGEST}], got {value}")
         for width, heads in (
             (self.hidden_size, self.num_attention_heads),
             (self.decoder_hidden_size, self.decoder_num_attention_heads),
@@ -63,12 +70,12 @@ class VideoMAEConfig:
         return PatchGrid.of(parse_scales(self.scales), self.patch_size)
 
     @classmethod
-    def from_dict(cls, source: Mapping[str, Any]) -> VideoMAEConfig:
+    def from_dict(cls, source: Mapping[str, Any], where: object = "VideoMAE") -> VideoMAEConfig:
         if source.get("hidden_act", "gelu") != "gelu" or source.get("causal", True) is not True:
             raise InputError("VideoMAE: only hidden_act 'gelu' and causal attention are supported")
-        names = {field.name for field in dataclasses.fields(cls)}
-        found = {name: value for name, value in source.items() if name in names}
-        return cls(**found | ({"scales": str(found["scales"])} if "scales" in found else {}))
+        scales = source.get("scales", cls.scales)
+        told = {**source, "scales": str(scales) if isinstance(scales, int) else scales}
+        return cls(**Fields(told, where).known(cls))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"model_type": "vit_mae", "hidden_act": "gelu", "causal": True}

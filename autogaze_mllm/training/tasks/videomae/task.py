@@ -104,24 +104,29 @@ class VideoMAETask(nn.Module):
         weights_path = find_file(source, "model.safetensors")
         processor_path = find_file(source, "preprocessor_config.json", required=False)
         assert config_path is not None and weights_path is not None
-        config = VideoMAEConfig.from_dict(read_json(config_path) | dict(changes or {}))
+        config = VideoMAEConfig.from_dict(read_json(config_path) | dict(changes or {}), config_path)
+        weights = read_weights(weights_path)
+        layers = config.num_hidden_layers + config.decoder_num_hidden_layers
+        if layers > max(len(weights), 1000):
+            raise InputError(
+                f"{config_path}: the configuration has {layers} layers, the weights {len(weights)} tensors"
+            )
+        with torch.device("meta"):  # takes no memory, whatever the configuration says
+            _check(VideoMAE(config), weights, str(source))
         processor = None
         if processor_path is not None:
             stored = read_json(processor_path)
             side = config.grid.scales[-1][0]
             processor = AutoGazeImageProcessor.from_dict(
-                {"offset": False} | stored | {"size": {"height": side, "width": side}}
+                {"offset": False} | stored | {"size": {"height": side, "width": side}}, processor_path
             )
         task = cls(config, processor, sample_rate=sample_rate, feature_models=feature_models)
-        task.load_weights(read_weights(weights_path), str(source))
+        task.load_weights(weights, str(source))
         return task.to(device).eval()
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
         """Weights by their published keys. Raises InputError naming `source` when they do not fit."""
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-        check_weights(source, shapes(self.model.state_dict()), shapes(weights), optional=ADDED)
-        self.model.load_state_dict(weights, strict=False)
+        self.model.load_state_dict(_check(self.model, weights, source), strict=False)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """config.json, preprocessor_config.json and model.safetensors, under the published keys."""
@@ -129,6 +134,13 @@ class VideoMAETask(nn.Module):
         write_json(target / "config.json", self.model.config.to_dict())
         write_json(target / "preprocessor_config.json", self.processor.to_dict())
         write_weights(target / "model.safetensors", self.model.state_dict())
+
+
+def _check(model: VideoMAE, weights: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
+    """-> the weights by the model's own names. Raises InputError when they do not fit."""
+    named = {name.removeprefix("module.").removeprefix("model."): tensor for name, tensor in weights.items()}
+    check_weights(source, shapes(model.state_dict()), shapes(named), optional=ADDED)
+    return named
 
 
 def _known_losses(

@@ -1,0 +1,81 @@
+"""Visual tokens into a base model's LLM, for the length of one call.
+
+Most bases take embeddings of the whole prompt. Where `generate` refuses these, or where visual tokens are more than
+embeddings (deepstack), a forward pre-hook on the LLM puts them in; it is removed with the call, and it acts on calls of
+its own thread alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from .families import Family
+
+
+@contextmanager
+def spliced(
+    family: Family, input_ids: torch.Tensor, embedded: torch.Tensor, own: dict[str, Any], generating: bool
+) -> Iterator[dict[str, Any]]:
+    """Inside, the base called with what is given reads `embedded` in place of the prompt's own embeddings.
+
+    embedded: (B, L, (1 + deepstack) * D), zeros after the first D where no visual token stands. own: what else the LLM
+    takes. generating: the call is `generate`, which then also sees ids, for options that look at the prompt.
+    """
+    width = embedded.shape[-1] // (1 + family.deepstack)
+    inputs = dict(own)
+    if family.splice == "embeds":
+        inputs["inputs_embeds"] = embedded[..., :width]
+    if family.splice == "hook" or generating:
+        inputs["input_ids"] = _within_table(family, input_ids)
+    if family.splice == "embeds" and not family.deepstack:
+        yield inputs
+        return
+    feed = _Feed(embedded, family.is_visual(input_ids), width, threading.get_ident())
+    handle = family.language_model.register_forward_pre_hook(feed, with_kwargs=True)
+    try:
+        yield inputs
+    finally:
+        handle.remove()
+
+
+def _within_table(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
+    """The ids as options like repetition_penalty may look at them: placeholders beyond the embedding table are written
+    as the prompt's first word, which counts as read anyhow. Bases that splice by a hook mask them by themselves."""
+    rows = family.base.get_input_embeddings().weight.shape[0]
+    if family.splice == "hook" or int(input_ids.max()) < rows:
+        return input_ids
+    known = input_ids < rows
+    first = input_ids.gather(1, known.long().argmax(dim=1, keepdim=True))
+    return torch.where(known, input_ids, first)
+
+
+class _Feed:
+    """The hook: embeddings and deepstack vectors of a prompt, whenever the LLM reads its end."""
+
+    def __init__(self, embedded: torch.Tensor, visual: torch.Tensor, width: int, thread: int) -> None:
+        self.embedded, self.visual, self.width, self.thread = embedded, visual, width, thread
+
+    def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found = kwargs.get("inputs_embeds")
+        if found is None or threading.get_ident() != self.thread:
+            return None
+        past, length = kwargs.get("past_key_values"), self.embedded.shape[1]
+        start = 0 if past is None else int(past.get_seq_length())
+        if start >= length or start + found.shape[1] < length:
+            return None  # a token after the prompt, or another prompt (that of classifier-free guidance, say)
+        copies = found.shape[0] // self.embedded.shape[0]  # beams, or several answers to each prompt
+        part = self.embedded[:, start:].repeat_interleave(copies, dim=0)
+        visual = self.visual[:, start:].repeat_interleave(copies, dim=0)
+        read = part.shape[1]  # assisted generation reads guessed tokens after the prompt
+        tokens = part[..., : self.width].to(found.device, found.dtype)
+        kwargs = {**kwargs, "inputs_embeds": torch.cat([tokens, found[:, read:]], dim=1)}
+        if part.shape[-1] > self.width:
+            deep = part[visual].to(found.device, found.dtype)[:, self.width :]
+            kwargs["deepstack_visual_embeds"] = [layer.contiguous() for layer in deep.split(self.width, dim=-1)]
+            kwargs["visual_pos_masks"] = torch.nn.functional.pad(visual, (0, found.shape[1] - read))
+        return args, kwargs

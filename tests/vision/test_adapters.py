@@ -1,0 +1,142 @@
+"""A gazed tower that keeps everything is its base, whatever kind of vision transformer that is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    CLIPVisionConfig,
+    CLIPVisionModel,
+    Idefics3VisionConfig,
+    InternVLVisionConfig,
+    InternVLVisionModel,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+    SmolVLMVisionConfig,
+)
+from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
+from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
+
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.gaze.gazed_video import GazedVideo
+from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
+from autogaze_mllm.vision.tower import GazedVisionModel
+
+SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
+SIZES = {"image_size": 64, "patch_size": 16}
+
+
+def internvl(**settings: Any) -> nn.Module:
+    sizes = {"image_size": [64, 64], "patch_size": [16, 16]}
+    return InternVLVisionModel(InternVLVisionConfig(**SHAPE, **sizes, **settings))
+
+
+TOWERS = {
+    "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SHAPE, **SIZES)),
+    "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SHAPE, **SIZES)),
+    "smolvlm": lambda: SmolVLMVisionTransformer(SmolVLMVisionConfig(**SHAPE, **SIZES)),
+    "idefics3": lambda: Idefics3VisionTransformer(Idefics3VisionConfig(**SHAPE, **SIZES)),
+    "internvl": lambda: internvl(),
+    "internvl with norms": lambda: internvl(use_qk_norm=True, use_mean_pooling=False, norm_type="rms_norm"),
+}
+
+
+def tower(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    base = TOWERS[name]().eval()
+    for weight in base.parameters():  # far from the initial values, so that every part matters
+        weight.data += 0.1 * torch.randn_like(weight)
+    return base
+
+
+def keep_all(pixels: torch.Tensor, gazed_tower: GazedVisionModel) -> GazedVideo:
+    info = AllSelector().select(pixels, gazed_tower.grid, 1.0, None)
+    return GazedVideo.from_info(pixels, info, gazed_tower.grid)
+
+
+@pytest.mark.parametrize("group", [1, 2])
+@pytest.mark.parametrize("name", TOWERS)
+def test_everything_kept_is_the_base(name: str, group: int) -> None:
+    base = tower(name)
+    ours = GazedVisionModel(base, frame_independent=True, group=group)
+    pixels = torch.randn(2, 3, 3, 64, 64)
+    gazed = keep_all(pixels, ours)
+    out: Any = base(pixels.flatten(0, 1), output_hidden_states=True)
+    prefix = out.last_hidden_state.shape[1] - 16
+
+    def grouped(states: torch.Tensor) -> torch.Tensor:
+        side = 4 // group
+        cells = states[:, prefix:].reshape(6, side, group, side, group, -1).transpose(2, 3)
+        return cells.reshape(6 * side * side, group * group, -1)
+
+    for layer, expected in enumerate(out.hidden_states):
+        found = ours.encode(gazed, layer).reshape(-1, group * group, 32)
+        if layer < 3 or name in ("clip", "siglip"):  # some give the last one after its norm
+            assert torch.allclose(found, grouped(expected), atol=1e-5)
+    found = ours.encode(gazed).reshape(-1, group * group, 32)
+    expected = out.last_hidden_state
+    if name == "clip":  # its own norm is for the class token alone
+        expected = base.post_layernorm(expected) if hasattr(base, "post_layernorm") else expected
+        expected = base.vision_model.post_layernorm(expected) if hasattr(base, "vision_model") else expected
+    assert torch.allclose(found, grouped(expected), atol=1e-5)
+
+
+def test_kept_class_tokens_stand_before_their_frames() -> None:
+    base = tower("clip")
+    ours = GazedVisionModel(base, frame_independent=True, keep_prefix=True)
+    pixels = torch.randn(1, 3, 3, 64, 64)
+    gazed = keep_all(pixels, ours)
+    expected = base(pixels[0], output_hidden_states=True).hidden_states[-2]
+    assert ours.rows(gazed).tolist() == [17, 17, 17]
+    assert torch.allclose(ours.encode(gazed, -2).view(3, 17, 32), expected, atol=1e-5)
+
+
+def test_a_frame_that_keeps_nothing_has_no_class_token() -> None:
+    base = tower("clip")
+    ours = GazedVisionModel(base, keep_prefix=True)
+    gazed = GazedVideo(
+        torch.randn(3, 3 * 16 * 16),
+        torch.tensor([1, 5, 2]),
+        torch.tensor([2, 0, 1]),
+        torch.tensor([3]),
+        ours.grid,
+        torch.zeros(3),
+    )
+    assert ours.rows(gazed).tolist() == [3, 0, 2]
+    assert ours.encode(gazed).shape == (5, 32)
+
+
+@pytest.mark.parametrize("name", ["siglip", "clip", "smolvlm", "internvl"])
+def test_other_sizes_are_taken_by_the_towers_own_rule(name: str) -> None:
+    base = tower(name)
+    ours = GazedVisionModel(base, scales=[(96, 160)], frame_independent=True)
+    pixels = torch.randn(1, 2, 3, 96, 160)
+    gazed = keep_all(pixels, ours)
+    options = {} if name in ("internvl", "smolvlm") else {"interpolate_pos_encoding": True}
+    out: Any = base(pixels[0], output_hidden_states=True, **options)
+    prefix = out.hidden_states[1].shape[1] - 60
+    assert torch.allclose(ours.encode(gazed, 2), out.hidden_states[2][:, prefix:].flatten(0, 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("attn_type", ["block_causal", "causal", "bidirectional"])
+def test_class_tokens_see_what_their_frame_may_see(attn_type: Any) -> None:
+    """Every backend gives what the plain one gives, and gradients reach the class token."""
+    base = tower("clip")
+    pixels = torch.randn(2, 3, 3, 64, 64)
+    plain = GazedVisionModel(base, "32+64", attn_type, backend="eager")
+    info = RandomSelector().select(pixels.sigmoid(), plain.grid, 0.4, None)
+    gazed = GazedVideo.from_info(pixels, info, plain.grid)
+    assert torch.allclose(GazedVisionModel(base, "32+64", attn_type).encode(gazed), plain.encode(gazed), atol=1e-5)
+    plain.encode(gazed).square().sum().backward()
+    core = plain.core
+    assert float(core.embeddings.class_embedding.grad.abs().sum()) > 0
+
+
+def test_what_cannot_be_gazed_is_refused() -> None:
+    with pytest.raises(InputError, match="14 x 16 pixels cannot be gazed"):
+        GazedVisionModel(InternVLVisionModel(InternVLVisionConfig(**SHAPE, image_size=[112, 112], patch_size=[14, 16])))
+    with pytest.raises(InputError, match="class tokens cannot be kept"):
+        GazedVisionModel(tower("clip"), keep_prefix=True, group=2)
