@@ -272,6 +272,8 @@ def test_a_model_tells_one_video_from_several(model: am.GazedModel, path: Path, 
     inputs = model.prepare("<video>?", videos=pictures)  # one tag, one video
     assert len(inputs["media"][0]) == 1
     assert len(model.prepare("<video>?", videos=str(path))["media"][0]) == 1
+    inputs = model.prepare(["<video>?", "<video> or <video>?"], videos=[pictures, [path, frames]])
+    assert [len(items) for items in inputs["media"]] == [1, 2]
     assert videos_in(None) == [] and videos_in([]) == []
 
 

@@ -78,7 +78,7 @@ def test_model_card_preset_has_the_published_values():
     assert (hd.frames, hd.thumbnails, hd.max_tiles, hd.predicted_loss) == (128, 64, 48, 0.6)
     assert hd.ratio == (0.2, *[0.06] * 15)
     assert preset("nvila-hd-1k").frames == 1024
-    assert set(PRESETS) == {"nvila-hd", "nvila-hd-1k", "fast", "quality"}
+    assert set(PRESETS) == {"nvila-hd", "nvila-hd-1k", "qwen-hd", "qwen-fast", "fast", "quality"}
     assert hd.changed(frames=32, thumbnails=8).frames == 32
 
 
