@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -60,6 +62,17 @@ def test_a_name_is_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("plain.mp4").rename(name)
     for source in (name, Path(name), f"./{name}", str(tmp_path / name)):
         assert shown(VideoReader(source)) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T12:30:00.mp4", "f%d.mp4", "a\nb.mp4", os.fsdecode(b"m\xfcller.mp4")])
+def test_the_command_line_takes_every_name(name: str, tmp_path: Path) -> None:
+    """In a process of its own, whose output is strict about what it can say."""
+    write_video(tmp_path / "plain.mp4", numbered_frames(3), 10)
+    (tmp_path / "plain.mp4").rename(tmp_path / name)
+    command = [sys.executable, "-m", "autogaze_mllm.cli", "gaze", name, "--gaze", "pixel-diff", "--out", "o.mp4"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert b"(3 frames)" in ran.stdout and (tmp_path / "o.mp4").is_file()
 
 
 def test_a_pattern_is_a_name(tmp_path: Path) -> None:
