@@ -79,6 +79,8 @@ FRAMES: dict[str, Callable[[np.ndarray], Any]] = {
     "tuple": lambda frames: tuple(torch.from_numpy(frame) for frame in frames),
     "array": lambda frames: frames,
     "channels first": lambda frames: np.ascontiguousarray(frames.transpose(0, 3, 1, 2)),
+    "mirrored view": lambda frames: np.ascontiguousarray(frames[..., ::-1])[..., ::-1],
+    "read only": lambda frames: np.frombuffer(frames.tobytes(), np.uint8).reshape(frames.shape),
     "tensor": torch.from_numpy,
     "tensor, channels first": lambda frames: torch.from_numpy(frames).permute(0, 3, 1, 2),
     "float": lambda frames: torch.from_numpy(frames).float() / 255,
