@@ -126,7 +126,7 @@ _CONCLUDES = re.compile(r"\b(?:answer|option|choice)\s*(?:is|:)\s*", re.IGNORECA
 def named_option(reply: str, letters: str, options: Sequence[str]) -> str | None:
     """The letter of the one option whose words are the reply, or all that follows its last "the answer is".
 
-    Thoughts are left out, and what is marked as the answer is the reply. Case, spaces and the marks around do not count.
+    Thoughts are left out, and what is marked as the answer is the reply. Case, spaces and marks around do not count.
     options: their texts, with or without a letter before ("A. red").
     """
     text = without_thoughts(reply)
