@@ -109,8 +109,8 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     said = str(error)
-    known = ("No space left", "StorageFull", "FileTooLarge", "File too large", "QuotaExceeded")
-    known += ("file write failed", "unexpected pos ", "iostream error")  # of torch.save
+    known = ["No space left", "StorageFull", "FileTooLarge", "File too large", "QuotaExceeded"]
+    known += ["file write failed", "unexpected pos ", "iostream error"]  # of torch.save
     return isinstance(error, (SafetensorError, RuntimeError)) and any(part in said for part in known)
 
 

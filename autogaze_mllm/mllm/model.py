@@ -46,6 +46,13 @@ DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
 RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at every forward or generate
 
 
+UNWRAPPED = "this model was unwrapped: use the base model, or wrap it again"
+
+
+class UnwrappedError(InputError, AttributeError):
+    """Also an AttributeError, for what asks whether a model has a base."""
+
+
 class GazedModel(nn.Module):
     """Made by `autogaze_mllm.wrap`. `base` is the wrapped model; `stats` describes the last call."""
 
@@ -85,7 +92,7 @@ class GazedModel(nn.Module):
     @property
     def family(self) -> Family:
         if self._family is None:
-            raise InputError("this model was unwrapped: use the base model, or wrap it again")
+            raise UnwrappedError(UNWRAPPED)
         return self._family
 
     @property
@@ -127,6 +134,11 @@ class GazedModel(nn.Module):
         object.__setattr__(self, "_tower", None)
         del self.base
         return base
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "base" and self.__dict__.get("_family", self) is None:
+            raise UnwrappedError(UNWRAPPED)
+        return super().__getattr__(name)
 
     # -- input ---------------------------------------------------------------------------------------------------
 
