@@ -62,6 +62,7 @@ PROPERTIES = {
     "fine-tuning trains",
     "causal": "in training no token of an answer sees a later one",
     "LoRA": "LoRA in tower and LLM trains, is saved, and makes another copy of the base answer alike",
+    "finetune": "a fine-tuning on samples of all kinds runs from end to end, and is found again in its folder",
     "packing": "samples packed into one row are what they are apart, or packing is refused",
     "saved": "a model that was saved and loaded is the same",
     "cache": "visual tokens from the cache are those that went in, with deepstack features, map and text",
