@@ -20,6 +20,7 @@ from PIL import Image
 
 import autogaze_mllm as am
 from autogaze_mllm.gaze.gazed_video import GazedVideo
+from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.selectors.baselines import AllSelector
 from autogaze_mllm.mllm.families import FAMILIES as KNOWN
 from autogaze_mllm.mllm.native import native_class
@@ -48,6 +49,8 @@ PROPERTIES = {
     "all": "everything kept at one scale is the base: forward and every step of `generate`, for one frame, two and odd "
     "numbers, other sizes in the configuration, tied and untied heads; where videos keep their shape, portrait and 2:1",
     "part": "a third kept, one patch of a picture, or nothing, is the base whose tower cannot see the rest",
+    "scales": "of several scales, the finest is the base; where videos keep their shape, a coarse one is a small "
+    "picture to the tower",
     "differs": "a gazed video is not answered as a dense one",
     "off": "`disabled()` and `unwrap()` give the base bit for bit, also by `repetition_penalty` and "
     "`no_repeat_ngram_size`",
@@ -127,6 +130,13 @@ def wrapped(name: str, variant: str = "plain", **options: Any) -> tuple[Any, am.
         before.unwrap()
     own = {"scales": str(side_of(name, variant)), "gaze": "all", "cache": False, "frame_independent": True}
     return base, am.wrap(base, processor=preprocessing, **{**own, **options})
+
+
+class OneScale(AllSelector):
+    """Keeps all of one scale, so that the ladder of a video that keeps its shape has one."""
+
+    def __init__(self, shape: Shape) -> None:
+        self.grid = PatchGrid.of(str(shape.side), shape.patch * shape.merge)
 
 
 def side_of(name: str, variant: str = "plain") -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -9,8 +10,8 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.gaze.grid import PatchGrid
-from autogaze_mllm.gaze.selectors.baselines import AllSelector
+from autogaze_mllm.common.pixels import resize_bicubic
+from autogaze_mllm.gaze.gazed_video import GazedVideo
 
 from ...helpers.conformance import (
     ANY_SIZE,
@@ -18,6 +19,7 @@ from ...helpers.conformance import (
     PAIRS,
     QUESTION,
     SEEN,
+    OneScale,
     assert_close,
     distance,
     each,
@@ -27,11 +29,11 @@ from ...helpers.conformance import (
     keep_all,
     pixels_of,
     prepared,
+    shape_of,
     side_of,
     third,
     wrapped,
 )
-from ...helpers.family_models import variant_of
 from ...helpers.family_reference import dense_inputs, dense_logits, dense_step_logits, greedy
 from ...helpers.family_thinned import thinned_logits
 
@@ -77,13 +79,6 @@ def test_any_number_of_frames(name: str, count: int) -> None:
     assert_is_the_base(name, base, model, frames, keep_all(model, frames))
 
 
-class OneScale(AllSelector):
-    """Keeps all of one scale, so that a video's own ladder has one."""
-
-    def __init__(self, side: int, patch: int) -> None:
-        self.grid = PatchGrid.of(str(side), patch)
-
-
 @KEPT
 @pytest.mark.parametrize(
     "rows, columns, count", [(2, 1, 3), pytest.param(1, 2, 4, marks=pytest.mark.slow)], ids=["portrait", "2:1"]
@@ -91,9 +86,8 @@ class OneScale(AllSelector):
 @each(ANY_SIZE)
 def test_a_video_of_any_shape_by_its_own_ladder(name: str, rows: int, columns: int, count: int) -> None:
     """Through the whole pipeline: nothing is resized, because the ladder is as large as the frames."""
-    shape = variant_of(name).shape
-    gaze = OneScale(side_of(name), shape.patch * shape.merge)
-    base, model = wrapped(name, gaze=gaze, scales=None, max_tiles=2)
+    shape = shape_of(name)
+    base, model = wrapped(name, gaze=OneScale(shape), scales=None, max_tiles=2)
     frames = frames_of(name, count=count, rows=rows, columns=columns)
     gazed = model.gaze_video(am.Video(frames, fps=2))
     assert gazed.grid.scales == ((rows * shape.side, columns * shape.side),)
@@ -149,3 +143,49 @@ def test_what_is_left_out_is_missing(name: str) -> None:
     assert gazed["input_ids"].shape[1] < reference["input_ids"].shape[1]
     with torch.no_grad():
         assert distance(model(**gazed).logits[:, -1], dense_logits(base, reference)[:, -1]) > SEEN
+
+
+def of_scale(gazed: GazedVideo, number: int) -> GazedVideo:
+    """What is kept of one scale."""
+    picture = torch.repeat_interleave(torch.arange(len(gazed.frame_counts)), gazed.frame_counts)
+    rows = gazed.grid.locate(gazed.positions)[0] == number
+    counts = torch.bincount(picture[rows], minlength=len(gazed.frame_counts))
+    return dataclasses.replace(gazed, patches=gazed.patches[rows], positions=gazed.positions[rows], frame_counts=counts)
+
+
+@holds("scales")
+@each(EQUAL)
+def test_the_finest_of_two_scales_is_the_base(name: str) -> None:
+    side = side_of(name)
+    base, model = wrapped(name, scales=f"{side // 2}+{side}")
+    frames = frames_of(name)
+    assert_is_the_base(name, base, model, frames, of_scale(keep_all(model, frames), 1))
+
+
+@holds("scales")
+@each(ANY_SIZE)
+def test_a_coarse_scale_is_a_small_picture_to_the_tower(name: str) -> None:
+    side = side_of(name)
+    _, model = wrapped(name, scales=f"{side // 2}+{side}")
+    frames = frames_of(name)
+    inputs = prepared(name, model, QUESTION, [of_scale(keep_all(model, frames), 0)])
+    small = resize_bicubic(pixels_of(model, frames), side // 2, side // 2)
+    dense = model.family.dense_video(small, [0.0, 0.5, 1.0])
+    with torch.no_grad():
+        embedded = model.embed(inputs["input_ids"], inputs["media"])
+        found = embedded[model.family.is_visual(inputs["input_ids"])]
+        assert_close(name, found, model.family.dense_features(dense.content))
+
+
+@holds("scales")
+@each(EQUAL)
+def test_two_scales_are_more_than_one(name: str) -> None:
+    """Patches of one scale see those of the other, where the tower lets them."""
+    side = side_of(name)
+    _, model = wrapped(name, scales=f"{side // 2}+{side}")
+    whole = keep_all(model, frames_of(name))
+    with torch.no_grad():
+        both, fine = (
+            model(**prepared(name, model, QUESTION, [video])).logits[:, -1] for video in (whole, of_scale(whole, 1))
+        )
+    assert distance(both, fine) > SEEN

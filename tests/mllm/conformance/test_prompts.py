@@ -9,8 +9,10 @@ import autogaze_mllm as am
 
 from ...helpers.conformance import (
     ALL,
+    ANY_SIZE,
     EQUAL,
     QUESTION,
+    OneScale,
     assert_close,
     each,
     frames_of,
@@ -20,6 +22,7 @@ from ...helpers.conformance import (
     photo,
     pixels_of,
     prepared,
+    shape_of,
     third,
     wrapped,
 )
@@ -74,6 +77,27 @@ def test_several_media_are_those_of_the_base(name: str) -> None:
         assert_close(name, model(**inputs).logits, dense_logits(base, reference))
     steps = torch.stack(model.generate(**inputs, **greedy(model.preprocessing, 3)).logits, dim=1)
     assert_close(name, steps, dense_step_logits(base, reference, model.preprocessing, 3)[1])
+
+
+@holds("media")
+@each(ANY_SIZE)
+def test_videos_of_different_shapes_in_one_prompt_and_in_a_batch(name: str) -> None:
+    """Each by its own ladder: a portrait and a wide one together, then apart."""
+    base, model = wrapped(name, gaze=OneScale(shape_of(name)), scales=None, max_tiles=2)
+    text, videos = "see <video>and <video>which?", [frames_of(name, rows=2), frames_of(name, columns=2, seed=1)]
+    gazed = [model.gaze_video(am.Video(frames, fps=2)) for frames in videos]
+    assert gazed[0].grid != gazed[1].grid
+    shown = [pixels_of(model, frames) for frames in videos]
+    texts, parts = [text, QUESTION], [gazed, gazed[:1]]
+    for row, prompt in enumerate(texts):
+        reference = dense_inputs(name, base, model.preprocessing, prompt, shown[: len(parts[row])])
+        inputs = prepared(name, model, prompt, parts[row])
+        assert torch.equal(inputs["input_ids"], reference["input_ids"])
+        with torch.no_grad():
+            expected = dense_logits(base, reference)
+            assert_close(name, model(**inputs).logits, expected)
+            batch = model(**prepared(name, model, texts, parts)).logits[row : row + 1, -expected.shape[1] :]
+        assert_close(name, batch, expected, times=2)
 
 
 @holds("media")
