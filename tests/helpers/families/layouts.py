@@ -129,6 +129,8 @@ class Idefics3(Layout):
 
     def tensors(self, rows: list[list[dict[str, Any]]]) -> dict[str, Any]:
         """(B, pictures, 3, S, S); a prompt with fewer than the longest gets pictures of zeros, which the base drops."""
+        if not any(rows):
+            return {}
         pictures = [torch.cat([medium["pixel_values"] for medium in row]) for row in rows]
         most = max(map(len, pictures))
         filled = [torch.cat([some, torch.zeros(most - len(some), *some.shape[1:])]) for some in pictures]

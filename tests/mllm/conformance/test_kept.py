@@ -21,6 +21,7 @@ from ...helpers.conformance import (
     SEEN,
     OneScale,
     assert_close,
+    copy_of,
     distance,
     each,
     frames_of,
@@ -77,6 +78,25 @@ def test_any_number_of_frames(name: str, count: int) -> None:
     base, model = wrapped(name)
     frames = frames_of(name, count=count)
     assert_is_the_base(name, base, model, frames, keep_all(model, frames))
+
+
+@KEPT
+@pytest.mark.slow
+@each(EQUAL)
+def test_in_bfloat16_it_is_as_near_to_the_base_as_the_base_is_to_itself(name: str) -> None:
+    base, preprocessing = copy_of(name)
+    frames = frames_of(name)
+    scales = str(side_of(name))
+    model = am.wrap(base, "all", processor=preprocessing, scales=scales, frame_independent=True, cache=False)
+    reference = dense_inputs(name, base, preprocessing, QUESTION, [pixels_of(model, frames)])
+    exact = dense_logits(base, reference)
+    model.to(torch.bfloat16)
+    low = {key: value.bfloat16() if value.is_floating_point() else value for key, value in reference.items()}
+    coarse = dense_logits(base, low)
+    with torch.no_grad():
+        found = model(**prepared(name, model, QUESTION, [keep_all(model, frames)])).logits
+    assert found.dtype is torch.bfloat16
+    assert float((found - exact).abs().mean()) <= 1.5 * float((coarse - exact).abs().mean()) + 1e-3
 
 
 @KEPT

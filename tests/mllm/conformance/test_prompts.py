@@ -114,6 +114,26 @@ def test_images_alone_take_the_path_of_the_base(name: str, text: str, sizes: lis
         assert_close(name, model(**inputs).logits, dense_logits(base, reference))
 
 
+@holds("media")
+@each(EQUAL)
+def test_a_prompt_of_text_alone_beside_one_with_a_video(name: str) -> None:
+    """In a batch and by itself."""
+    base, model = wrapped(name)
+    frames, texts = frames_of(name), [QUESTION, "How much is two and two, and what follows from it?"]
+    reference = dense_inputs(name, base, model.preprocessing, QUESTION, [pixels_of(model, frames)])
+    plain = dense_inputs(name, base, model.preprocessing, texts[1])
+    expected = [dense_logits(base, inputs) for inputs in (reference, plain)]
+    alone = prepared(name, model, texts[1], None)
+    assert torch.equal(alone["input_ids"], plain["input_ids"])
+    with torch.no_grad():
+        assert_close(name, model(**alone).logits, expected[1])
+        for side, first in (("left", -1), ("right", 0)):
+            batch = prepared(name, model, texts, [[keep_all(model, frames)], []], padding_side=side)
+            for row, logits in zip(model(**batch).logits, expected, strict=True):
+                length = logits.shape[1]
+                assert_close(name, row[None, -length:] if first else row[None, :length], logits, times=2)
+
+
 @holds("counts")
 @each(ALL)
 def test_a_wrong_count_is_an_error(name: str) -> None:

@@ -14,7 +14,7 @@ from autogaze_mllm.finetuning.config import AdapterConfig, FinetuneConfig, PartC
 from autogaze_mllm.finetuning.data.conversation import IGNORED
 from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.parts import switch_on
-from autogaze_mllm.finetuning.run import prepare
+from autogaze_mllm.finetuning.run import _checkpoint_layers, prepare
 from autogaze_mllm.mllm.trained_parts import load_parts, save_parts
 
 from ...helpers.conformance import (
@@ -100,6 +100,24 @@ def test_loss_and_gradients_are_the_base(name: str, answered: Any) -> None:
     trained = TrainedModel(model)(**inputs)["loss"]
     assert abs(float(trained.detach()) - expected) < 10 * LOOSE.get(name, 3e-5)
     assert_same_gradients(name, gradients(base, trained), wanted)
+
+
+@holds("loss")
+@pytest.mark.slow
+@each(EQUAL)
+def test_checkpointed_layers_give_the_same_gradients(name: str) -> None:
+    """As fine-tuning switches checkpointing on, in a base of its own."""
+    base, preprocessing = copy_of(name)
+    scales = list(wrapped(name)[1].tower.grid.scales)
+    model = am.wrap(base, "all", processor=preprocessing, scales=scales, frame_independent=True, cache=False)
+    answer = torch.tensor([model.tokenizer("a red car", add_special_tokens=False)["input_ids"]])
+    inputs = with_answer(prepared(name, model, QUESTION, [keep(model, frames_of(name, count=4), third(name))]), answer)
+    module = TrainedModel(model).train()
+    expected = gradients(base, module(**inputs)["loss"])
+    _checkpoint_layers(model, reentrant=False)
+    layers = [layer for layer in base.modules() if getattr(layer, "gradient_checkpointing", False)]
+    assert layers
+    assert_same_gradients(name, gradients(base, module(**inputs)["loss"]), expected)
 
 
 @holds("causal")
