@@ -56,7 +56,8 @@ class VideoLlavaFamily(Family):
         ((name, pixels),) = content.items()
         pixels = pixels.to(self.device, self.base.dtype)
         videos = name == "pixel_values_videos"
-        found = self.base.get_video_features(pixels) if videos else self.base.get_image_features(pixels)
+        parts = self.base.model  # the outer class passes on images alone
+        found = parts.get_video_features(pixels) if videos else parts.get_image_features(pixels)
         return found.pooler_output.reshape(-1, found.pooler_output.shape[-1])
 
     def chat(self, text: str, first: bool = True) -> str:

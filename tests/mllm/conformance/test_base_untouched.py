@@ -15,6 +15,7 @@ from ...helpers.conformance import (
     NATIVE,
     QUESTION,
     SEEN,
+    assert_close,
     copy_of,
     distance,
     each,
@@ -73,6 +74,26 @@ def test_disabled_and_unwrapped_it_is_the_base_bit_for_bit(name: str) -> None:
     assert_same_answers(answers(base, reference, preprocessing), answer)
     with pytest.raises(am.InputError, match="unwrapped"):
         model(**gazed)
+
+
+@holds("off")
+@pytest.mark.slow
+@each(NAMES)
+def test_disabled_every_row_of_a_mixed_batch_is_the_base(name: str) -> None:
+    """Videos of different lengths, an image, text alone: more than some bases take in one call."""
+    base, model = wrapped(name)
+    videos = [frames_of(name, count=count, seed=count) for count in (2, 3)]
+    texts = [QUESTION, "<video>or <image>which?", "How much is two and two?", "<image>what?"]
+    films, images = [[videos[0]], [videos[1]], [], []], [[], [photo()], [], [photo(1, (60, 80))]]
+    with model.disabled(), torch.no_grad():
+        given = [[am.Video(frames, fps=2) for frames in row] for row in films]
+        batch = model(**prepared(name, model, texts, given, images)).logits
+    for row, text in enumerate(texts):
+        shown = [dense_frames(model, frames) for frames in films[row]]
+        reference = dense_inputs(name, base, model.preprocessing, text, shown, images[row])
+        with torch.no_grad():
+            expected = base(**reference).logits
+        assert_close(name, batch[row : row + 1, -expected.shape[1] :], expected, times=2)
 
 
 @holds("off")

@@ -97,7 +97,9 @@ def test_loss_and_gradients_are_the_base(name: str, answered: Any) -> None:
     found = model(**inputs).loss
     assert abs(float(found.detach()) - expected) < 10 * LOOSE.get(name, 3e-5)
     assert_same_gradients(name, gradients(base, found), wanted)
-    trained = TrainedModel(model)(**inputs)["loss"]
+    module = TrainedModel(model)
+    assert sorted(module.names.values()) == sorted(parameter for parameter, _ in base.named_parameters())
+    trained = module(**inputs)["loss"]
     assert abs(float(trained.detach()) - expected) < 10 * LOOSE.get(name, 3e-5)
     assert_same_gradients(name, gradients(base, trained), wanted)
 
