@@ -47,8 +47,6 @@ class Family(ABC):
     splice: ClassVar[Literal["embeds", "hook"]] = "embeds"
     add_special_tokens: ClassVar[bool] = True  # the tokenizer's own at a prompt's start, unless it begins with one
     share_prefix: ClassVar[bool] = True  # what the LLM makes of a video does not depend on the question after it
-    # Several samples may stand in one row, told apart by positions that begin anew: the LLM wants nothing else of them.
-    packing: ClassVar[bool] = True
     trained_gazed: ClassVar[bool] = False  # its published weights were trained on gazed videos
     deepstack: int = 0  # vectors of each visual token that are added to the LLM's first layers
 
@@ -234,6 +232,13 @@ class Family(ABC):
         """What the base takes beside embeddings of prompts (B, L) whose visual tokens are put in by us: token types,
         position_ids, ..."""
         return self.token_types(input_ids, answers)
+
+    @property
+    def packing(self) -> bool:
+        """Whether several samples may stand in one row, told apart by positions that begin anew: where the LLM is told
+        nothing else of what it reads."""
+        own = type(self)
+        return own.llm_inputs is Family.llm_inputs and own.token_types is Family.token_types
 
     @property
     def image_token_id(self) -> int:

@@ -32,7 +32,6 @@ class QwenFamily(AnySizeFamily):
     title = "Qwen2-VL"
     example = "Qwen/Qwen2-VL-7B-Instruct"
     run_per_tubelet: ClassVar[bool] = False
-    packing = False
     tower_class = AnySizeTower
     dense_tokens = (128, 768)
     PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -156,6 +156,13 @@ def test_a_family_of_ones_own_is_refused_where_it_does_not_fit() -> None:
     assert am.register_family(LlavaFamily) is LlavaFamily
 
 
+def test_a_family_of_ones_own_that_tells_its_llm_more_is_not_packed() -> None:
+    told = type("Told", (LlavaFamily,), {"token_types": lambda self, input_ids, answers: {}})
+    _, model = wrapped("llava")
+    assert model.family.packing
+    assert not told(model.base, model.preprocessing).packing
+
+
 PACKAGE = """
 from autogaze_mllm.mllm.families.llava import LlavaFamily
 
