@@ -85,18 +85,6 @@ def media_text(layout: Layout, kind: str, family: Family) -> str:
     return "".join(piece if isinstance(piece, str) else placeholder for piece in layout)
 
 
-def media_ids(item: Media, family: Family) -> list[int]:
-    """What a medium becomes, as ids."""
-    kind = "video" if item.token_map is not None else "image"
-    ids: list[int] = []
-    for piece in item.layout:
-        if isinstance(piece, int):
-            ids += [placeholder_id(kind, family)] * piece
-        else:
-            ids += family.tokenizer(piece, add_special_tokens=False)["input_ids"]
-    return ids
-
-
 def placeholder_id(kind: str, family: Family) -> int:
     """kind: "video" or "image"."""
     return family.image_token_id if kind == "image" else family.video_token_id

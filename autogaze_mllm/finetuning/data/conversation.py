@@ -34,11 +34,13 @@ class Piece:
 
 @dataclass
 class Encoded:
-    """A conversation as tokens. spans: [start, end) of what each medium becomes, in order."""
+    """A conversation as tokens. spans: [start, end) of what each medium becomes, in order. cut: tokens that were left
+    out at the end."""
 
     ids: list[int]
     labels: list[int]
     spans: list[tuple[int, int]]
+    cut: int = 0
 
 
 def render_conversation(turns: Sequence[Turn], preprocessing: Preprocessing, family: Family) -> list[Piece]:
