@@ -9,14 +9,15 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.finetuning.config import AdapterConfig, PartConfig
+from autogaze_mllm.finetuning.config import AdapterConfig, PartConfig, RolloutConfig
 from autogaze_mllm.finetuning.data.conversation import IGNORED
-from autogaze_mllm.finetuning.data.dataset import ConversationDataset
+from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator, padding_id
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
+from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.run import finetune
 
-from ...helpers.conformance import ALL, QUESTION, each, frames_of, holds, prepared, wrapped, written
+from ...helpers.conformance import ALL, QUESTION, copy_of, each, frames_of, holds, prepared, wrapped, written
 from ...helpers.finetune_files import config, mixed_data
 from ...helpers.tiny_models import tiny_gaze
 
@@ -84,3 +85,26 @@ def test_gaze_is_trained_through_the_llm(name: str, data: Path, tmp_path: Path) 
     report = finetune(model, config(data, tmp_path / "tuned", parts=parts, batch_size=4, max_steps=2))
     assert math.isfinite(report["loss"])
     assert any(not torch.equal(weight, before[key]) for key, weight in model.gaze.state_dict().items())
+
+
+def test_text_around_a_video_is_joined_where_gaze_is_trained_as_anywhere(data: Path, tmp_path: Path) -> None:
+    """A tokenizer with a token for three line breaks makes one of those between the turn's head and a frame of Gemma 3."""
+    base, preprocessing = copy_of("gemma3")
+    preprocessing.tokenizer.add_tokens(["\n\n\n"])
+    base.resize_token_embeddings(len(preprocessing.tokenizer))
+    model = am.wrap(base, tiny_gaze(), processor=preprocessing, frames=4, ratio=0.3, loss=0, cache=tmp_path)
+    store = MediaStore(model, model.cache, films=True)
+    samples = load_samples([data])[:1]
+    store.prepare(samples)
+    dataset = ConversationDataset(samples, model, store, max_length=1 << 16)
+    batch = collator(padding_id(model), packing=False, samples=True)([dataset[0]])
+    module, read = TrainedModel(model, RolloutConfig(2, 1.0)), []
+    module.embedder.register_forward_pre_hook(lambda _, args: read.append(args[1]))
+    module(**batch)
+    (rows,) = read
+    joined = model.tokenizer.convert_tokens_to_ids("\n\n\n")
+    for row in rows:
+        text = model.tokenizer.decode(row[row != padding_id(model)])
+        assert "user\n\n\n<start_of_image>" in text
+        assert "<end_of_image>\n\n\nwhat is it?" in text
+        assert int((row == joined).sum()) >= 2
