@@ -88,7 +88,7 @@ def test_gaze_is_trained_through_the_llm(name: str, data: Path, tmp_path: Path) 
 
 
 def test_text_around_a_video_is_joined_where_gaze_is_trained_as_anywhere(data: Path, tmp_path: Path) -> None:
-    """A tokenizer with a token for three line breaks makes one of those between the turn's head and a frame of Gemma 3."""
+    """A tokenizer with a token for three line breaks makes one of those that end a turn's head and begin a frame."""
     base, preprocessing = copy_of("gemma3")
     preprocessing.tokenizer.add_tokens(["\n\n\n"])
     base.resize_token_embeddings(len(preprocessing.tokenizer))
