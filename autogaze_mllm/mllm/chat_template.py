@@ -22,17 +22,31 @@ LARGEST = 1_000_000  # numbers in a template
 INSTEAD = "give the whole prompt with chat=False"
 
 
+class OtherFormError(Exception):
+    """The template is made for another form of messages, or says no to these; it may say why."""
+
+
 def render_messages(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]]) -> str | None:
     """The messages in the model's format, up to where its answer begins; None where the template is made for another
     form of messages. Raises InputError for a template that fails."""
+    try:
+        return render(tokenizer, template, messages)
+    except OtherFormError:
+        return None
+
+
+def render(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+    """The same, options being variables of the template. Raises OtherFormError too."""
     _check(template)
     try:
         with _deadline(SECONDS):
             return tokenizer.apply_chat_template(
-                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True
+                list(messages), chat_template=template, tokenize=False, add_generation_prompt=True, **options
             )
-    except (TypeError, jinja2.TemplateError):
-        return None
+    except TypeError as error:
+        raise OtherFormError from error
+    except jinja2.TemplateError as error:
+        raise OtherFormError(first_line(error)) from error
     except Exception as error:  # whatever the template does
         raise InputError(f"the model's chat template cannot be used ({_why(error)}); {INSTEAD}") from error
 

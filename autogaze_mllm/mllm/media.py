@@ -12,7 +12,7 @@ from ..gaze.gazed_video import GazedVideo
 from ..gaze.token_map import TokenMap
 from .prompt_cache import PromptPrefix
 
-TAG = re.compile(r"<(video|image)>")  # where a medium stands in a prompt
+TAG = re.compile(r"(?<!\\)<(video|image)>")  # where a medium stands in a prompt; after a backslash it is text
 Layout = list[str | int]  # text between pictures, and how many placeholders stand for each
 
 

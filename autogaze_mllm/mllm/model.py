@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..common.errors import InputError
-from ..common.pixels import PictureSource, open_picture, pictures_in
+from ..common.offloading import bring_back, present
+from ..common.pixels import open_picture, pictures_in
 from ..common.timing import Stopwatch
 from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
@@ -25,9 +26,13 @@ from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
 from ..video.sources import VideoLike, videos_in
 from ..vision.tower import GazedVisionModel
+from .asking import Asking
+from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_stats, new_stats
 from .families import Family
+from .inputs import MediaRows, ModelInputs, check_complete, stats_of
 from .media import Media
 from .preprocessing import Preprocessing
+from .pretrained_interface import PretrainedInterface, UnwrappedError
 from .prompt import (
     check_counts,
     encode_prompt,
@@ -36,7 +41,7 @@ from .prompt import (
     render_chat,
     tags_in,
 )
-from .prompt_cache import OWN_CACHE, PromptPrefix
+from .prompt_cache import PromptPrefix, may_share
 from .registry import forget
 from .saving import save
 from .splice import spliced
@@ -44,12 +49,14 @@ from .video_encoder import VideoEncoder, VideoSource
 
 logger = logging.getLogger(__name__)
 
-DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
-RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at every forward or generate
+IGNORED = -100  # label of what is not learnt
 
 
-class GazedModel(nn.Module):
-    """Made by `autogaze_mllm.wrap`. `base` is the wrapped model; `stats` describes the last call."""
+class GazedModel(Asking, PretrainedInterface, nn.Module):
+    """Made by `autogaze_mllm.wrap`. `base` is what was wrapped.
+
+    Threads may share it: what belongs to a call (`disabled`, `stats`) belongs to its thread.
+    """
 
     _family: Family | None
     _tower: GazedVisionModel
@@ -62,12 +69,12 @@ class GazedModel(nn.Module):
         tower: GazedVisionModel,
         settings: VideoSettings,
         cache: VideoCache | None = None,
+        outer: nn.Module | None = None,
     ) -> None:
+        """outer: what came in, where that is a PeftModel around the family's base."""
         super().__init__()
-        self.base = family.base
+        self.base = family.base if outer is None else outer
         self.settings = settings
-        self.stats: dict[str, Any] = {}
-        self._gazing = True
         # Kept out of the module tree: their parameters are the base's, which would otherwise be listed twice.
         object.__setattr__(self, "_family", family)
         object.__setattr__(self, "_tower", tower)
@@ -87,7 +94,7 @@ class GazedModel(nn.Module):
     @property
     def family(self) -> Family:
         if self._family is None:
-            raise InputError("this model was unwrapped: use the base model, or wrap it again")
+            raise UnwrappedError("this model was unwrapped: use the base model, or wrap it again")
         return self._family
 
     @property
@@ -97,12 +104,9 @@ class GazedModel(nn.Module):
         return self._tower
 
     @property
-    def config(self) -> Any:
-        return self.family.config
-
-    @property
     def device(self) -> torch.device:
-        return self.family.base.device
+        """Where prompts are read; parts of the base may be elsewhere."""
+        return self.family.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -112,19 +116,22 @@ class GazedModel(nn.Module):
     def tokenizer(self) -> Any:
         return self.preprocessing.tokenizer
 
+    @property
+    def stats(self) -> Stats:
+        """Of the latest call of this thread. What calls return (answers, inputs) has the stats of its own call."""
+        return latest_stats(self)
+
     @contextmanager
     def disabled(self) -> Iterator[GazedModel]:
-        """Inside, the model is its dense base: `prepare`, `ask`, `forward` and `generate` take the base's own path."""
-        before, self._gazing = self._gazing, False
-        try:
+        """Inside, the model is its dense base: `prepare`, `ask`, `forward` and `generate` take the base's own path. For
+        calls of this thread (or asyncio task) alone."""
+        with gaze_off(self):
             yield self
-        finally:
-            self._gazing = before
 
     def unwrap(self) -> nn.Module:
         """The base model, exactly as it came in. This wrapper cannot be used afterwards."""
-        base = self.family.base
-        forget(base)
+        forget(self.family.base)
+        base = self.base
         object.__setattr__(self, "_family", None)
         object.__setattr__(self, "_tower", None)
         del self.base
@@ -161,16 +168,23 @@ class GazedModel(nn.Module):
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
 
-    def _encoder(self, settings: VideoSettings | None = None, selector: AnySelector | None = None) -> VideoEncoder:
-        """For this call, whose stats it counts up."""
+    def _encoder(
+        self,
+        settings: VideoSettings | None = None,
+        selector: AnySelector | None = None,
+        stats: Stats | None = None,
+    ) -> VideoEncoder:
+        """For one call, of what the model is now. stats: of that call, counted up."""
+        if isinstance(self.gaze, nn.Module):  # small, and it reads its weights in ways of its own
+            bring_back(self.gaze)
         return VideoEncoder(
             self.family,
             self.tower,
             selector or self.gaze,
             settings or self.settings,
             self.cache,
-            self._gazing,
-            self.stats,
+            gazes(self),
+            new_stats() if stats is None else stats,
         )
 
     def prepare(
@@ -183,14 +197,14 @@ class GazedModel(nn.Module):
         padding_side: str = "left",
         reuse: bool = False,
         progress: bool = False,
-    ) -> dict[str, Any]:
+    ) -> ModelInputs:
         """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
 
         One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is
-        what `Video` takes (a path, frames, ...), a `Video` or a GazedVideo, an image a path or a PIL image.
-        chat: put the prompt into the model's chat format.
+        what `Video` takes (a path, frames, ...), a `Video` or a GazedVideo, an image a path or a PIL image. A tag that
+        is meant as text is written with a backslash: `\\<image>`. chat: put the prompt into the model's chat format.
         reuse: take visual tokens from the cache and keep them there; they carry no gradients.
-        -> input_ids, attention_mask (B, L) and media (per prompt, in order).
+        -> input_ids, attention_mask (B, L) and media (per prompt, in order), which belong together.
         """
         single = isinstance(prompts, str)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
@@ -198,9 +212,9 @@ class GazedModel(nn.Module):
             raise InputError("no prompt was given")
         film_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
         image_lists = media_per_prompt(images, pictures_in, single, len(texts), "images")
-        self.stats = {"seconds": {}}
-        encoder = self._encoder()
-        rows, media = [], []
+        stats = keep_stats(self, new_stats())
+        encoder = self._encoder(stats=stats)
+        rows, media = [], MediaRows(stats=stats)
         for number, (text, films, pictures) in enumerate(zip(texts, film_lists, image_lists, strict=True)):
             check_counts(text, len(films), len(pictures), number)
             items, film, picture = [], iter(films), iter(pictures)
@@ -214,8 +228,8 @@ class GazedModel(nn.Module):
             media.append(items)
         pad_id = self.tokenizer.pad_token_id
         pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        self.stats["visual_tokens"] = sum(item.tokens for items in media for item in items)
-        self.stats["prompt_tokens"] = sum(map(len, rows))
+        stats["visual_tokens"] = sum(item.tokens for items in media for item in items)
+        stats["prompt_tokens"] = sum(map(len, rows))
         limit = self.family.context_length
         if limit and max(map(len, rows)) > limit:
             logger.warning(
@@ -223,7 +237,7 @@ class GazedModel(nn.Module):
                 max(map(len, rows)),
                 limit,
             )
-        return {**pad_rows(rows, pad_id, padding_side, self.device), "media": media}
+        return ModelInputs({**pad_rows(rows, pad_id, padding_side, self.device), "media": media})
 
     @torch.no_grad()
     def encode_video(self, source: VideoSource, progress: bool = False, share_prompt: bool = False) -> Media:
@@ -237,8 +251,7 @@ class GazedModel(nn.Module):
                 f"{self.family.title} reads a video in the light of the question: what its LLM makes of it cannot be "
                 "shared; leave share_prompt out"
             )
-        self.stats = {"seconds": {}}
-        encoder = self._encoder()
+        encoder = self._encoder(stats=keep_stats(self, new_stats()))
         item = encoder.media(source, True, progress)
         clock = Stopwatch(self.device)
         (tokens,) = encoder.features([item], clock)
@@ -254,6 +267,9 @@ class GazedModel(nn.Module):
 
         Raises InputError when a prompt has more or fewer placeholders than its media give features.
         """
+        return self._embed(input_ids, media, self._encoder())
+
+    def _embed(self, input_ids: torch.Tensor, media: Sequence[Sequence[Media]], encoder: VideoEncoder) -> torch.Tensor:
         family = self.family
         visual = family.is_visual(input_ids)
         # A placeholder is replaced; in some models it lies beyond the embedding table.
@@ -261,19 +277,18 @@ class GazedModel(nn.Module):
         if len(media) != len(input_ids):
             raise InputError(f"{len(input_ids)} prompts, but media for {len(media)}")
         clock = Stopwatch(self.device)
-        features = self._encoder().features([item for items in media for item in items], clock)
+        features = encoder.features([item for items in media for item in items], clock)
         rest = iter(features)
         for row, items in enumerate(media):
             count, places = sum(len(next(rest)) for _ in items), int(visual[row].sum())
             if count != places:
                 raise InputError(f"prompt {row}: {places} visual placeholders, but its media give {count} features")
-        earlier = {stage: spent for stage, spent in self.stats.get("seconds", {}).items() if stage not in RUN_STAGES}
-        self.stats["seconds"] = {**earlier, **clock.seconds}
+        encoder.count({"seconds": clock.seconds})
         if family.deepstack:
             embedded = F.pad(embedded, (0, family.deepstack * embedded.shape[-1]))
         if not features:
             return embedded
-        joined = torch.cat(features).to(embedded.device, embedded.dtype)
+        joined = torch.cat([tokens.to(embedded.device, embedded.dtype) for tokens in features])
         return embedded.masked_scatter(visual[..., None], joined)
 
     @contextmanager
@@ -285,64 +300,89 @@ class GazedModel(nn.Module):
         embedded: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         generating: bool = False,
+        stats: Stats | None = None,
     ) -> Iterator[dict[str, Any]]:
         """Inside, the base called with what is given sees the prompts with their media. embedded: what `embed` made of
-        them, where that was called already. labels: which ids are learnt, where the base itself is not told."""
+        them, where that was called already. labels: which ids are learnt, where the base itself is not told. stats: of
+        the call."""
         family = self.family
         labels = kwargs.get("labels") if labels is None else labels
-        answers = None if labels is None else labels != -100
+        answers = None if labels is None else labels != IGNORED
         if media is None:
-            dense = [name for name in DENSE_INPUTS if kwargs.get(name) is not None]
-            if dense and self._gazing:
-                raise InputError(
-                    f"{dense[0]} would bypass gaze: use prepare(), or `with model.disabled()` for the dense base"
-                )
+            check_complete(family, input_ids, kwargs, gazes(self), generating)
             yield kwargs if input_ids is None else {"input_ids": input_ids, **kwargs}
             return
         if input_ids is None:
             raise InputError("media need the input_ids that prepare() made for them")
-        input_ids = input_ids.to(family.base.device)
+        input_ids = input_ids.to(family.device)
         if embedded is None:
             dense_only = all(isinstance(item.content, dict) for items in media for item in items)
-            inputs = family.dense_inputs(media) if dense_only and not self._gazing else None
+            inputs = family.dense_inputs(media) if dense_only and not gazes(self) else None
             if inputs is not None:
-                yield {"input_ids": input_ids, **family.token_types(input_ids, answers), **inputs, **kwargs}
+                inputs = {**family.token_types(input_ids, answers), **inputs, **kwargs}
+                # transformers reads weights of this module by itself, which accelerate may keep elsewhere.
+                with present(getattr(family.base, "model", family.base)):
+                    yield {"input_ids": input_ids, **inputs}
                 return
-            embedded = self.embed(input_ids, media)
+            embedded = self._embed(input_ids, media, self._encoder(stats=stats))
         own = family.llm_inputs(input_ids, kwargs.get("attention_mask"), media, answers)
         with spliced(family, input_ids, embedded, {**own, **kwargs}, generating) as inputs:
             yield inputs
 
     def forward(
-        self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        media: Sequence[Sequence[Media]] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """As the base model's forward (labels, attention_mask, ...), with `media` from `prepare`.
+        """As the base model's forward, with `media` from `prepare`.
 
         Labels at visual placeholders and at padding never count: nobody wants a model that predicts placeholders.
         """
-        if media is not None and kwargs.get("labels") is not None and input_ids is not None:
-            ignored, mask = self.family.is_visual(input_ids), kwargs.get("attention_mask")
-            ignored = ignored if mask is None else ignored | (mask == 0)
-            kwargs["labels"] = kwargs["labels"].masked_fill(ignored, -100)
-        with self.base_inputs(input_ids, media, kwargs) as inputs:
+        if media is not None and labels is not None and input_ids is not None:
+            given, labels = labels, self.learnt_labels(input_ids, attention_mask, labels)
+            if kwargs.get("num_items_in_batch") is not None:  # a trainer's count of targets, by which it divides
+                share = (labels[:, 1:] != IGNORED).sum() / (given[:, 1:] != IGNORED).sum().clamp(min=1)
+                kwargs["num_items_in_batch"] = kwargs["num_items_in_batch"] * share
+        named = {"attention_mask": attention_mask, "labels": labels}
+        kwargs = {name: value for name, value in named.items() if value is not None} | kwargs
+        stats = keep_stats(self, stats_of(media))
+        with self.base_inputs(input_ids, media, kwargs, stats=stats) as inputs:
             return self.family.base(**inputs)
+
+    def learnt_labels(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Labels (default: the ids themselves) without those at visual placeholders and at padding, which are -100."""
+        ignored = self.family.is_visual(input_ids)
+        ignored = ignored if attention_mask is None else ignored | (attention_mask == 0)
+        labels = input_ids if labels is None else labels
+        return labels.masked_fill(ignored.to(labels.device), IGNORED)
 
     @torch.no_grad()
     def generate(
-        self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
+        self,
+        inputs: torch.Tensor | None = None,
+        media: Sequence[Sequence[Media]] | None = None,
+        input_ids: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """As the base model's generate. With media, only the new ids are returned (B, new)."""
-        if media is None:
-            self.stats = {"seconds": {}}
-        alone = media[0][0] if media is not None and [len(items) for items in media] == [1] else None
-        wants_own = any(kwargs.get(name) is not None for name in OWN_CACHE)
-        if input_ids is not None and alone is not None and alone.prefix is not None and not wants_own:
-            text_config = getattr(self.config, "text_config", self.config)
-            kwargs = {**kwargs, "past_key_values": alone.prefix.shared(input_ids, text_config)}
+        """As the base model's generate. With media, only the new ids are returned (B, new). inputs: as input_ids."""
+        input_ids = inputs if input_ids is None else input_ids
+        stats, base = stats_of(media), self.family.base
         clock = Stopwatch(self.device)
-        with self.base_inputs(input_ids, media, kwargs, generating=True) as inputs, clock.stage("llm"):
-            output = self.family.base.generate(**inputs)
-        self.stats["seconds"] |= clock.seconds
+        with ExitStack() as stack:
+            prefix = media[0][0].prefix if media is not None and [len(items) for items in media] == [1] else None
+            if input_ids is not None and prefix is not None and may_share(kwargs, base.generation_config):
+                text_config = getattr(self.config, "text_config", self.config)
+                kwargs = {**kwargs, "past_key_values": stack.enter_context(prefix.shared(input_ids, text_config))}
+            ready = stack.enter_context(self.base_inputs(input_ids, media, kwargs, generating=True, stats=stats))
+            with clock.stage("llm"):
+                output = base.generate(**ready)
+        add_stats(stats, {"seconds": clock.seconds})
+        keep_stats(self, stats)  # last of all: a streamer may have asked something else meanwhile
         if media is None or input_ids is None:
             return output
         if isinstance(output, torch.Tensor):
@@ -350,35 +390,10 @@ class GazedModel(nn.Module):
         output.sequences = output.sequences[:, input_ids.shape[1] :]
         return output
 
-    def ask(
-        self,
-        video: VideoSource | Sequence[VideoSource] | None,
-        question: str,
-        *,
-        images: Sequence[PictureSource] | PictureSource = (),
-        start: float | None = None,
-        end: float | None = None,
-        fps: float | None = None,
-        max_new_tokens: int = 64,
-        progress: bool = False,
-        **generation: Any,
-    ) -> str:
-        """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
-        media come before it. start, end, fps: as of `Video`, of each video. generation: as for
-        `generate`; greedy unless told otherwise."""
-        films, images = videos_in(video, start, end, fps), pictures_in(images)
-        if not question.strip():
-            raise InputError("the question has no text")
-        if not tags_in(question):
-            after = self.family.after_media
-            question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
-        if generation.get("return_dict_in_generate"):
-            raise InputError("ask() returns text; use prepare() and generate() for return_dict_in_generate")
-        inputs = self.prepare(question, films, images, reuse=True, progress=progress)
-        ids = self.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **generation})
-        self.stats["new_tokens"] = int(ids.shape[1])
-        return self.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+    def save_pretrained(self, folder: str | Path, is_main_process: bool = True, **options: Any) -> None:
+        """Writes base model, gaze model and settings; `autogaze_mllm.load` reads them back.
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes base model, gaze model and settings; `autogaze_mllm.load` reads them back."""
-        save(self, folder)
+        is_main_process, options: as of transformers; a state_dict is one of this model.
+        """
+        if is_main_process:
+            save(self, folder, options)

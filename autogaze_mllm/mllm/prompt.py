@@ -5,16 +5,20 @@ The number of visual tokens is known before the prompt is built: gaze, count, th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-from ..common.errors import InputError
+from ..common.errors import InputError, listed
 from .chat_template import render_messages
 from .families import Family
 from .media import TAG, Layout, Media
 from .preprocessing import Preprocessing
+
+LITERAL = "\ufdd0"  # stands for a "<" that begins no tag and no token; text never holds this character
+ESCAPED = re.compile(r"\\<(?=(?:video|image)>)")
 
 
 def tags_in(text: str) -> list[str]:
@@ -25,9 +29,12 @@ def tags_in(text: str) -> list[str]:
 def check_counts(text: str, videos: int, images: int, row: int) -> None:
     """Raises InputError when a prompt's tags and its media do not match."""
     tags = tags_in(text)
-    for kind, given in (("video", videos), ("image", images)):
+    counts = {"video": videos, "image": images}
+    more = next((kind for kind, given in counts.items() if tags.count(kind) > given), None)
+    hint = "" if more is None else f"; a tag that is meant as text is written \\<{more}>"
+    for kind, given in counts.items():
         if tags.count(kind) != given:
-            raise InputError(f"prompt {row}: {tags.count(kind)} <{kind}> tags, but {given} {kind}s were given")
+            raise InputError(f"prompt {row}: {tags.count(kind)} <{kind}> tags, but {given} {kind}s were given{hint}")
 
 
 def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
@@ -54,10 +61,22 @@ def encode_prompt(
     waiting = iter(media)
     marked = TAG.sub(lambda match: media_text(next(waiting).layout, match[1], family), text)
     has_start = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    ids = tokenizer(marked, add_special_tokens=family.add_special_tokens and not has_start)["input_ids"]
+    ids = text_ids(ESCAPED.sub(LITERAL, marked), tokenizer, family.add_special_tokens and not has_start)
     runs = [run for item in media for run in item.runs]
     counts = placeholder_counts(ids, runs, family, f"prompt {row}")
     return [token for token, count in zip(ids, counts, strict=True) for _ in range(count)]
+
+
+def text_ids(text: str, tokenizer: Any, special: bool) -> list[int]:
+    """special: the tokenizer adds what begins a text. A "<" that is literal becomes no part of a special token."""
+    first, *rest = text.split(LITERAL)
+    ids = list(tokenizer(first + "<" * bool(rest), add_special_tokens=special)["input_ids"])
+    # What follows is read as it is in the middle of a text: some tokenizers put a blank before the first word.
+    line = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    for number, piece in enumerate(rest, start=1):
+        found = tokenizer("\n" + piece + "<" * (number < len(rest)), add_special_tokens=False)["input_ids"]
+        ids += found[len(line) :]
+    return ids
 
 
 def media_text(layout: Layout, kind: str, family: Family) -> str:
@@ -89,7 +108,11 @@ def placeholder_counts(ids: Sequence[int], runs: Sequence[int], family: Family, 
     placeholders = (family.image_token_id, family.video_token_id)
     found = sum(token in placeholders for token in ids)
     if found != len(runs):
-        raise InputError(f"{what}: the tokenizer gives {found} placeholders where {len(runs)} were put in")
+        name = listed([f"{family.tokenizer.convert_ids_to_tokens(token)}" for token in dict.fromkeys(placeholders)], 2)
+        raise InputError(
+            f"{what}: {found} placeholders where {len(runs)} belong: its text must not hold {name}, which the model "
+            "reads as a picture"
+        )
     return [next(waiting) if token in placeholders else 1 for token in ids]
 
 
@@ -119,4 +142,4 @@ def media_per_prompt(
         raise InputError(f"{name} must be a list for each of {prompts} prompts, got {type(given).__name__}")
     if len(given) != prompts or not all(isinstance(part, (list, tuple)) for part in given):
         raise InputError(f"{prompts} prompts need {name} as {prompts} lists, one per prompt")
-    return [list(part) for part in given]
+    return [listed(part) for part in given]

@@ -28,11 +28,12 @@ def spliced(
     """
     width = embedded.shape[-1] // (1 + family.deepstack)
     inputs = dict(own)
-    if family.splice == "embeds":
+    by_hook = family.splice == "hook" or (generating and guesses(family, own))
+    if not by_hook:
         inputs["inputs_embeds"] = embedded[..., :width]
-    if family.splice == "hook" or generating:
+    if by_hook or generating:
         inputs["input_ids"] = _within_table(family, input_ids)
-    if family.splice == "embeds" and not family.deepstack:
+    if not by_hook and not family.deepstack:
         yield inputs
         return
     feed = _Feed(embedded, family.is_visual(input_ids), width, threading.get_ident())
@@ -43,13 +44,24 @@ def spliced(
         handle.remove()
 
 
+def guesses(family: Family, options: dict[str, Any]) -> bool:
+    """Whether `generate` is asked to decode with an assistant: it reads guessed tokens together with the prompt, of
+    which transformers forgets the embeddings then."""
+    config = options.get("generation_config") or family.base.generation_config
+    named = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit")
+    return any((options[name] if name in options else getattr(config, name, None)) is not None for name in named)
+
+
 def _within_table(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
-    """The ids as options like repetition_penalty may look at them: placeholders beyond the embedding table are written
-    as the prompt's first word, which counts as read anyhow. Bases that splice by a hook mask them by themselves."""
-    rows = family.base.get_input_embeddings().weight.shape[0]
-    if family.splice == "hook" or int(input_ids.max()) < rows:
+    """The ids as options like repetition_penalty may look at them, none beyond the embedding table: such placeholders
+    are written as the prompt's first word, which counts as read anyhow, or as padding where the base itself would embed
+    them so."""
+    known = input_ids < family.base.get_input_embeddings().weight.shape[0]
+    if bool(known.all()):
         return input_ids
-    known = input_ids < rows
+    if family.splice == "hook":
+        padding = family.base.config.get_text_config().pad_token_id
+        return input_ids.masked_fill(~known, padding or 0)
     first = input_ids.gather(1, known.long().argmax(dim=1, keepdim=True))
     return torch.where(known, input_ids, first)
 

@@ -6,9 +6,11 @@ A `VideoEncoder` is made for one call, of what the model is at that moment, and 
 from __future__ import annotations
 
 import dataclasses
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -24,8 +26,11 @@ from ..gaze.settings import VideoSettings
 from ..gaze.token_map import TokenMap
 from ..video.sources import VideoLike, as_video
 from ..vision.tower import GazedVisionModel
+from .call_state import Stats, add_stats, new_stats
 from .families import Family
 from .media import Media
+
+_one_at_a_time = threading.Lock()  # for selectors that are not made for threads
 
 VideoSource = VideoLike | GazedVideo | Media
 
@@ -40,7 +45,7 @@ class VideoEncoder:
     settings: VideoSettings
     cache: VideoCache | None
     gazing: bool
-    stats: dict[str, Any]
+    stats: Stats = field(default_factory=new_stats)
 
     # -- gazing --------------------------------------------------------------------------------------------------
 
@@ -54,7 +59,8 @@ class VideoEncoder:
             if found is not None:
                 found.stats |= {"seconds": {"cache": time.perf_counter() - start}, "from_cache": 1}
                 return found
-        gazed = gaze_video(source, self.selector, self.settings, **self.form, progress=progress)
+        with nullcontext() if as_selector(self.selector).thread_safe else _one_at_a_time:
+            gazed = gaze_video(source, self.selector, self.settings, **self.form, progress=progress)
         if self.cache is not None and key is not None:
             self.cache.put_gazed(key, gazed)
         return gazed
@@ -67,7 +73,7 @@ class VideoEncoder:
             "grid_for": None if self.tower.fixed else self.tower.grid_for,
             "tubelet": self.tower.tubelet,
             "pixels": self.family.pixels,
-            "device": self.family.base.device,
+            "device": self.tower.device,
             "dtype": self.family.base.dtype,
         }
 
@@ -103,7 +109,7 @@ class VideoEncoder:
         if reuse and self.cache is not None and not isinstance(source, GazedVideo) and not self.family.base.training:
             start = time.perf_counter()
             state = self.family.vision_state()
-            key = self._token_key(source, state)
+            key = None if state is None else self._token_key(source, state)
             found = None if key is None else self.cache.get_tokens(key)
             if found is not None:
                 tokens, numbers, token_map = found
@@ -125,7 +131,7 @@ class VideoEncoder:
         share, whole = gazed.keep_after, dataclasses.replace(gazed, keep_after=None)
         assert share is not None
         item = self.gazed_media(whole)
-        clock = Stopwatch(self.family.base.device)
+        clock = Stopwatch(self.family.device)
         (tokens,) = self.features([item], clock)
         assert item.token_map is not None
         kept = tokens_to_keep(tokens, item.token_map, share)
@@ -188,7 +194,7 @@ class VideoEncoder:
     def _tokens(self, item: Media, seen: Iterator[torch.Tensor], clock: Stopwatch) -> torch.Tensor:
         """seen: gives what the tower made of the next item that is gazed."""
         if isinstance(item.content, torch.Tensor):
-            return item.content.to(self.family.base.device)
+            return item.content.to(self.family.device)
         if not isinstance(item.content, GazedVideo):
             with clock.stage("dense vision"):
                 return self.family.dense_features(item.content)
@@ -214,12 +220,6 @@ class VideoEncoder:
             "dense_tokens": self.family.dense_count(frames, tuple(gazed.stats.get("size", gazed.grid.scales[-1]))),
         }
 
-    def count(self, numbers: dict[str, Any]) -> None:
+    def count(self, numbers: Stats) -> None:
         """Adds to the stats of the call under way."""
-        for name, value in numbers.items():
-            if name == "seconds":
-                seconds = self.stats.setdefault("seconds", {})
-                for stage, spent in value.items():
-                    seconds[stage] = seconds.get(stage, 0.0) + spent
-            else:
-                self.stats[name] = self.stats.get(name, 0) + value
+        add_stats(self.stats, numbers)

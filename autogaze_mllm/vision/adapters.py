@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..common.errors import InputError, listed
+from ..common.offloading import execution_device, present
 from ..common.pixels import resize_bicubic
 
 Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -63,9 +64,9 @@ class TowerAdapter:
         return self.core.post_layernorm
 
     @property
-    def reference(self) -> torch.Tensor:
-        """A parameter that is on the tower's device and in its dtype."""
-        return self.core.embeddings.position_embedding.weight
+    def embedding(self) -> Any:
+        """The convolution that embeds patches; it is on the tower's device and in its dtype."""
+        return self.core.embeddings.patch_embedding
 
     @property
     def attention_dropout(self) -> float:
@@ -73,12 +74,16 @@ class TowerAdapter:
 
     def embed(self, patches: torch.Tensor) -> torch.Tensor:
         """Normalised patches (n, 3 * patch * patch) -> (n, C), without positions."""
-        convolution = self.core.embeddings.patch_embedding
-        return F.linear(patches, convolution.weight.flatten(1), convolution.bias)
+        convolution = self.embedding
+        if type(convolution) is not nn.Conv2d:  # with LoRA, or quantised
+            return convolution(patches.unflatten(1, (3, self.patch_size, self.patch_size))).flatten(1)
+        with present(convolution):
+            return F.linear(patches, convolution.weight.flatten(1), convolution.bias)
 
     def positions(self) -> torch.Tensor:
         """The table of the patches (side * side, C)."""
-        return self.core.embeddings.position_embedding.weight
+        table = self.core.embeddings.position_embedding
+        return table(torch.arange(self.prefix, len(table.weight), device=execution_device(table)))
 
     def resize(self, table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         """table (1, C, side, side) fp32 -> (1, C, rows, columns), by the tower's own rule."""
@@ -131,12 +136,11 @@ class ClipAdapter(TowerAdapter):
     kinds = ("clip_vision_model",)
     prefix = 1
 
-    def positions(self) -> torch.Tensor:
-        return self.core.embeddings.position_embedding.weight[1:]
-
     def prefix_tokens(self) -> torch.Tensor:
         embeddings = self.core.embeddings
-        return (embeddings.class_embedding + embeddings.position_embedding.weight[0])[None]
+        first = torch.zeros(1, dtype=torch.long, device=execution_device(embeddings.position_embedding))
+        with present(embeddings):
+            return embeddings.class_embedding + embeddings.position_embedding(first)
 
     def first_norm(self, x: torch.Tensor) -> torch.Tensor:
         return self.core.pre_layrnorm(x)  # spelt so in transformers
@@ -157,15 +161,12 @@ class InternVLAdapter(TowerAdapter):
         return self.core.layernorm
 
     @property
-    def reference(self) -> torch.Tensor:
-        return self.core.embeddings.cls_token
-
-    def embed(self, patches: torch.Tensor) -> torch.Tensor:
-        convolution = self.core.embeddings.patch_embeddings.projection
-        return F.linear(patches, convolution.weight.flatten(1), convolution.bias)
+    def embedding(self) -> Any:
+        return self.core.embeddings.patch_embeddings.projection
 
     def _table(self) -> torch.Tensor:
-        table = self.core.embeddings.position_embeddings
+        with present(self.core.embeddings):
+            table = self.core.embeddings.position_embeddings
         if table is None:
             raise InputError("an InternVL tower without absolute position embeddings cannot be gazed")
         return table[0]
@@ -174,7 +175,8 @@ class InternVLAdapter(TowerAdapter):
         return self._table()[1:]
 
     def prefix_tokens(self) -> torch.Tensor:
-        return self.core.embeddings.cls_token[0] + self._table()[:1]
+        with present(self.core.embeddings):
+            return self.core.embeddings.cls_token[0] + self._table()[:1]
 
     def before_attention(self, layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         block, y = layer.attention, layer.layernorm_before(x)
@@ -183,8 +185,10 @@ class InternVLAdapter(TowerAdapter):
 
     def after_attention(self, layer: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
         block = layer.attention
-        x = x + layer.lambda_1 * block.projection_dropout(block.projection_layer(mixed.flatten(1)))
-        return x + layer.lambda_2 * layer.dropout(layer.mlp(layer.layernorm_after(x)))
+        with present(layer):
+            first, second = layer.lambda_1, layer.lambda_2
+        x = x + first * block.projection_dropout(block.projection_layer(mixed.flatten(1)))
+        return x + second * layer.dropout(layer.mlp(layer.layernorm_after(x)))
 
 
 class NaFlexAdapter(TowerAdapter):
@@ -221,23 +225,21 @@ class Dinov2Adapter(TowerAdapter):
         return self.core.layernorm
 
     @property
-    def reference(self) -> torch.Tensor:
-        return self.core.embeddings.cls_token
+    def embedding(self) -> Any:
+        return self.core.embeddings.patch_embeddings.projection
 
     @property
     def attention_dropout(self) -> float:
         return self.config.attention_probs_dropout_prob
 
-    def embed(self, patches: torch.Tensor) -> torch.Tensor:
-        convolution = self.core.embeddings.patch_embeddings.projection
-        return F.linear(patches, convolution.weight.flatten(1), convolution.bias)
-
     def positions(self) -> torch.Tensor:
-        return self.core.embeddings.position_embeddings[0, 1:]
+        with present(self.core.embeddings):
+            return self.core.embeddings.position_embeddings[0, 1:]
 
     def prefix_tokens(self) -> torch.Tensor:
         embeddings = self.core.embeddings
-        return embeddings.cls_token[0] + embeddings.position_embeddings[0, :1]
+        with present(embeddings):
+            return embeddings.cls_token[0] + embeddings.position_embeddings[0, :1]
 
     def before_attention(self, layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         block, y = layer.attention, layer.norm1(x)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from ..common.errors import InputError
+from ..common.offloading import execution_device
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from ..gaze.settings import VideoSettings
@@ -60,6 +61,14 @@ class AnySizeTower(nn.Module):
         """The gaze model's cells, so many times in each direction."""
         g = self.patch
         return PatchGrid(tuple((r * rows * g, c * columns * g) for r, c in self.cells), g)
+
+    @property
+    def device(self) -> torch.device:
+        return execution_device(self.base_tower)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.base_tower.parameters()).dtype
 
     def grid_for(self, width: int, height: int, settings: VideoSettings) -> PatchGrid:
         """What a video of width x height pixels is selected on: up to max_tiles squares of the gaze model's own size,
@@ -130,9 +139,8 @@ class AnySizeTower(nn.Module):
         self.check_video(gazed)
         if not len(gazed):
             raise InputError("nothing of the video was kept, and the tower cannot run on nothing")
-        device = next(self.base_tower.parameters()).device
         groups = gazed.clip_groups(max(ENCODE_PATCHES // self.group**2, 1))
-        return torch.cat([self.encode_part(part.to(device)) for part in groups if len(part)])
+        return torch.cat([self.encode_part(part.to(self.device)) for part in groups if len(part)])
 
     def encode_part(self, gazed: GazedVideo) -> torch.Tensor:
         """The same of a few clips, which are on the tower's device."""

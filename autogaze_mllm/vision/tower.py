@@ -23,6 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..common.compiling import Compiled
 from ..common.errors import InputError
+from ..common.offloading import execution_device
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from .adapters import TowerAdapter, adapter_of
@@ -82,11 +83,11 @@ class GazedVisionModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.adapter.reference.device
+        return execution_device(self.adapter.embedding)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.adapter.reference.dtype
+        return next(self.adapter.embedding.parameters()).dtype
 
     def position_table(self) -> torch.Tensor:
         """Position embeddings of the tower's own patches, group after group (positions of the grid * group^2, C); the

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 
 from ...common.errors import InputError, listed
-from ...common.hashing import fingerprint
+from ...common.offloading import execution_device
 from ...common.pixels import PixelFormat, resize_frames
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.grid import PatchGrid, Side, sides_of
@@ -24,6 +24,7 @@ from ...vision.adapters import adapter_of, square, tower_kinds
 from ...vision.tower import GazedVisionModel
 from ..media import Layout, Media
 from ..preprocessing import Preprocessing
+from ..weights_identity import weights_fingerprint
 
 
 class Family(ABC):
@@ -46,6 +47,8 @@ class Family(ABC):
     splice: ClassVar[Literal["embeds", "hook"]] = "embeds"
     add_special_tokens: ClassVar[bool] = True  # the tokenizer's own at a prompt's start, unless it begins with one
     share_prefix: ClassVar[bool] = True  # what the LLM makes of a video does not depend on the question after it
+    # Several samples may stand in one row, told apart by positions that begin anew: the LLM wants nothing else of them.
+    packing: ClassVar[bool] = True
     trained_gazed: ClassVar[bool] = False  # its published weights were trained on gazed videos
     deepstack: int = 0  # vectors of each visual token that are added to the LLM's first layers
 
@@ -71,6 +74,11 @@ class Family(ABC):
         return self.base.config
 
     @property
+    def device(self) -> torch.device:
+        """Where prompts are read. Weights may lie elsewhere: accelerate brings them along when they are used."""
+        return execution_device(self.base.get_input_embeddings())
+
+    @property
     def tower(self) -> nn.Module:
         """The vision model that sees videos."""
         return self.base.model.vision_tower
@@ -89,20 +97,20 @@ class Family(ABC):
         """Of which part ("tower", "projector" or "llm") a parameter of the base is, by its name there."""
         return next(part for part, starts in cls.PREFIXES.items() if name.startswith(starts))
 
-    def vision_state(self) -> str:
+    def vision_state(self) -> str | None:
         """Fingerprint of what decides the visual tokens of a video: all weights but the LLM's, and which adapters
-        (peft) are switched on."""
+        (peft) are switched on. None where the weights cannot be told."""
 
         def decides(name: str) -> bool:
             return not any(f".{start}" in f".{name}." for start in self.PREFIXES["llm"])  # peft may stand before them
 
-        weights = {name: tensor for name, tensor in self.base.state_dict().items() if decides(name)}
         adapters = [
             (name, module.disable_adapters, module.active_adapters, sorted(getattr(module, "scaling", {}).items()))
             for name, module in self.base.named_modules()
             if isinstance(getattr(module, "disable_adapters", None), bool) and decides(name)  # a layer of peft's
         ]
-        return fingerprint(weights) + (str(adapters) if adapters else "")
+        weights = weights_fingerprint(self.base, decides)
+        return weights and weights + (str(adapters) if adapters else "")
 
     # -- the gazed tower -----------------------------------------------------------------------------------------
 
@@ -287,7 +295,7 @@ class Family(ABC):
                     joined.setdefault(name, []).append(value)
         if any(len({part.shape[1:] for part in parts}) > 1 for parts in joined.values()):
             return None
-        return {name: torch.cat(parts).to(self.base.device) for name, parts in joined.items()}
+        return {name: torch.cat(parts).to(self.device) for name, parts in joined.items()}
 
     # -- conversations -------------------------------------------------------------------------------------------
 

@@ -50,7 +50,7 @@ class FramedFamily(Family):
         return frames * self.per_picture
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
-        pixels = content["pixel_values"].to(self.base.device, self.base.dtype)
+        pixels = content["pixel_values"].to(self.device, self.base.dtype)
         found = self.base.get_image_features(pixel_values=pixels).pooler_output
         found = found if isinstance(found, torch.Tensor) else torch.cat(list(found))
         return found.reshape(-1, found.shape[-1])

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...common.offloading import present
 from ..media import Layout
 from .framed import FramedFamily
 
@@ -20,6 +21,7 @@ class Gemma3Family(FramedFamily):
     example = "google/gemma-3-4b-it"
     after_media = ""
     splice = "hook"
+    packing = False
 
     @property
     def group(self) -> int:
@@ -32,7 +34,9 @@ class Gemma3Family(FramedFamily):
 
     def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
         projector = self.projector
-        return projector.mm_soft_emb_norm(features.mean(dim=1)) @ projector.mm_input_projection_weight
+        with present(projector):
+            weight = projector.mm_input_projection_weight
+        return projector.mm_soft_emb_norm(features.mean(dim=1)) @ weight
 
     def frame(self, number: int, seconds: float, tokens: int) -> Layout:
         start, end = self.tokenizer.convert_ids_to_tokens([self.config.boi_token_index, self.config.eoi_token_index])

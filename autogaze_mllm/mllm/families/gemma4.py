@@ -23,6 +23,7 @@ class Gemma4Family(AnySizeFamily):
     title = "Gemma 4"
     example = "google/gemma-4-E4B-it"
     splice = "hook"
+    packing = False
     tower_class = PositionTower
     dense_tokens = (1, 70)
     PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -86,7 +87,7 @@ class Gemma4Family(AnySizeFamily):
         return "num_frames_per_video" in inspect.signature(self.base.forward).parameters
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
-        device = self.base.device
+        device = self.device
         there = {name: value.to(device) for name, value in content.items()}
         if "pixel_values_videos" in there:
             return joined_features(self.base.model.get_video_features(**there))

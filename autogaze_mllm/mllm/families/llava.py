@@ -50,7 +50,7 @@ class LlavaFamily(Family):
         return frames * self._tokens_per_image
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
-        pixels = content["pixel_values"].to(self.base.device, self.base.dtype)
+        pixels = content["pixel_values"].to(self.device, self.base.dtype)
         return torch.cat(list(self.base.get_image_features(pixel_values=pixels).pooler_output))
 
     def chat(self, text: str, first: bool = True) -> str:

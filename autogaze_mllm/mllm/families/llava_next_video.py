@@ -49,7 +49,7 @@ class LlavaNextVideoFamily(Family):
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
         name = "pixel_values_videos" if "pixel_values_videos" in content else "pixel_values"
-        pixels = content[name].to(self.base.device, self.base.dtype)
+        pixels = content[name].to(self.device, self.base.dtype)
         if name == "pixel_values":
             found = self.base.get_image_features(pixels, content["image_sizes"]).pooler_output
         else:

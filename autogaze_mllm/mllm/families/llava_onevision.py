@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from ...common.offloading import present
 from ..media import Media
 from .base import Family
 
@@ -35,7 +36,8 @@ class LlavaOnevisionFamily(Family):
         return self._with_newline(self.projector(features))
 
     def _with_newline(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tokens, self.base.model.image_newline[None].to(tokens)])
+        with present(self.base.model):
+            return torch.cat([tokens, self.base.model.image_newline[None].to(tokens)])
 
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
         inputs = self.image_processor(images=[image], return_tensors="pt")
@@ -60,7 +62,7 @@ class LlavaOnevisionFamily(Family):
         return frames * (-(-self._side // 2)) ** 2 + 1
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
-        device, dtype = self.base.device, self.base.dtype
+        device, dtype = self.device, self.base.dtype
         if "pixel_values_videos" in content:
             pixels = content["pixel_values_videos"].to(device, dtype)
             tokens = self.base.get_video_features(pixels).pooler_output.flatten(0, 1)
@@ -82,7 +84,7 @@ class LlavaOnevisionFamily(Family):
             return None
         if found.pop("alone", None) is not None:
             images = [sum("pixel_values" in item.dense for item in items) for items in media]
-            found["batch_num_images"] = torch.tensor(images, device=self.base.device)
+            found["batch_num_images"] = torch.tensor(images, device=self.device)
         return found
 
     def chat(self, text: str, first: bool = True) -> str:

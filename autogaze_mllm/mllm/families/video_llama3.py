@@ -67,8 +67,8 @@ class VideoLlama3Family(AnySizeFamily):
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
         kind = "video" if "pixel_values_videos" in content else "image"
         pixels = content["pixel_values_videos" if kind == "video" else "pixel_values"]
-        grid, merges = (content[f"{kind}_{name}"].to(self.base.device) for name in ("grid_thw", "merge_sizes"))
-        pixels = pixels.to(self.base.device, self.base.dtype)
+        grid, merges = (content[f"{kind}_{name}"].to(self.device) for name in ("grid_thw", "merge_sizes"))
+        pixels = pixels.to(self.device, self.base.dtype)
         return joined_features(self.base.model.get_image_features(pixels, grid, merges))
 
     def chat(self, text: str, first: bool = True) -> str:

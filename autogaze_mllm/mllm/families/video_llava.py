@@ -54,7 +54,7 @@ class VideoLlavaFamily(Family):
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
         ((name, pixels),) = content.items()
-        pixels = pixels.to(self.base.device, self.base.dtype)
+        pixels = pixels.to(self.device, self.base.dtype)
         videos = name == "pixel_values_videos"
         found = self.base.get_video_features(pixels) if videos else self.base.get_image_features(pixels)
         return found.pooler_output.reshape(-1, found.pooler_output.shape[-1])

@@ -101,7 +101,7 @@ class VilaFamily(NativeFamily):
 
     def _embedded(self, text: str) -> torch.Tensor:
         """A text's own embeddings (length, D)."""
-        ids = torch.tensor(self._ids(text), dtype=torch.long, device=self.base.device)
+        ids = torch.tensor(self._ids(text), dtype=torch.long, device=self.device)
         return self.base.get_input_embeddings()(ids)
 
     def _ids(self, text: str) -> list[int]:
