@@ -15,6 +15,8 @@ import pytest
 from transformers import LlavaConfig, ViTConfig
 
 import autogaze_mllm as am
+from autogaze_mllm.finetuning.config import FinetuneConfig
+from autogaze_mllm.finetuning.run import prepare
 from autogaze_mllm.gaze.settings import PRESETS
 from autogaze_mllm.mllm.families import OWN
 from autogaze_mllm.mllm.families.llava import LlavaFamily
@@ -219,6 +221,7 @@ def test_what_a_family_cannot_do_is_refused_in_the_line_that_is_shown(clip: Path
         refused(lambda: wrapped("qwen3_vl", compile=True)),
         refused(lambda: wrapped("video_llava", max_tiles=2).gaze_video(clip)),
         refused(lambda: wrapped("paligemma").encode_video(clip, share_prompt=True)),
+        refused(lambda: prepare(wrapped("qwen3_vl"), FinetuneConfig(data=("none",), output="none", packing=True))),
         refused(lambda: LlavaFamily.check_tower(vit)),
     ]
     for shown, real in zip(refusals(), said, strict=True):
