@@ -152,6 +152,16 @@ def test_other_sizes_are_taken_by_the_towers_own_rule(name: str, size: tuple[int
     assert torch.allclose(ours.encode(gazed, 2), out.hidden_states[2][:, prefix:].flatten(0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["siglip", "naflex"])
+def test_what_is_pooled_is_the_base_s(name: str) -> None:
+    base = tower(name)
+    ours = GazedVisionModel(base, frame_independent=True)
+    pixels = torch.randn(2, 1, 3, 64, 64)
+    info = AllSelector().select(pixels, ours.grid, 1.0, None)
+    pooled = ours(pixels, info).pooler_output
+    assert torch.allclose(pooled, dense(base, pixels[:, 0]).pooler_output, atol=1e-5)
+
+
 @pytest.mark.parametrize("attn_type", ["block_causal", "causal", "bidirectional"])
 def test_class_tokens_see_what_their_frame_may_see(attn_type: Any) -> None:
     """Every backend gives what the plain one gives, and gradients reach the class token."""
