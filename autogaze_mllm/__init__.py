@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .mllm.model import GazedModel
     from .mllm.wrap import wrap
     from .video.sources import Video
+    from .vision.adapters import TowerAdapter, register_tower
     from .vision.tower import GazedSiglipVisionModel, GazedVisionModel
 
 __version__ = "0.1.0"  # the only place where it stands
@@ -55,12 +56,14 @@ __all__ = [
     "PixelFormat",
     "RandomSelector",
     "Selector",
+    "TowerAdapter",
     "Video",
     "VideoSettings",
     "gaze_video",
     "load",
     "preset",
     "register_family",
+    "register_tower",
     "wrap",
 ]
 
@@ -85,6 +88,7 @@ _HOMES = {
     ".mllm.model": ("GazedModel",),
     ".mllm.wrap": ("wrap",),
     ".video.sources": ("Video",),
+    ".vision.adapters": ("TowerAdapter", "register_tower"),
     ".vision.tower": ("GazedSiglipVisionModel", "GazedVisionModel"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -19,6 +19,7 @@ import resource
 import shutil
 import sys
 import tempfile
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
@@ -140,10 +141,16 @@ def damaged(data: bytes, chance: random.Random) -> bytes:
     return bytes(changed)
 
 
+def _region(data: bytearray, chance: random.Random) -> tuple[int, int]:
+    """The head or the tail, where the index is and which decide most, or all."""
+    size = min(len(data), 2048)
+    return chance.choice(((0, size), (len(data) - size, len(data)), (0, len(data))))
+
+
 def _flip(data: bytearray, chance: random.Random) -> None:
-    near = chance.choice((len(data), min(len(data), 2048)))  # heads decide more than what follows
+    start, end = _region(data, chance)
     for _ in range(chance.choice((1, 4, 32, 256))):
-        data[chance.randrange(near)] ^= 1 << chance.randrange(8)
+        data[chance.randrange(start, end)] ^= 1 << chance.randrange(8)
 
 
 def _cut(data: bytearray, chance: random.Random) -> None:
@@ -162,10 +169,10 @@ def _repeat(data: bytearray, chance: random.Random) -> None:
 
 
 def _extreme(data: bytearray, chance: random.Random) -> None:
-    """A number somewhere in the head becomes as large, or as negative, as it can be."""
-    start = chance.randrange(max(min(len(data), 2048) - 8, 1))
+    """A number becomes as large, or as negative, as it can be."""
+    start = chance.randrange(*_region(data, chance))
     number = chance.choice((b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\0\0\0\0", b"\xff\xff\xff\x7f"))
-    data[start : start + 4] = number
+    data[start : start + 4] = number[: len(data) - start]
 
 
 def _swap(data: bytearray, chance: random.Random) -> None:
@@ -216,11 +223,13 @@ def _worker(name: str, memory: float, link: Connection) -> None:
 
 @dataclass
 class _Helper:
-    """A process that tries files, started anew when it is lost."""
+    """A process that tries files, started anew when it is lost. slowest: seconds of a file; peak: GiB of a process."""
 
     name: str
     seconds: float
     memory: float
+    slowest: float = 0.0
+    peak: float = 0.0
 
     def __post_init__(self) -> None:
         self._start()
@@ -234,6 +243,7 @@ class _Helper:
         self.link.recv()  # when everything is imported
 
     def tried(self, path: Path) -> str:
+        started = time.perf_counter()
         self.link.send(path)
         try:
             told, used = (
@@ -241,6 +251,7 @@ class _Helper:
             )
         except EOFError:
             told, used = f"the process died (exit code {self.process.exitcode})", 0.0
+        self.slowest, self.peak = max(self.slowest, time.perf_counter() - started), max(self.peak, used)
         if used > self.memory:
             told = f"takes {used:.1f} GiB"
         if told not in (RESULT, REFUSED):
@@ -256,6 +267,16 @@ class _Helper:
         self.process.join()
 
 
+@dataclass(frozen=True)
+class Report:
+    """outcomes: how often each came. faults: each in words. slowest: seconds of a file. peak: GiB of a process."""
+
+    outcomes: Counter[str]
+    faults: list[str]
+    slowest: float
+    peak: float
+
+
 def fuzz(
     name: str,
     count: int,
@@ -264,8 +285,8 @@ def fuzz(
     seconds: float = SECONDS,
     memory: float = MEMORY_GIB,
     keep: Path | None = None,
-) -> tuple[Counter[str], list[str]]:
-    """How often each outcome came, and every fault in words. keep: where files that show a fault go."""
+) -> Report:
+    """Tries the sound files of a kind, then damaged ones. keep: where files that show a fault go."""
     chance, outcomes, faults = random.Random(f"{name} {seed}"), Counter[str](), []
     with tempfile.TemporaryDirectory() as folder:
         sound = KINDS[name]().make(Path(folder))
@@ -288,7 +309,7 @@ def fuzz(
                 path.unlink()
         finally:
             helper.stop()
-    return outcomes, faults
+    return Report(outcomes, faults, helper.slowest, helper.peak)
 
 
 def main() -> int:
@@ -304,7 +325,7 @@ def main() -> int:
     failed = False
     for name in KINDS:
         if count := getattr(arguments, name):
-            outcomes, faults = fuzz(
+            report = fuzz(
                 name,
                 count,
                 seed=arguments.seed,
@@ -312,9 +333,9 @@ def main() -> int:
                 memory=arguments.memory,
                 keep=arguments.keep,
             )
-            told[name] = dict(outcomes)
-            failed = failed or bool(faults)
-            for fault in faults:
+            told[name] = {**report.outcomes, "slowest_s": round(report.slowest, 2), "peak_gib": round(report.peak, 2)}
+            failed = failed or bool(report.faults)
+            for fault in report.faults:
                 print(f"{name}: {fault}", file=sys.stderr)
     print(json.dumps(told))
     return int(failed)

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 
 from ..common.errors import InputError
 from ..common.json_text import to_json
+from ..common.paths import shown_name
 from .options import (
     chosen_settings,
     chosen_video,
@@ -72,5 +73,5 @@ def run(arguments: argparse.Namespace) -> int:
         ("PSNR", f"{overlay.psnr:.1f} dB, rebuilt from the kept patches"),
         seconds_row(stats["seconds"]),
     ]
-    print_rows(rows + ([("overlay", arguments.out)] if arguments.out else []))
+    print_rows(rows + ([("overlay", shown_name(arguments.out))] if arguments.out else []))
     return 0

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, first_line
 from ..common.fields import Setting, settings_of
+from ..common.paths import shown_name
 from ..gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
@@ -142,7 +143,7 @@ def kept_rows(video: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
     lost = f", {stats['frames_lost']} could not be decoded" if stats.get("frames_lost") else ""
     kept, total = stats["patches"], stats["patches_total"]
     return [
-        ("video", f"{video} ({stats['frames']} frames{lost})"),
+        ("video", f"{shown_name(video)} ({stats['frames']} frames{lost})"),
         ("patches kept", f"{kept} of {total} ({100 * kept / total:.1f} %)"),
         ("reduction", f"{total / kept:.1f}x"),
     ]

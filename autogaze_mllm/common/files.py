@@ -91,13 +91,16 @@ def writing(path: Path) -> Iterator[None]:
     """Inside, what keeps `path` from being written is an InputError that names it."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not is_full(error):
+            raise
         raise InputError(f"{path}: cannot be written ({why_not(error)})") from error
 
 
 def why_not(error: BaseException) -> str:
     """Why something could not be written, and what helps."""
     why = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
+    why = "no more can be written" if isinstance(error, RuntimeError) and is_full(error) else why
     return f"{why}; make room, then run the same again" if is_full(error) else why
 
 
@@ -106,7 +109,8 @@ def is_full(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     said = str(error)
-    known = ("No space left", "StorageFull", "FileTooLarge", "File too large", "QuotaExceeded", "file write failed")
+    known = ["No space left", "StorageFull", "FileTooLarge", "File too large", "QuotaExceeded"]
+    known += ["file write failed", "unexpected pos ", "iostream error"]  # of torch.save
     return isinstance(error, (SafetensorError, RuntimeError)) and any(part in said for part in known)
 
 

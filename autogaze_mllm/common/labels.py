@@ -27,7 +27,6 @@ def told_apart(names: Iterable[str]) -> dict[str, str]:
 
 
 def in_plot(label: str) -> str:
-    """As text that matplotlib draws as it stands: without formulas between dollar signs, not hidden for its first
-    sign."""
+    """As text that matplotlib draws as it stands: no formulas between dollar signs, not hidden for its first sign."""
     plain = writable(label).replace("$", r"\$")
     return f" {plain}" if plain.startswith("_") else plain

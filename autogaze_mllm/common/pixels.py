@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import InputError, first_line
+from .paths import check_path, shown_name
 
 PictureSource = str | Path | bytes | BinaryIO | Image.Image
 # What Pillow raises for files that are damaged, too large, or of a kind that it does not know.
@@ -32,15 +33,13 @@ def open_picture(source: PictureSource) -> Image.Image:
     if isinstance(source, Image.Image):
         return rgb_picture(source, "picture")
     if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        if not os.path.isfile(name):
-            missing = "not a regular file" if os.path.exists(name) else "no such file"
-            raise InputError(f"{name[:80]}: {missing}")
-        opened: Any = name
+        check_path(source, "picture")
+        opened: Any = os.fspath(source)
+        name = shown_name(opened)
     elif isinstance(source, (bytes, bytearray, memoryview)):
         name, opened = f"picture of {len(source)} bytes", io.BytesIO(source)
     elif callable(getattr(source, "read", None)):
-        name, opened = f"open file {getattr(source, 'name', '')}".rstrip(), source
+        name, opened = f"open file {shown_name(str(getattr(source, 'name', '')))}".rstrip(), source
     else:
         raise InputError(f"{type(source).__name__} is no picture; what is: a path, bytes, an open file, Pillow's")
     try:

@@ -139,7 +139,10 @@ class TrainedModel(nn.Module):
             given["position_ids"] = position_ids
         with self.gazed.base_inputs(input_ids, media, given, embedded, labels) as inputs:
             output = self.gazed.family.base(**inputs)
-        logits, chosen = output.logits.float().flatten(0, 1), targets[:, wanted]
+        logits = output.logits
+        if logits.shape[1] == targets.shape[1]:  # also of a base that makes all of them, whatever it is asked for
+            logits = logits[:, wanted]
+        logits, chosen = logits.float().flatten(0, 1), targets[:, wanted]
         losses = F.cross_entropy(logits, chosen.flatten(), ignore_index=IGNORED, reduction="none")
         return losses.view(chosen.shape).sum(dim=1)
 

@@ -27,7 +27,7 @@ from transformers.trainer import SCHEDULER_NAME
 
 from ..common import distributed
 from ..common.errors import DivergenceError
-from ..common.files import output_folder, read_fields, write_json
+from ..common.files import output_folder, read_fields, write_json, writing
 from ..common.weights import check_weights, shapes
 from ..gaze.autogaze.model import AutoGaze
 from ..mllm.model import GazedModel
@@ -133,7 +133,8 @@ class GazedTrainer(Trainer):
         """A checkpoint that could not be written, on a full disk say, leaves nothing behind."""
         folder = Path(self.config.output) / f"checkpoint-{self.state.global_step}"
         try:
-            super()._save_checkpoint(model, trial)
+            with writing(folder):
+                super()._save_checkpoint(model, trial)
         except BaseException:
             if self.args.should_save and not (folder / STATE).is_file():
                 shutil.rmtree(folder, ignore_errors=True)

@@ -5,7 +5,7 @@ Notable design decisions:
   result (settings, selector, grid, pixels, and for tokens the weights), so a changed video or model is a miss (of
   weights, evenly spread values are compared);
 - entries are written beside their place and renamed when complete: two processes may fill the cache at once, and a
-  killed one leaves nothing that is trusted. What cannot be read is dropped and counts as a miss;
+  killed one leaves nothing that is trusted. Entries have a checksum: a damaged one is dropped, and is a miss;
 - the entries used longest ago go first when the size limit is passed.
 """
 
@@ -16,23 +16,24 @@ import json
 import logging
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
 
 from ..common.errors import InputError
-from ..common.files import atomic_write, output_folder
+from ..common.files import output_folder
 from ..common.hashing import default_folder
+from ..common.summed import read_summed, write_summed
 from ..video.sources import VideoLike, as_video
 from .gazed_video import GazedVideo
 from .token_map import TokenMap
 
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 VERSION = 2  # raise it when the same settings begin to give another result
@@ -66,15 +67,7 @@ class VideoCache:
 
     def get_gazed(self, key: str) -> GazedVideo | None:
         path = self.folder / (key + GAZED)
-        if not path.exists():
-            return None
-        try:
-            found = GazedVideo.load(path)
-        except InputError:
-            path.unlink(missing_ok=True)
-            return None
-        self._touch(path)
-        return found
+        return self._read(path, lambda: GazedVideo.load(path))
 
     def put_gazed(self, key: str, gazed: GazedVideo) -> None:
         with self._writing():
@@ -84,27 +77,41 @@ class VideoCache:
     def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any], TokenMap] | None:
         """Visual tokens (n, D), the stats that were kept with them, and where they lie."""
         path = self.folder / (key + TOKENS)
+
+        def read() -> tuple[torch.Tensor, dict[str, Any], TokenMap]:
+            tensors, facts = read_summed(path, ("tokens", "positions", "tile"), "visual_tokens", "visual tokens")
+            tokens = tensors["tokens"]
+            if not tokens.is_floating_point():
+                raise InputError(f"{path}: not visual tokens ({tokens.dtype})")
+            places = tensors["positions"], tensors["tile"]
+            token_map = facts.made("map", dict[str, Any], lambda found: TokenMap.from_facts(found, *places))
+            return tokens, facts.get("stats", dict[str, Any]), token_map
+
+        return self._read(path, read)
+
+    def _read(self, path: Path, read: Callable[[], T]) -> T | None:
+        """What an entry holds. One that is damaged goes, with a word, and is made anew."""
         if not path.exists():
             return None
         try:
-            with safe_open(path, framework="pt") as stored:
-                facts = stored.metadata()
-                token_map = TokenMap.from_facts(
-                    json.loads(facts["map"]), stored.get_tensor("positions"), stored.get_tensor("tile")
-                )
-                found = stored.get_tensor("tokens"), json.loads(facts["stats"]), token_map
-        except (SafetensorError, OSError, KeyError, ValueError, TypeError):
-            path.unlink(missing_ok=True)
+            found = read()
+        except InputError as error:
+            if not path.exists():  # another process has just removed it
+                return None
+            logger.warning("%s; this entry of the cache is made anew", error)
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
         self._touch(path)
         return found
 
     def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any], token_map: TokenMap) -> None:
-        with self._writing(), atomic_write(self.folder / (key + TOKENS)) as temporary:
+        with self._writing():
             kept = {"tokens": tokens, "positions": token_map.positions, "tile": token_map.tile}
             kept = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
-            save_file(kept, temporary, metadata={"stats": json.dumps(stats), "map": json.dumps(token_map.facts())})
-        self.prune()
+            facts = {"stats": stats, "map": token_map.facts()}
+            write_summed(self.folder / (key + TOKENS), kept, "visual_tokens", facts)
+            self.prune()
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

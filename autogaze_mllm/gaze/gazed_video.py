@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from ..common.errors import InputError
-from ..common.files import atomic_write, output_folder
+from ..common.files import output_folder
+from ..common.json_text import Fields, shown
+from ..common.summed import read_summed, write_summed
 from .grid import PatchGrid
 from .patches import gather_patches
 from .selection import read_selection
@@ -246,30 +245,69 @@ class GazedVideo:
             "stats": self.stats,
         }
         tensors = {name: getattr(self, name).detach().cpu().contiguous() for name in TENSORS}
-        with atomic_write(target) as temporary:
-            save_file(tensors, temporary, metadata={"gazed_video": json.dumps(facts)})
+        write_summed(target, tensors, "gazed_video", facts)
 
     @classmethod
     def load(cls, path: str | Path, patches: bool = True) -> GazedVideo:
         """What `save` wrote, on the CPU; without the patches' pixels where they are not wanted. Raises InputError for
         anything else."""
-        try:
-            with safe_open(path, framework="pt") as stored:
-                facts = json.loads((stored.metadata() or {})["gazed_video"])
-                tensors = {name: stored.get_tensor(name) for name in TENSORS if patches or name != "patches"}
-                tensors.setdefault("patches", torch.empty(len(tensors["positions"]), 0))
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
-            raise InputError(f"{path}: not a saved gazed video ({error})") from error
-        if facts.get("format") != FORMAT:
-            raise InputError(f"{path}: format {facts.get('format')}, this version reads {FORMAT}")
+        wanted = [name for name in TENSORS if patches or name != "patches"]
+        tensors, stored = read_summed(Path(path), wanted, "gazed_video", "a saved gazed video")
+        if stored.get("format", Any, None) != FORMAT:
+            raise InputError(f"{path}: format {shown(stored.values.get('format'))}, this version reads {FORMAT}")
+        of_grid = stored.object("grid")
+        sides = of_grid.made("scales", list[tuple[int, int]], lambda found: tuple(map(tuple, found)))
+        grid = of_grid.made("patch", int, lambda patch: PatchGrid(sides, patch))
+        thumbnails, tiles = stored.get("thumbnails", int), stored.get("tiles", tuple[int, int])
+        stats = stored.get("stats", dict[str, Any])
+        Fields(stats, f"{path}: stats").get("seconds", dict[str, float], {})
+        tubelet = stored.get("tubelet", int, 1)
+        _check(path, tensors, grid, thumbnails, tiles, tubelet)
+        tensors.setdefault("patches", torch.empty(len(tensors["positions"]), 0))
         return cls(
             **tensors,
-            grid=PatchGrid(tuple(tuple(side) for side in facts["grid"]["scales"]), facts["grid"]["patch"]),
-            tiles=tuple(facts["tiles"]),
-            thumbnails=facts["thumbnails"],
-            tubelet=facts.get("tubelet", 1),
-            interval=facts.get("interval", 0.0),
-            keep_after=facts.get("keep_after"),
-            settings=facts["settings"],
-            stats=facts["stats"],
+            grid=grid,
+            tiles=tuple(tiles),
+            thumbnails=thumbnails,
+            tubelet=tubelet,
+            interval=stored.get("interval", float, 0.0),
+            keep_after=stored.get("keep_after", float | None, None),
+            settings=stored.get("settings", dict[str, Any]),
+            stats=stats,
         )
+
+
+def _check(
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    grid: PatchGrid,
+    thumbnails: int,
+    tiles: Sequence[int],
+    tubelet: int,
+) -> None:
+    """Raises InputError for values of a file that cannot be: they would be read as other patches, or fail later."""
+
+    def require(condition: bool, message: str) -> None:
+        if not condition:
+            raise InputError(f"{path}: not a saved gazed video ({message})")
+
+    require(grid.size > 0, "its grid has no patches")
+    require(tubelet > 0, f"tubelets of {tubelet} frames")
+    for name in tensors.keys() & {"patches", "timestamps"}:
+        require(tensors[name].is_floating_point(), f"{name} are {tensors[name].dtype}")
+        require(bool(tensors[name].isfinite().all()), f"{name} hold numbers that are not finite")
+    whole = {"positions": grid.size, "frame_counts": grid.size + 1, "clip_frames": None, "pictures": None}
+    for name, end in whole.items():
+        values = tensors[name]
+        require(values.dtype in (torch.int64, torch.int32), f"{name} are {values.dtype}")
+        if values.numel():
+            require(int(values.min()) >= 0, f"{name} hold {int(values.min())}")
+            require(end is None or int(values.max()) < end, f"{name} hold {int(values.max())} on a grid of {grid.size}")
+    for name, values in tensors.items():
+        dimensions = 2 if name == "patches" else 1
+        require(values.ndim == dimensions, f"{name} have the shape {tuple(values.shape)}")
+    width, found = 3 * grid.patch**2 * tubelet, tensors.get("patches")
+    require(found is None or found.shape[1] == width, f"patches are not of {width} values")
+    require(len(tensors["clip_frames"]) > 0 and int(tensors["clip_frames"].min()) > 0, "a clip has no frames")
+    require(0 <= thumbnails <= len(tensors["clip_frames"]), f"{thumbnails} thumbnails")
+    require(min(tiles) > 0, f"tiles {shown(tiles)}")

@@ -144,4 +144,4 @@ def media_per_prompt(
         raise InputError(f"{name} must be a list for each of {prompts} prompts, got {type(given).__name__}")
     if len(given) != prompts or not all(isinstance(part, (list, tuple)) for part in given):
         raise InputError(f"{prompts} prompts need {name} as {prompts} lists, one per prompt")
-    return [list(part) for part in given]
+    return [listed(part) for part in given]

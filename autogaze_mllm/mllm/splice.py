@@ -53,12 +53,15 @@ def guesses(family: Family, options: dict[str, Any]) -> bool:
 
 
 def _within_table(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
-    """The ids as options like repetition_penalty may look at them: placeholders beyond the embedding table are written
-    as the prompt's first word, which counts as read anyhow. Bases that splice by a hook mask them by themselves."""
-    rows = family.base.get_input_embeddings().weight.shape[0]
-    if family.splice == "hook" or int(input_ids.max()) < rows:
+    """The ids as options like repetition_penalty may look at them, none beyond the embedding table: such placeholders
+    are written as the prompt's first word, which counts as read anyhow, or as padding where the base itself would embed
+    them so."""
+    known = input_ids < family.base.get_input_embeddings().weight.shape[0]
+    if bool(known.all()):
         return input_ids
-    known = input_ids < rows
+    if family.splice == "hook":
+        padding = family.base.config.get_text_config().pad_token_id
+        return input_ids.masked_fill(~known, padding or 0)
     first = input_ids.gather(1, known.long().argmax(dim=1, keepdim=True))
     return torch.where(known, input_ids, first)
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 
 from ..common.errors import InputError
-from ..common.offloading import execution_device
 from ..common.timing import Stopwatch
 from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
@@ -74,7 +73,7 @@ class VideoEncoder:
             "grid_for": None if self.tower.fixed else self.tower.grid_for,
             "tubelet": self.tower.tubelet,
             "pixels": self.family.pixels,
-            "device": execution_device(self.family.tower),
+            "device": self.tower.device,
             "dtype": self.family.base.dtype,
         }
 

@@ -57,8 +57,8 @@ def wrap(
     from where the model came from. settings, overrides: VideoSettings, or its fields (frames, ratio, loss, ...);
     default: the family's own.
     scales: sides of the tower's multi-scale input; default: what the model's configuration says, or the gaze model's
-    own cells, as many whole times as come closest to the tower's image size. attn_type, frame_independent: default:
-    what the configuration says, or block_causal and False.
+    own cells, as many whole times as come closest to the tower's image size; towers of any size follow each video.
+    attn_type, frame_independent: default: what the configuration says, or what the family's tower was trained with.
     compile: torch.compile the gazed tower, which takes a minute at its first call.
     hub: revision, token, cache_dir, ... for downloads of the base model.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache

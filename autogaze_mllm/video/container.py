@@ -13,8 +13,6 @@ import functools
 import hashlib
 import io
 import os
-import re
-import stat
 import threading
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -25,6 +23,7 @@ from av.video.stream import VideoStream
 
 from ..common.errors import InputError, first_line
 from ..common.hashing import content_hash
+from ..common.paths import check_path, shown_name
 
 FileSource = str | Path | bytes | bytearray | memoryview | BinaryIO
 
@@ -33,8 +32,6 @@ _LISTS = {
     "hls", "applehttp", "dash", "webm_dash_manifest", "concat", "concatf", "imf", "sdp", "rtp", "rtsp", "sap",
     "vobsub", "avisynth", "vapoursynth", "lavfi", "dvdvideo", "bluray", "image2pipe",
 }  # fmt: skip
-_URL = re.compile(r"(?i)([a-z][a-z0-9+.-]+:/+(?=[^/])|data:)")
-_SHOWN = 300  # characters of a name that an error repeats
 _PIECE = 1 << 20
 _READING = threading.Lock()  # one for all open files: two of our readers may have been given the same one
 
@@ -53,7 +50,7 @@ class VideoFile:
         if isinstance(source, (str, os.PathLike)):
             self._path = os.fspath(source)
             self.name = shown_name(self._path)
-            check_path(self._path)
+            check_path(self._path, "video")
         elif isinstance(source, (bytes, bytearray, memoryview)):
             self._data, self.name = source, f"video of {len(source)} bytes"
             if not len(source):
@@ -168,25 +165,6 @@ class _Window(io.RawIOBase):
         return self._place
 
 
-def check_path(path: str | Path) -> None:
-    """Raises InputError where there is no regular file of this name."""
-    name = os.fspath(path)
-    try:
-        facts = os.stat(name)
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        found = _URL.match(name)
-        if found and not isinstance(error, PermissionError):
-            told = "is an address, not a file: download the video first and give the file's path"
-            raise InputError(f"{shown_name(name)}: {told}") from error
-        absent = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)) or len(name) > 255
-        reason = "no such file" if absent or not isinstance(error, OSError) else error.strerror
-        raise InputError(f"{shown_name(name)}: {reason}") from error
-    if stat.S_ISDIR(facts.st_mode):
-        raise InputError(f"{shown_name(name)}: is a folder, expected a video file")
-    if not stat.S_ISREG(facts.st_mode):
-        raise InputError(f"{shown_name(name)}: is a pipe or a device, expected a file; write the video to a file first")
-
-
 def is_open_file(source: Any) -> bool:
     return callable(getattr(source, "read", None)) and callable(getattr(source, "seek", None))
 
@@ -201,12 +179,6 @@ def _check_open_file(file: Any, name: str) -> None:
     except (OSError, ValueError, AttributeError) as error:  # closed; a pipe; io.UnsupportedOperation is both
         told = "cannot be read from any place; give its bytes, or write them to a file"
         raise InputError(f"{name}: {told} ({first_line(error)})") from error
-
-
-def shown_name(name: str) -> str:
-    """A file's name in one line of an error: what cannot be printed is escaped, what is endless is cut."""
-    printable = name if name.isprintable() else repr(name)[1:-1]
-    return printable if len(printable) <= _SHOWN else f"{printable[:_SHOWN]}..."
 
 
 @functools.cache

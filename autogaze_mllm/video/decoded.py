@@ -69,14 +69,18 @@ class PictureReader(FrameReader):
     def __init__(self, file: VideoFile, animated: bool = False) -> None:
         super().__init__()
         self.file, self.name = file, file.name
+        self.seconds = np.zeros(1)
         with self._open() as image:
-            length, ends = getattr(image, "n_frames", 1) if animated else 1, [0.0]
-            for number in range(length):
-                self._seek(image, number)
-                ends.append(ends[-1] + max(float(image.info.get("duration", 0)), 1.0) / 1000)
-        self.seconds = np.array(ends[:-1])
-        self.last = ends[-1] - ends[-2]
-        self.fps = length / ends[-1]
+            count = getattr(image, "n_frames", 1) if animated else 1
+            if count > 1:
+                self._read_times(image, count)
+
+    def _read_times(self, image: Image.Image, count: int) -> None:
+        ends = [0.0]
+        for number in range(count):
+            self._seek(image, number)
+            ends.append(ends[-1] + max(float(image.info.get("duration", 0)), 1.0) / 1000)
+        self.seconds, self.last, self.fps = np.array(ends[:-1]), ends[-1] - ends[-2], count / ends[-1]
 
     def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
         with self._open() as image:
@@ -121,10 +125,13 @@ def as_bytes(pixels: np.ndarray, name: str) -> np.ndarray:
 
 
 def _as_array(frame: Any) -> np.ndarray:
-    if isinstance(frame, torch.Tensor):
-        frame = frame.detach().cpu()
-        return (frame.float() if frame.dtype == torch.bfloat16 else frame).numpy()
-    return np.asarray(frame.asnumpy() if hasattr(frame, "asnumpy") else frame)
+    try:
+        if isinstance(frame, torch.Tensor):
+            frame = frame.detach().cpu()
+            return (frame.float() if frame.dtype == torch.bfloat16 else frame).numpy()
+        return np.asarray(frame.asnumpy() if hasattr(frame, "asnumpy") else frame)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor without values, say, or a sparse one
+        raise InputError(f"a frame of type {type(frame).__name__} gives no pixels ({first_line(error)})") from error
 
 
 def _last(frames: Any) -> bool | None:

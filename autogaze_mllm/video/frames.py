@@ -102,7 +102,8 @@ class PictureSource:
                 shown = min(max(high, 16), 3 * self.display_width)  # codecs refuse slivers and towers
             size = (tiles[1] * self.tile[0], tiles[0] * self.tile[1])
             if not seconds:  # one block for the chunk: joining pictures afterwards would hold them twice
-                pictures = torch.empty(self.chunk_frames, 3, *size, dtype=torch.uint8, device=self.device)
+                room = min(self.chunk_frames, len(self.indices))
+                pictures = torch.empty(room, 3, *size, dtype=torch.uint8, device=self.device)
             pictures[len(seconds)] = resize_frames(frame.frames, *size, self.device)[0]
             seconds += frame.seconds
             if frame.indices[0] in wanted:

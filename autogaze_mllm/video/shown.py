@@ -10,6 +10,7 @@ import numpy as np
 from av.sidedata.sidedata import Type
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, Interpolation, VideoReformatter
+from PIL import Image
 
 UNSPECIFIED = 2  # colour matrix of a frame that says nothing
 HIGH_RANGE = {ColorTrc.SMPTE2084, ColorTrc.ARIB_STD_B67}  # PQ and HLG
@@ -35,8 +36,17 @@ class Screen:
             how["dst_colorspace"] = Colorspace.ITU709
         else:
             how["src_colorspace"] = how["dst_colorspace"] = _matrix(frame)
-        shown = self._converter.reformat(frame, width, height, "rgb24", **how)
-        return _upright(shown.to_ndarray(), frame)
+        clear = any(part.is_alpha for part in frame.format.components)
+        shown = self._converter.reformat(frame, width, height, "rgba" if clear else "rgb24", **how).to_ndarray()
+        return _upright(_over_white(shown) if clear else shown, frame)
+
+
+def _over_white(picture: np.ndarray) -> np.ndarray:
+    """(height, width, 4) uint8 -> (height, width, 3): what is transparent is white, as in pictures."""
+    shown = Image.new("RGB", picture.shape[1::-1], "white")
+    clear = Image.fromarray(picture)
+    shown.paste(clear, mask=clear.getchannel("A"))
+    return np.asarray(shown)
 
 
 def _square(width: int, height: int, pixel_aspect: Fraction | None) -> tuple[int, int]:

@@ -192,6 +192,8 @@ def _refusal(source: Any) -> str:
     if isinstance(source, (list, tuple)):
         kinds = ", ".join(sorted({type(one).__name__ for one in source})) or "nothing"
         return f"a list of {kinds} is no video; a video is {TAKEN}"
+    if callable(getattr(source, "between", None)):
+        return "a video that was gazed already has no other frames; between(start, end) gives a part of it"
     return f"{type(source).__name__} is no video; a video is {TAKEN}"
 
 

@@ -26,14 +26,21 @@ Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 class TowerAdapter:
     """SigLIP and SigLIP 2 of fixed resolution; the others say where they differ.
 
-    prefix: tokens that stand before the patches of every frame (a class token, registers).
+    kinds: the model_type of configurations that it is for. prefix: tokens that stand before the patches of every frame
+    (a class token, registers). in_models: base models of the families can have such a tower.
     """
 
     kinds: ClassVar[tuple[str, ...]] = ("siglip_vision_model",)
+    in_models: ClassVar[bool] = True
     prefix: int = 0
 
     def __init__(self, core: Any) -> None:
         self.core = core
+
+    @classmethod
+    def fits(cls, core: Any) -> bool:
+        """Whether a module of one of the kinds is the tower itself, and not a model around it."""
+        return hasattr(core, "encoder")
 
     @property
     def config(self) -> Any:
@@ -184,7 +191,112 @@ class InternVLAdapter(TowerAdapter):
         return x + second * layer.dropout(layer.mlp(layer.layernorm_after(x)))
 
 
-ADAPTERS: tuple[type[TowerAdapter], ...] = (TowerAdapter, NearestTableAdapter, ClipAdapter, InternVLAdapter)
+class NaFlexAdapter(TowerAdapter):
+    """SigLIP 2 of any resolution (NaFlex): patches come cut, channels last, and the position table is read between its
+    entries with antialiasing. It takes their mask and sizes beside pictures, and base models of the families have
+    none to give it."""
+
+    kinds = ("siglip2_vision_model",)
+    in_models = False
+
+    @property
+    def image_size(self) -> int:
+        return round(self.config.num_patches**0.5) * self.patch_size
+
+    def embed(self, patches: torch.Tensor) -> torch.Tensor:
+        return self.core.embeddings.patch_embedding(patches.unflatten(1, (3, -1)).transpose(1, 2).flatten(1))
+
+    def resize(self, table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        return F.interpolate(table, (rows, columns), mode="bilinear", align_corners=False, antialias=True)
+
+
+class Dinov2Adapter(TowerAdapter):
+    """DINOv2: a class token, and layers that are scaled. Its stochastic depth, of training alone, is not applied."""
+
+    kinds: ClassVar[tuple[str, ...]] = ("dinov2",)
+    prefix = 1
+
+    @property
+    def layers(self) -> Sequence[Any]:
+        return self.core.encoder.layer
+
+    @property
+    def final_norm(self) -> Any:
+        return self.core.layernorm
+
+    @property
+    def embedding(self) -> Any:
+        return self.core.embeddings.patch_embeddings.projection
+
+    @property
+    def attention_dropout(self) -> float:
+        return self.config.attention_probs_dropout_prob
+
+    def positions(self) -> torch.Tensor:
+        with present(self.core.embeddings):
+            return self.core.embeddings.position_embeddings[0, 1:]
+
+    def prefix_tokens(self) -> torch.Tensor:
+        embeddings = self.core.embeddings
+        with present(embeddings):
+            return embeddings.cls_token[0] + embeddings.position_embeddings[0, :1]
+
+    def before_attention(self, layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        block, y = layer.attention, layer.norm1(x)
+        if hasattr(block, "attention"):  # as earlier transformers have it
+            block = block.attention
+            parts = (block.query(y), block.key(y), block.value(y))
+        else:
+            parts = (block.q_proj(y), block.k_proj(y), block.v_proj(y))
+        return tuple(part.unflatten(-1, (block.num_attention_heads, -1)) for part in parts)
+
+    def after_attention(self, layer: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
+        block, y = layer.attention, mixed.flatten(1)
+        x = x + layer.layer_scale1(block.output(y, x) if hasattr(block, "output") else block.o_proj(y))
+        return x + layer.layer_scale2(layer.mlp(layer.norm2(x)))
+
+
+class RegistersAdapter(Dinov2Adapter):
+    """DINOv2 with registers, which stand between the class token and the patches and have no positions."""
+
+    kinds = ("dinov2_with_registers",)
+    in_models = False  # the families' bases would take registers for patches
+
+    def __init__(self, core: Any) -> None:
+        super().__init__(core)
+        self.prefix = 1 + self.config.num_register_tokens
+
+    def prefix_tokens(self) -> torch.Tensor:
+        return torch.cat([super().prefix_tokens(), self.core.embeddings.register_tokens[0]])
+
+    def resize(self, table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+        return F.interpolate(table, (rows, columns), mode="bicubic", align_corners=False, antialias=True)
+
+
+ADAPTERS: list[type[TowerAdapter]] = [
+    TowerAdapter,
+    NearestTableAdapter,
+    ClipAdapter,
+    InternVLAdapter,
+    NaFlexAdapter,
+    Dinov2Adapter,
+    RegistersAdapter,
+]
+
+
+def register_tower(adapter: type[TowerAdapter]) -> type[TowerAdapter]:
+    """Makes an adapter of your own known, for this process: towers of its kinds are gazed by it. Usable as a decorator.
+    Raises InputError for what is no adapter, or takes the place of another."""
+    if not (isinstance(adapter, type) and issubclass(adapter, TowerAdapter)):
+        raise InputError(f"{adapter!r} is no tower adapter: a class made from autogaze_mllm.TowerAdapter")
+    if adapter not in ADAPTERS:
+        if "kinds" not in vars(adapter) or isinstance(adapter.kinds, str) or not adapter.kinds:
+            raise InputError(f"{adapter.__name__} does not say its kinds: a tuple of model types")
+        taken = [kind for kind in adapter.kinds if kind in tower_kinds()]
+        if taken:
+            raise InputError(f"towers of model_type {taken[0]} have an adapter already")
+        ADAPTERS.append(adapter)
+    return adapter
 
 
 def square(side: int | Sequence[int], what: str) -> int:
@@ -195,9 +307,9 @@ def square(side: int | Sequence[int], what: str) -> int:
     return int(sides[0])
 
 
-def tower_kinds() -> list[str]:
-    """The model_type of every vision tower that can be gazed."""
-    return [kind for adapter in ADAPTERS for kind in adapter.kinds]
+def tower_kinds(in_models: bool = False) -> list[str]:
+    """The model_type of every vision tower that can be gazed. in_models: of those that base models can have."""
+    return [kind for adapter in ADAPTERS if adapter.in_models or not in_models for kind in adapter.kinds]
 
 
 def adapter_of(tower: nn.Module) -> TowerAdapter:
@@ -206,7 +318,7 @@ def adapter_of(tower: nn.Module) -> TowerAdapter:
     config = getattr(core, "config", None)
     kind = getattr(config, "model_type", None)
     for adapter in ADAPTERS:
-        if kind in adapter.kinds and hasattr(core, "encoder"):
+        if kind in adapter.kinds and adapter.fits(core):
             return adapter(core)
     raise InputError(
         f"the vision tower is a {kind or type(tower).__name__}; those that can be gazed: {listed(tower_kinds(), 12)}"

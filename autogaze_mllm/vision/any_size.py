@@ -62,6 +62,14 @@ class AnySizeTower(nn.Module):
         g = self.patch
         return PatchGrid(tuple((r * rows * g, c * columns * g) for r, c in self.cells), g)
 
+    @property
+    def device(self) -> torch.device:
+        return execution_device(self.base_tower)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.base_tower.parameters()).dtype
+
     def grid_for(self, width: int, height: int, settings: VideoSettings) -> PatchGrid:
         """What a video of width x height pixels is selected on: up to max_tiles squares of the gaze model's own size,
         in the arrangement that is nearest to its shape, seen by the tower as one picture."""
@@ -71,8 +79,8 @@ class AnySizeTower(nn.Module):
         return self._ladder(*choose_tiles(width, height, settings.max_tiles, side, settings.enlarge))
 
     def facts(self) -> dict[str, Any]:
-        """Json values besides the grid that decide which groups are kept."""
-        return {"tubelet": self.tubelet, "fixed": self.fixed}
+        """Json values besides the grid that decide which groups are kept, and what the tower makes of them."""
+        return {"tubelet": self.tubelet, "fixed": self.fixed, "coarse_positions": self.coarse_positions}
 
     def check_video(self, gazed: GazedVideo) -> None:
         """Raises InputError for a video that was gazed for another tower."""
@@ -131,9 +139,8 @@ class AnySizeTower(nn.Module):
         self.check_video(gazed)
         if not len(gazed):
             raise InputError("nothing of the video was kept, and the tower cannot run on nothing")
-        device = execution_device(self.base_tower)
         groups = gazed.clip_groups(max(ENCODE_PATCHES // self.group**2, 1))
-        return torch.cat([self.encode_part(part.to(device)) for part in groups if len(part)])
+        return torch.cat([self.encode_part(part.to(self.device)) for part in groups if len(part)])
 
     def encode_part(self, gazed: GazedVideo) -> torch.Tensor:
         """The same of a few clips, which are on the tower's device."""

@@ -156,8 +156,10 @@ def test_what_is_no_picture_is_refused_in_a_line(tmp_path: Path) -> None:
     assert_refused(tmp_path / "empty.png", "of no known format")
     assert_refused(tmp_path / "float.tif", "its values go from 300 to 300, expected 0 to 1")
     assert_refused(tmp_path / "missing.png", "no such file")
-    assert_refused(tmp_path, "not a regular file")
-    assert_refused("/dev/zero", "not a regular file")
+    assert_refused(tmp_path, "is a folder, expected a picture file")
+    assert_refused("/dev/zero", "is a pipe or a device")
+    assert_refused("https://example.com/a.png", "is an address, not a file: download the picture first")
+    assert_refused(tmp_path / "a\nb.png", r"a\\nb\.png: no such file")
     assert_refused(b"nothing", "picture of 7 bytes: not a readable image")
     for source in (5, None, {}, [RAMP]):
         assert_refused(source, f"{type(source).__name__} is no picture")

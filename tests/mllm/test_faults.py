@@ -104,6 +104,21 @@ def test_no_key_of_an_image_processor_takes_the_place_of_its_code(folder: Path, 
         assert "preprocessor_config.json" in line_of(lambda: am.load(folder, cache=False))
 
 
+def test_an_unwrapped_model_says_so_whatever_is_asked_of_it(clip: Path) -> None:
+    base, model = make("llava", "random")
+    assert model.base is base and model.unwrap() is base
+    for action in (
+        lambda: model.base,
+        lambda: model.family,
+        lambda: model.config,
+        lambda: model.device,
+        lambda: model.ask(clip, "What?"),
+        lambda: model.unwrap(),
+    ):
+        assert "was unwrapped" in line_of(action)
+    assert not hasattr(model, "base") and not hasattr(model, "nothing")
+
+
 def test_a_model_type_of_its_own_is_refused(folder: Path) -> None:
     change(folder / "base/config.json", auto_map=MAPS, model_type="evil")
     change(folder / "autogaze_mllm.json", tower={"hub": {"trust_remote_code": True}, "scales": [[32, 32], [64, 64]]})

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -60,6 +62,17 @@ def test_a_name_is_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     Path("plain.mp4").rename(name)
     for source in (name, Path(name), f"./{name}", str(tmp_path / name)):
         assert shown(VideoReader(source)) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T12:30:00.mp4", "f%d.mp4", "a\nb.mp4", os.fsdecode(b"m\xfcller.mp4")])
+def test_the_command_line_takes_every_name(name: str, tmp_path: Path) -> None:
+    """In a process of its own, whose output is strict about what it can say."""
+    write_video(tmp_path / "plain.mp4", numbered_frames(3), 10)
+    (tmp_path / "plain.mp4").rename(tmp_path / name)
+    command = [sys.executable, "-m", "autogaze_mllm.cli", "gaze", name, "--gaze", "pixel-diff", "--out", "o.mp4"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert b"(3 frames)" in ran.stdout and (tmp_path / "o.mp4").is_file()
 
 
 def test_a_pattern_is_a_name(tmp_path: Path) -> None:
@@ -467,6 +480,26 @@ def test_animated_pictures(name: str, tmp_path: Path) -> None:
         assert reader.seconds == pytest.approx([0, 0.1, 0.3, 0.6, 1.0], abs=0.011)
         assert shown(reader, [1, 3]) == {1: 1, 3: 3}
     assert am.gaze_video(path, "pixel-diff", am.VideoSettings(frames=4)).stats["frames"] == 4
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mov", "qtrle"), ("a.png", ""), ("a.gif", ""), ("a.mkv", "ffv1")])
+def test_what_is_transparent_is_white(name: str, codec: str, tmp_path: Path) -> None:
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[:, :32] = (255, 0, 0, 255)
+    path = tmp_path / name
+    if codec:
+        with av.open(str(path), "w") as output:
+            stream = output.add_stream(encoder(codec), rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "argb" if codec == "qtrle" else "bgra"
+            for _ in range(2):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+            output.mux(stream.encode())
+    else:
+        Image.fromarray(pixels).save(
+            path, save_all=True, append_images=[Image.fromarray(pixels[:, ::-1])], duration=100
+        )
+    frame = first_frame(path)
+    assert frame[10, 10].tolist() == [255, 0, 0] and frame[10, 50].tolist() == [255, 255, 255]
 
 
 def test_an_animation_that_is_cut_off_is_refused(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ FRAMES: dict[str, Callable[[np.ndarray], Any]] = {
     "tuple": lambda frames: tuple(torch.from_numpy(frame) for frame in frames),
     "array": lambda frames: frames,
     "channels first": lambda frames: np.ascontiguousarray(frames.transpose(0, 3, 1, 2)),
+    "mirrored view": lambda frames: np.ascontiguousarray(frames[..., ::-1])[..., ::-1],
+    "read only": lambda frames: np.frombuffer(frames.tobytes(), np.uint8).reshape(frames.shape),
     "tensor": torch.from_numpy,
     "tensor, channels first": lambda frames: torch.from_numpy(frames).permute(0, 3, 1, 2),
     "float": lambda frames: torch.from_numpy(frames).float() / 255,
@@ -272,6 +274,8 @@ def test_a_model_tells_one_video_from_several(model: am.GazedModel, path: Path, 
     inputs = model.prepare("<video>?", videos=pictures)  # one tag, one video
     assert len(inputs["media"][0]) == 1
     assert len(model.prepare("<video>?", videos=str(path))["media"][0]) == 1
+    inputs = model.prepare(["<video>?", "<video> or <video>?"], videos=[pictures, [path, frames]])
+    assert [len(items) for items in inputs["media"]] == [1, 2]
     assert videos_in(None) == [] and videos_in([]) == []
 
 
@@ -323,6 +327,8 @@ NO_VIDEO: list[tuple[Any, str]] = [
     (np.zeros((0, 8, 8, 3), np.uint8), "without a single frame"),
     (np.zeros((2, 0, 8, 3), np.uint8), "have the shape"),
     (np.zeros(7), "have the shape"),
+    (torch.zeros(1, 3, 8, 8, device="meta"), "a frame of type Tensor gives no pixels"),
+    (torch.zeros(1, 3, 8, 8).to_sparse(), "gives no pixels"),
     ([PICTURE, PICTURE[..., :2]], "frame 1 has the shape"),
     (b"", "there are none"),
     (b"no video", "video of 8 bytes: not a readable video"),

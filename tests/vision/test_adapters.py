@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
     CLIPVisionModel,
+    Dinov2Config,
+    Dinov2ForImageClassification,
+    Dinov2Model,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
     Idefics3VisionConfig,
     InternVLVisionConfig,
     InternVLVisionModel,
+    Siglip2VisionConfig,
+    Siglip2VisionModel,
     SiglipVisionConfig,
     SiglipVisionModel,
     SmolVLMVisionConfig,
 )
 from transformers.models.idefics3.modeling_idefics3 import Idefics3VisionTransformer
+from transformers.models.siglip2.image_processing_pil_siglip2 import convert_image_to_patches
 from transformers.models.smolvlm.modeling_smolvlm import SmolVLMVisionTransformer
 
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
+from autogaze_mllm.vision import adapters
+from autogaze_mllm.vision.adapters import TowerAdapter, register_tower
 from autogaze_mllm.vision.tower import GazedVisionModel
 
 SHAPE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 2}
 SIZES = {"image_size": 64, "patch_size": 16}
+DINO = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "mlp_ratio": 2}
 
 
 def internvl(**settings: Any) -> nn.Module:
@@ -34,13 +47,17 @@ def internvl(**settings: Any) -> nn.Module:
     return InternVLVisionModel(InternVLVisionConfig(**SHAPE, **sizes, **settings))
 
 
-TOWERS = {
+TOWERS: dict[str, Callable[[], nn.Module]] = {
     "siglip": lambda: SiglipVisionModel(SiglipVisionConfig(**SHAPE, **SIZES)),
     "clip": lambda: CLIPVisionModel(CLIPVisionConfig(**SHAPE, **SIZES)),
     "smolvlm": lambda: SmolVLMVisionTransformer(SmolVLMVisionConfig(**SHAPE, **SIZES)),
     "idefics3": lambda: Idefics3VisionTransformer(Idefics3VisionConfig(**SHAPE, **SIZES)),
     "internvl": lambda: internvl(),
     "internvl with norms": lambda: internvl(use_qk_norm=True, use_mean_pooling=False, norm_type="rms_norm"),
+    "naflex": lambda: Siglip2VisionModel(Siglip2VisionConfig(**SHAPE, num_patches=16, patch_size=16)),
+    "dinov2": lambda: Dinov2Model(Dinov2Config(**DINO, **SIZES)),
+    "dinov2 with swiglu": lambda: Dinov2Model(Dinov2Config(**DINO, **SIZES, use_swiglu_ffn=True)),
+    "dinov2 with registers": lambda: Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**DINO, **SIZES)),
 }
 
 
@@ -50,6 +67,18 @@ def tower(name: str) -> nn.Module:
     for weight in base.parameters():  # far from the initial values, so that every part matters
         weight.data += 0.1 * torch.randn_like(weight)
     return base
+
+
+def dense(base: nn.Module, pixels: torch.Tensor, **options: Any) -> Any:
+    """What the base makes of pictures (n, 3, H, W), with all hidden states. NaFlex has its patches cut by its own
+    processor."""
+    if not isinstance(base, Siglip2VisionModel):
+        return base(pixels, output_hidden_states=True, **options)
+    cut = [convert_image_to_patches(picture.numpy(), 16) for picture in pixels]
+    patches = torch.from_numpy(np.stack(cut))
+    sizes = torch.tensor([[pixels.shape[2] // 16, pixels.shape[3] // 16]] * len(pixels))
+    seen = torch.ones(patches.shape[:2], dtype=torch.long)
+    return base(patches, pixel_attention_mask=seen, spatial_shapes=sizes, output_hidden_states=True)
 
 
 def keep_all(pixels: torch.Tensor, gazed_tower: GazedVisionModel) -> GazedVideo:
@@ -64,7 +93,7 @@ def test_everything_kept_is_the_base(name: str, group: int) -> None:
     ours = GazedVisionModel(base, frame_independent=True, group=group)
     pixels = torch.randn(2, 3, 3, 64, 64)
     gazed = keep_all(pixels, ours)
-    out: Any = base(pixels.flatten(0, 1), output_hidden_states=True)
+    out = dense(base, pixels.flatten(0, 1))
     prefix = out.last_hidden_state.shape[1] - 16
 
     def grouped(states: torch.Tensor) -> torch.Tensor:
@@ -84,14 +113,15 @@ def test_everything_kept_is_the_base(name: str, group: int) -> None:
     assert torch.allclose(found, grouped(expected), atol=1e-5)
 
 
-def test_kept_class_tokens_stand_before_their_frames() -> None:
-    base = tower("clip")
+@pytest.mark.parametrize(("name", "prefix"), [("clip", 1), ("dinov2", 1), ("dinov2 with registers", 5)])
+def test_kept_class_tokens_stand_before_their_frames(name: str, prefix: int) -> None:
+    base = tower(name)
     ours = GazedVisionModel(base, frame_independent=True, keep_prefix=True)
     pixels = torch.randn(1, 3, 3, 64, 64)
     gazed = keep_all(pixels, ours)
     expected = base(pixels[0], output_hidden_states=True).hidden_states[-2]
-    assert ours.rows(gazed).tolist() == [17, 17, 17]
-    assert torch.allclose(ours.encode(gazed, -2).view(3, 17, 32), expected, atol=1e-5)
+    assert ours.rows(gazed).tolist() == [16 + prefix] * 3
+    assert torch.allclose(ours.encode(gazed, -2).view(3, 16 + prefix, 32), expected, atol=1e-5)
 
 
 def test_a_frame_that_keeps_nothing_has_no_class_token() -> None:
@@ -109,15 +139,16 @@ def test_a_frame_that_keeps_nothing_has_no_class_token() -> None:
     assert ours.encode(gazed).shape == (5, 32)
 
 
-@pytest.mark.parametrize("name", ["siglip", "clip", "smolvlm", "internvl"])
-def test_other_sizes_are_taken_by_the_towers_own_rule(name: str) -> None:
+@pytest.mark.parametrize("size", [(96, 160), (32, 48)])
+@pytest.mark.parametrize("name", ["siglip", "clip", "smolvlm", "internvl", "naflex", "dinov2", "dinov2 with registers"])
+def test_other_sizes_are_taken_by_the_towers_own_rule(name: str, size: tuple[int, int]) -> None:
     base = tower(name)
-    ours = GazedVisionModel(base, scales=[(96, 160)], frame_independent=True)
-    pixels = torch.randn(1, 2, 3, 96, 160)
+    ours = GazedVisionModel(base, scales=[size], frame_independent=True)
+    pixels = torch.randn(1, 2, 3, *size)
     gazed = keep_all(pixels, ours)
-    options = {} if name in ("internvl", "smolvlm") else {"interpolate_pos_encoding": True}
-    out: Any = base(pixels[0], output_hidden_states=True, **options)
-    prefix = out.hidden_states[1].shape[1] - 60
+    options = {"interpolate_pos_encoding": True} if name in ("siglip", "clip") else {}
+    out = dense(base, pixels[0], **options)
+    prefix = out.hidden_states[1].shape[1] - size[0] * size[1] // 256
     assert torch.allclose(ours.encode(gazed, 2), out.hidden_states[2][:, prefix:].flatten(0, 1), atol=1e-5)
 
 
@@ -140,3 +171,76 @@ def test_what_cannot_be_gazed_is_refused() -> None:
         GazedVisionModel(InternVLVisionModel(InternVLVisionConfig(**SHAPE, image_size=[112, 112], patch_size=[14, 16])))
     with pytest.raises(InputError, match="class tokens cannot be kept"):
         GazedVisionModel(tower("clip"), keep_prefix=True, group=2)
+
+
+def test_models_around_a_tower_are_refused_by_their_name() -> None:
+    with pytest.raises(InputError, match="the vision tower is a dinov2; those that can be gazed: siglip_vision_model"):
+        GazedVisionModel(Dinov2ForImageClassification(Dinov2Config(**DINO, **SIZES)))
+
+
+class PlainConfig(SiglipVisionConfig):
+    model_type = "plain_vision"
+
+
+class PlainTower(SiglipVisionModel):
+    """SigLIP under another name, its layers in another place."""
+
+    def __init__(self, config: SiglipVisionConfig) -> None:
+        super().__init__(config)
+        core = getattr(self, "vision_model", self)
+        core.blocks = core.encoder.layers
+        del core.encoder
+
+
+class PlainAdapter(TowerAdapter):
+    kinds = ("plain_vision",)
+
+    @classmethod
+    def fits(cls, core: Any) -> bool:
+        return hasattr(core, "blocks")
+
+    @property
+    def layers(self) -> Any:
+        return self.core.blocks
+
+
+def test_a_tower_of_ones_own_is_gazed_by_its_registered_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "ADAPTERS", list(adapters.ADAPTERS))
+    own = PlainTower(PlainConfig(**SHAPE, **SIZES)).eval()
+    with pytest.raises(InputError, match="the vision tower is a plain_vision"):
+        GazedVisionModel(own)
+    assert register_tower(PlainAdapter) is PlainAdapter
+    assert register_tower(PlainAdapter) is PlainAdapter  # a module that is imported again
+    base = SiglipVisionModel(SiglipVisionConfig(**SHAPE, **SIZES)).eval()
+    base.load_state_dict(
+        {name.replace("blocks.", "encoder.layers."): value for name, value in own.state_dict().items()}
+    )
+    pixels = torch.randn(1, 3, 3, 64, 64)
+    ours = GazedVisionModel(own, "32+64")
+    expected = GazedVisionModel(base, "32+64")
+    gazed = keep_all(pixels, expected)
+    assert torch.equal(ours.encode(gazed), expected.encode(gazed))
+    assert "plain_vision" in adapters.tower_kinds(in_models=True)
+
+
+def test_what_is_no_adapter_of_a_tower_of_its_own_is_refused() -> None:
+    class Nameless(TowerAdapter):
+        pass
+
+    class Taken(TowerAdapter):
+        kinds = ("my_vision", "clip_vision_model")
+
+    class Text(TowerAdapter):
+        kinds: Any = "my_vision"
+
+    before = list(adapters.ADAPTERS)
+    for adapter, said in (
+        (PlainTower, "is no tower adapter"),
+        ("clip", "is no tower adapter"),
+        (Nameless, "Nameless does not say its kinds"),
+        (Text, "Text does not say its kinds"),
+        (Taken, "towers of model_type clip_vision_model have an adapter already"),
+    ):
+        with pytest.raises(InputError, match=said):
+            register_tower(adapter)  # type: ignore[arg-type]
+    assert before == adapters.ADAPTERS

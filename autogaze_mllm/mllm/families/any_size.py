@@ -100,7 +100,8 @@ class AnySizeFamily(Family):
 
 
 def joined_features(found: Any) -> torch.Tensor:
-    """What get_image_features and get_video_features of the bases give, as one tensor (n, D)."""
-    tokens = found.pooler_output
-    tokens = tokens if isinstance(tokens, torch.Tensor) else torch.cat(list(tokens))
-    return tokens.reshape(-1, tokens.shape[-1])
+    """What get_image_features and get_video_features of the bases give, as one tensor (n, (1 + deepstack) * D). Some of
+    them split it by pictures."""
+    parts = [found.pooler_output, *(getattr(found, "deepstack_features", None) or [])]
+    whole = [part if isinstance(part, torch.Tensor) else torch.cat(list(part)) for part in parts]
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in whole], dim=-1)

@@ -47,6 +47,9 @@ class Family(ABC):
     splice: ClassVar[Literal["embeds", "hook"]] = "embeds"
     add_special_tokens: ClassVar[bool] = True  # the tokenizer's own at a prompt's start, unless it begins with one
     share_prefix: ClassVar[bool] = True  # what the LLM makes of a video does not depend on the question after it
+    # Several samples may stand in one row, told apart by positions that begin anew: the LLM wants nothing else of them.
+    packing: ClassVar[bool] = True
+    trained_gazed: ClassVar[bool] = False  # its published weights were trained on gazed videos
     deepstack: int = 0  # vectors of each visual token that are added to the LLM's first layers
 
     def __init__(self, base: Any, preprocessing: Preprocessing) -> None:
@@ -115,9 +118,10 @@ class Family(ABC):
     def check_tower(cls, config: Any) -> None:
         """Raises InputError when a base of this configuration has a tower that cannot be gazed."""
         kind = config.vision_config.model_type
-        if kind not in tower_kinds():
+        known = tower_kinds(in_models=True)
+        if kind not in known:
             raise InputError(
-                f"{cls.title} with a {kind} tower cannot be gazed; towers that can: {listed(tower_kinds(), 12)}, as in "
+                f"{cls.title} with a {kind} tower cannot be gazed; towers that can: {listed(known, 12)}, as in "
                 f"{cls.example}"
             )
 

@@ -21,6 +21,7 @@ class Gemma3Family(FramedFamily):
     example = "google/gemma-3-4b-it"
     after_media = ""
     splice = "hook"
+    packing = False
 
     @property
     def group(self) -> int:

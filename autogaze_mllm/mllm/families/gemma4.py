@@ -23,6 +23,7 @@ class Gemma4Family(AnySizeFamily):
     title = "Gemma 4"
     example = "google/gemma-4-E4B-it"
     splice = "hook"
+    packing = False
     tower_class = PositionTower
     dense_tokens = (1, 70)
     PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {

@@ -30,6 +30,7 @@ class NvilaFamily(NativeFamily):
     title = "NVILA-HD-Video"
     example = "nvidia/NVILA-8B-HD-Video"
     after_media = "\n\n"  # as in the published prompt
+    trained_gazed = True
 
     def __init__(self, base: Any, preprocessing: Preprocessing) -> None:
         super().__init__(base, preprocessing)

@@ -21,6 +21,7 @@ class PaliGemmaFamily(FramedFamily):
     after_media = ""
     splice = "hook"
     share_prefix = False
+    packing = False
     add_special_tokens = False
 
     @property

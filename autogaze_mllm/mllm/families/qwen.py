@@ -32,6 +32,7 @@ class QwenFamily(AnySizeFamily):
     title = "Qwen2-VL"
     example = "Qwen/Qwen2-VL-7B-Instruct"
     run_per_tubelet: ClassVar[bool] = False
+    packing = False
     tower_class = AnySizeTower
     dense_tokens = (128, 768)
     PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {
@@ -118,9 +119,7 @@ class QwenFamily(AnySizeFamily):
         else:
             pixels, grid = content["pixel_values"], content["image_grid_thw"]
             found = self.base.get_image_features(pixels.to(device, dtype), grid.to(device))
-        layers = getattr(found, "deepstack_features", None) or []  # of each, one tensor or one for every picture
-        deep = [layer if isinstance(layer, torch.Tensor) else torch.cat(list(layer)) for layer in layers]
-        return torch.cat([joined_features(found), *deep], dim=-1)
+        return joined_features(found)
 
     def chat(self, text: str, first: bool = True) -> str:
         return chatml(text, first)

@@ -49,7 +49,7 @@ class Idefics3Family(FramedFamily):
         return self.base.model.connector(features).flatten(0, 1)  # each group as a picture of its own
 
     def frame(self, number: int, seconds: float, tokens: int) -> Layout:
-        return [f"{MARK}<global-img>", tokens, MARK]
+        return picture(tokens)
 
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
         inputs = self.image_processor(images=[image], return_tensors="pt", return_row_col_info=True)
@@ -59,7 +59,7 @@ class Idefics3Family(FramedFamily):
                 layout += [f"{MARK}<row_{row + 1}_col_{column + 1}>", self.per_picture]
             layout.append("\n")
         layout += ["\n"] if layout else []
-        return Media([*layout, *self.frame(0, 0.0, self.per_picture)], {"pixel_values": inputs["pixel_values"][0]})
+        return Media([*layout, *picture(self.per_picture)], {"pixel_values": inputs["pixel_values"][0]})
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
         return super().dense_features({"pixel_values": content["pixel_values"][None]})
@@ -98,8 +98,12 @@ class SmolVLMFamily(Idefics3Family):
         return [head, *super().video_layout(counts, seconds), "\n\n"]
 
     def frame(self, number: int, seconds: float, tokens: int) -> Layout:
-        time = f"\nFrame from {int(seconds // 60):02d}:{int(seconds % 60):02d}:"
-        return [time + MARK + "<global-img>", tokens, MARK]
+        start, *rest = picture(tokens)
+        return [f"\nFrame from {int(seconds // 60):02d}:{int(seconds % 60):02d}:{start}", *rest]
+
+
+def picture(tokens: int) -> Layout:
+    return [f"{MARK}<global-img>", tokens, MARK]
 
 
 SMALL = (

@@ -1,0 +1,55 @@
+"""Tensors and json in one safetensors file, with a checksum: a bit that flipped on a disk is noticed."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from .errors import InputError
+from .files import atomic_write
+from .json_text import Fields, parse_object, to_json
+from .weights import open_weights
+
+SUM = "sum"
+
+
+def write_summed(path: Path, tensors: Mapping[str, torch.Tensor], key: str, facts: Mapping[str, Any]) -> None:
+    """tensors: on the CPU. facts: json values, kept under `key`. The file takes its name when it is complete."""
+    text = to_json(facts)
+    with atomic_write(path) as temporary:
+        save_file(dict(tensors), temporary, metadata={key: text, SUM: _sum(tensors, text)})
+
+
+def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[dict[str, torch.Tensor], Fields]:
+    """-> the tensors of these names, and the facts. what: what the file should be, in an error.
+
+    Raises InputError for another file, and where the sum is not that of what is there (where all of it is read). A file
+    without one, of an older version, is taken as it is.
+    """
+    with open_weights(path) as stored:
+        told: Mapping[str, str] = stored.metadata() or {}
+        if key not in told:
+            raise InputError(f"{path}: not {what} (it holds no {key!r})")
+        missing = [name for name in names if name not in stored.keys()]  # noqa: SIM118, not a dict
+        if missing:
+            raise InputError(f"{path}: not {what} (it holds no {missing[0]!r})")
+        tensors = {name: stored.get_tensor(name) for name in names}
+        whole = set(names) == set(stored.keys())
+    if whole and SUM in told and told[SUM] != _sum(tensors, told[key]):
+        raise InputError(f"{path}: damaged (its checksum is another)")
+    return tensors, Fields(parse_object(told[key], path) | {SUM: told.get(SUM)}, path)
+
+
+def _sum(tensors: Mapping[str, torch.Tensor], text: str) -> str:
+    total = zlib.crc32(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        if tensor.numel():
+            values = tensor.contiguous().flatten().view(torch.uint8).numpy()
+            total = zlib.crc32(memoryview(values), total)  # type: ignore[arg-type]  # numpy has it
+    return f"{total:08x}"

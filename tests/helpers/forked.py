@@ -1,0 +1,51 @@
+"""The command line in a child of the test's process, where everything is imported already and limits can be set."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from autogaze_mllm.cli import main
+
+
+def forked(action: Callable[[], int], *, file_bytes: int | None = None) -> tuple[int, str, str]:
+    """-> what `action` returned in the child, and what it wrote to the two streams. file_bytes: no file can become
+    larger, as on a full disk."""
+    pipes = [os.pipe(), os.pipe()]
+    if not (pid := os.fork()):
+        code = 70
+        try:
+            for number, (_, end) in enumerate(pipes, 1):
+                os.dup2(end, number)
+            sys.stdout, sys.stderr = (open(number, "w", closefd=False) for number in (1, 2))  # noqa: SIM115
+            if file_bytes is not None:
+                signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+            code = action()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        except BaseException:
+            os.write(2, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    for _, end in pipes:
+        os.close(end)
+
+    def read(end: int) -> str:
+        with open(end, encoding="utf-8", errors="replace") as stream:
+            return stream.read()
+
+    with ThreadPoolExecutor(2) as pool:
+        out, err = pool.map(read, [pipe[0] for pipe in pipes])
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), out, err
+
+
+def command(arguments: Sequence[str | Path], *, file_bytes: int | None = None) -> tuple[int, str, str]:
+    """`autogaze-mllm ARGUMENTS`."""
+    return forked(lambda: main([str(part) for part in arguments]), file_bytes=file_bytes)
