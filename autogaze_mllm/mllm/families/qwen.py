@@ -120,7 +120,7 @@ class QwenFamily(AnySizeFamily):
         return Media(self.video_layout([h * w // m**2] * t, means), content)
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
-        device, dtype = self.base.device, self.base.dtype
+        device, dtype = self.device, self.base.dtype
         if "pixel_values_videos" in content:
             pixels, grid = content["pixel_values_videos"], content["video_grid_thw"]
             found = self.base.get_video_features(pixels.to(device, dtype), grid.to(device))
