@@ -136,9 +136,12 @@ class GazedModel(nn.Module):
         return base
 
     def __getattr__(self, name: str) -> Any:
-        if name == "base" and self.__dict__.get("_family", self) is None:
-            raise UnwrappedError(UNWRAPPED)
-        return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if self.__dict__.get("_family", self) is None:
+                raise UnwrappedError(UNWRAPPED) from None
+            raise
 
     # -- input ---------------------------------------------------------------------------------------------------
 
