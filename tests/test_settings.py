@@ -247,5 +247,5 @@ def test_help_says_defaults_as_declared():
 
 def test_one_name_in_place_of_a_list_of_files_is_told_so():
     for given in ({"data": "a.json"}, {"data": ("a.json",), "eval_data": "b.json"}):
-        with pytest.raises(am.InputError, match="data must be a list of file names, got '[ab].json'"):
+        with pytest.raises(am.InputError, match=r"data must be a list of file names, got '[ab]\.json'"):
             FinetuneConfig(output="out", **given)
