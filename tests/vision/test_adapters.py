@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
@@ -152,6 +153,18 @@ def test_other_sizes_are_taken_by_the_towers_own_rule(name: str, size: tuple[int
     assert torch.allclose(ours.encode(gazed, 2), out.hidden_states[2][:, prefix:].flatten(0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", TOWERS)
+def test_weights_may_be_kept_elsewhere(name: str) -> None:
+    base = tower(name)
+    ours = GazedVisionModel(base, "32+64", frame_independent=True)
+    gazed = keep_all(torch.randn(1, 2, 3, 64, 64), ours)
+    with torch.no_grad():
+        before = ours.encode(gazed)
+        cpu_offload(base, execution_device=torch.device("cpu"))
+        assert all(weight.is_meta for weight in base.parameters())
+        assert torch.equal(ours.encode(gazed), before)
+
+
 @pytest.mark.parametrize("name", ["siglip", "naflex"])
 def test_what_is_pooled_is_the_base_s(name: str) -> None:
     base = tower(name)
@@ -254,3 +267,13 @@ def test_what_is_no_adapter_of_a_tower_of_its_own_is_refused() -> None:
         with pytest.raises(InputError, match=said):
             register_tower(adapter)  # type: ignore[arg-type]
     assert before == adapters.ADAPTERS
+
+
+def test_an_adapter_that_is_wrong_about_its_tower_fails_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "ADAPTERS", list(adapters.ADAPTERS))
+    register_tower(PlainAdapter)
+    own = PlainTower(PlainConfig(**SHAPE, **SIZES))
+    core: Any = getattr(own, "vision_model", own)
+    del core.embeddings
+    with pytest.raises(AttributeError, match="no attribute 'embeddings'"):
+        GazedVisionModel(own)
