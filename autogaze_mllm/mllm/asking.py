@@ -200,6 +200,8 @@ def _check_options(model: GazedModel, options: Mapping[str, Any]) -> None:
     and in its own words."""
     if options.get("return_dict_in_generate"):
         raise InputError("ask() returns text; use prepare() and generate() for return_dict_in_generate")
+    if not options:
+        return
     base = model.family.base
     known = vars(GenerationConfig()).keys() | {"tokenizer", "assistant_tokenizer"}
     for method in (GenerationMixin.generate, base.generate, base.forward):

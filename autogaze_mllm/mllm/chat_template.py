@@ -6,6 +6,7 @@ and a power no room in memory.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -59,19 +60,24 @@ def _check(template: str) -> None:
     """Raises InputError for what one step of Python alone would take for ever, or fill the memory with."""
     if not isinstance(template, str):
         raise InputError(f"the model's chat template is no text, but {type(template).__name__}; {INSTEAD}")
-    try:
-        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
-    except (jinja2.TemplateError, RecursionError):  # also tags of transformers' own: it is told when it is rendered
-        return
-    repeated = [part for product in tree.find_all(nodes.Mul) for part in (product.left, product.right)]
-    if (
-        next(tree.find_all(nodes.Pow), None) is not None
-        or any(isinstance(part, nodes.Const) and isinstance(part.value, str) for part in repeated)
-        or any(isinstance(one.value, int) and one.value > LARGEST for one in tree.find_all(nodes.Const))
-    ):
+    if _is_endless(template):
         raise InputError(
             f"the model's chat template cannot be used (it reckons with powers or huge numbers); {INSTEAD}"
         )
+
+
+@functools.lru_cache(maxsize=16)  # reading a template takes longer than rendering it
+def _is_endless(template: str) -> bool:
+    try:
+        tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
+    except (jinja2.TemplateError, RecursionError):  # also tags of transformers' own: it is told when it is rendered
+        return False
+    repeated = [part for product in tree.find_all(nodes.Mul) for part in (product.left, product.right)]
+    return (
+        next(tree.find_all(nodes.Pow), None) is not None
+        or any(isinstance(part, nodes.Const) and isinstance(part.value, str) for part in repeated)
+        or any(isinstance(one.value, int) and one.value > LARGEST for one in tree.find_all(nodes.Const))
+    )
 
 
 @contextmanager

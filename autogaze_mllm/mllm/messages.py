@@ -24,7 +24,8 @@ from .preprocessing import Preprocessing
 from .prompt import LITERAL, placeholder_id
 
 KINDS = ("video", "image")
-PART_OF_A_VIDEO = ("start", "end", "fps")
+# What may stand beside a video, by its name there and as of `Video`.
+PART_OF_A_VIDEO = {"start": "start", "end": "end", "fps": "fps", "video_start": "start", "video_end": "end"}
 # Where transformers finds a medium in its part of a message.
 KEYS = {"video": ("video", "path", "url"), "image": ("image", "path", "url")}
 
@@ -115,7 +116,7 @@ def _part(part: Any, where: str) -> dict[str, Any] | MediaPart:
     if kind == "image":
         return MediaPart(kind, source)
     try:
-        return MediaPart(kind, _video(source, more))
+        return MediaPart(kind, _video(source, {PART_OF_A_VIDEO[key]: value for key, value in more.items()}))
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
 

@@ -71,6 +71,8 @@ def text_ids(text: str, tokenizer: Any, special: bool) -> list[int]:
     """special: the tokenizer adds what begins a text. A "<" that is literal becomes no part of a special token."""
     first, *rest = text.split(LITERAL)
     ids = list(tokenizer(first + "<" * bool(rest), add_special_tokens=special)["input_ids"])
+    if not rest:
+        return ids
     # What follows is read as it is in the middle of a text: some tokenizers put a blank before the first word.
     line = tokenizer("\n", add_special_tokens=False)["input_ids"]
     for number, piece in enumerate(rest, start=1):

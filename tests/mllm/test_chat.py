@@ -113,6 +113,24 @@ def test_a_chat_is_a_question_where_it_says_the_same(clip):
     assert len(model.chat(messages, num_return_sequences=2, do_sample=True, max_new_tokens=3)) == 2
 
 
+def test_a_video_may_be_a_part_of_one_or_frames_in_memory(clip, short_clip):
+    model = wrapped("llava_onevision", frames=4)
+    part = am.Video(clip, start=0.5, end=1.5)
+    expected = model.prepare("<video>\nWhat?", [part])
+    for parts in ({"start": 0.5, "end": 1.5}, {"video_start": 0.5, "video_end": 1.5}):
+        inputs = model.prepare_chat([user({**video(clip), **parts}, text("What?"))])
+        assert torch.equal(inputs["input_ids"], expected["input_ids"])
+        assert torch.equal(model(**inputs).logits, model(**expected).logits)
+    assert model.prepare_chat([user({**video(clip), "fps": 1}, text("What?"))]).stats["frames"] == 2
+    frames = torch.randint(0, 255, (3, 48, 64, 3), dtype=torch.uint8)
+    two = model.prepare_chat([user(video(frames), video(frames[:2]), text("What?"))])
+    assert [len(item.token_map.counts) for item in two["media"][0]] == [3, 2]
+    with pytest.raises(am.InputError, match="message 0, part 0: end must be after start"):
+        model.chat([user({**video(clip), "start": 2, "end": 1}, text("What?"))])
+    with pytest.raises(am.InputError, match=r"message 0, part 0: .*start.* gazed already"):
+        model.chat([user({**video(model.gaze_video(clip)), "start": 1}, text("What?"))])
+
+
 def test_images_are_paths_or_pictures(tmp_path):
     model = wrapped("llava_onevision")
     IMAGE.save(tmp_path / "a.png")
@@ -271,6 +289,8 @@ def test_what_is_no_conversation_gets_one_line(clip):
         ([user({"type": "video", "video": clip, "speed": 2})], "message 0, part 0: unknown key 'speed'"),
         ([user({"type": "image", "image": IMAGE, "min_pixels": 2})], "unknown key 'min_pixels'"),
         ([user(video("nowhere.mp4"), text("a"))], "nowhere.mp4: no such file"),
+        ([user(video("https://example.com/a.mp4"), text("a"))], "https://example.com/a.mp4"),
+        ([user(video(3), text("a"))], "message 0, part 0: .*int"),
     ):
         with pytest.raises(am.InputError, match=message):
             model.chat(messages)
