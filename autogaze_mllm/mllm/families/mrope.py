@@ -8,6 +8,7 @@ gazed ones, and later text stands where the dense prompt has it.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -47,13 +48,20 @@ class _Twin:
 
 
 def dense_cells(video: TokenMap) -> torch.Tensor:
-    """(n,) cell of the finest scale, row by row, at the centre of each kept token."""
+    """(n,) cell of the finest scale of the whole picture, row by row, at the centre of each kept token."""
     scale, row, column = video.grid.locate(video.positions)
     sizes = torch.tensor(video.grid.cells)[scale]
     height, width = video.grid.cells[-1]
-    down = ((2 * row + 1) * height) // (2 * sizes[:, 0])
-    across = ((2 * column + 1) * width) // (2 * sizes[:, 1])
-    return down * width + across
+    columns = video.tiles[0]
+    down = video.tile // columns * height + ((2 * row + 1) * height) // (2 * sizes[:, 0])
+    across = video.tile % columns * width + ((2 * column + 1) * width) // (2 * sizes[:, 1])
+    return down * columns * width + across
+
+
+def _whole_cells(video: TokenMap) -> tuple[int, int]:
+    """Rows and columns of the finest scale, all tiles together."""
+    (columns, rows), (height, width) = video.tiles, video.grid.cells[-1]
+    return rows * height, columns * width
 
 
 def mrope_positions(
@@ -123,7 +131,7 @@ def _twin(
                 twin.text(ids[start : start + run])
             else:
                 cells = dense_cells(item.token_map)[first : first + run]
-                dense = item.token_map.grid.counts[-1]
+                dense = math.prod(_whole_cells(item.token_map))
                 if not run_per_tubelet:
                     counts = torch.tensor(item.token_map.counts)
                     cells = cells + torch.arange(len(counts)).repeat_interleave(counts) * dense
@@ -145,7 +153,7 @@ def _note(item: Media, grids: _Grids, merge: int, run_per_tubelet: bool) -> None
         return
     video = item.token_map
     shown = sum(count > 0 for count in video.counts) if run_per_tubelet else len(video.counts)
-    height, width = video.grid.cells[-1]
+    height, width = _whole_cells(video)
     if item.runs:
         grids.videos.append(torch.tensor([[shown, height * merge, width * merge]]))
         grids.seconds.append(video.tubelet * (video.interval or 0.5))

@@ -89,8 +89,9 @@ class SmolVLMFamily(Idefics3Family):
         shown = [time for count, time in zip(counts, seconds, strict=True) if count]
         if not shown:
             return []
-        between = (seconds[-1] - seconds[0]) / (len(seconds) - 1) if len(seconds) > 1 else 0.5
-        whole = int(seconds[-1] + between)
+        times = sorted(set(seconds))  # thumbnails come after all frames, at times of theirs
+        between = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.5
+        whole = int(times[-1] + between)
         length = f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
         head = (
             f"You are provided the following series of {in_words(len(shown))} frames from a {length} [H:MM:SS] video.\n"

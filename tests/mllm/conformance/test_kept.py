@@ -209,3 +209,29 @@ def test_two_scales_are_more_than_one(name: str) -> None:
             model(**prepared(name, model, QUESTION, [video])).logits[:, -1] for video in (whole, of_scale(whole, 1))
         )
     assert distance(both, fine) > SEEN
+
+
+@holds("scales")
+@each(PAIRS)
+def test_tiles_stand_where_they_lie_in_the_whole_picture(name: str) -> None:
+    """Positions of a video that is cut into two tiles are those of the same one as a whole, tile after tile."""
+    frames, found = frames_of(name, rows=2, columns=3), []
+    for options in ({}, {"gaze": OneScale(shape_of(name)), "scales": None}):
+        _, model = wrapped(name, max_tiles=6, **options)
+        inputs = prepared(name, model, QUESTION, [am.Video(frames, fps=2)])
+        ids, media = inputs["input_ids"], inputs["media"]
+        positions = model.family.llm_inputs(ids, inputs["attention_mask"], media, None)["position_ids"][1:, 0]
+        visual = model.family.is_visual(ids[0])
+        found.append((media[0][0].token_map.tiles, sorted(positions[:, visual].T.tolist()), positions[:, ~visual]))
+    (tiles, cut, text), (one, whole, expected) = found
+    assert (tiles, one) == ((3, 2), (1, 1))
+    assert cut == whole
+    assert torch.equal(text, expected)
+
+
+def test_thumbnails_make_no_video_longer_or_shorter() -> None:
+    """SmolVLM's text says how long a video is; thumbnails are shown after all frames, with times of their own."""
+    for thumbnails in (0, 2):
+        _, model = wrapped("smolvlm", thumbnails=thumbnails)
+        (item,) = prepared("smolvlm", model, QUESTION, [am.Video(frames_of("smolvlm", count=8), fps=2)])["media"][0]
+        assert "from a 0:00:04 [H:MM:SS] video" in item.layout[0]
