@@ -50,14 +50,15 @@ PROPERTIES = {
     "numbers, other sizes in the configuration, tied and untied heads; where videos keep their shape, portrait and 2:1",
     "part": "a third kept, one patch of a picture, or nothing, is the base whose tower cannot see the rest",
     "scales": "of several scales, the finest is the base; where videos keep their shape, a coarse one is a small "
-    "picture to the tower",
+    "picture to the tower, and tiles stand where they lie",
     "differs": "a gazed video is not answered as a dense one",
     "off": "`disabled()` and `unwrap()` give the base bit for bit, also by `repetition_penalty` and "
     "`no_repeat_ngram_size`",
     "two": "two models in one process do not meet, not even in the middle of an answer",
     "batch": "a prompt alone is that prompt in a batch, padded left or right",
     "media": "several videos and images in a prompt are those of the base",
-    "counts": "there are as many placeholders as features, and a wrong count is an error",
+    "counts": "there are as many placeholders as features, also with tiles and thumbnails, and a wrong count "
+    "is an error",
     "ids": "options of `generate` that look at the prompt's ids see those of the base",
     "beams": "beams and several answers to each prompt are the base's",
     "stream": "a streamer gets the prompt and each token of the answer",

@@ -14,6 +14,7 @@ from ...helpers.conformance import (
     QUESTION,
     OneScale,
     assert_close,
+    distance,
     each,
     frames_of,
     holds,
@@ -153,3 +154,29 @@ def test_a_wrong_count_is_an_error(name: str) -> None:
     more = torch.cat([ids[:, : last + 1], ids[:, last:]], dim=1)
     with pytest.raises(am.InputError, match=rf"{item.tokens + 1} visual placeholders.* {item.tokens} features"):
         model.generate(input_ids=more, media=inputs["media"])
+
+
+@holds("counts")
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"max_tiles": 2}, {"thumbnails": 2}, {"max_tiles": 2, "thumbnails": 1}])
+@each(ALL)
+def test_tiles_and_thumbnails_are_counted_or_refused(name: str, options: dict[str, int]) -> None:
+    _, model = wrapped(name, gaze="random", frames=4, ratio=0.4, **options)
+    video = am.Video(frames_of(name, count=4, columns=2), fps=2)
+    whole_frames = "thumbnails" in options and (name in ANY_SIZE)
+    class_token_of_each = "max_tiles" in options and name == "video_llava"
+    if whole_frames or class_token_of_each:
+        with pytest.raises(am.InputError, match=r"takes no thumbnails|use max_tiles=1"):
+            model.prepare(QUESTION, [video])
+        return
+    inputs = prepared(name, model, QUESTION, [video])
+    (item,) = inputs["media"][0]
+    token_map = item.token_map
+    assert item.tokens == int(model.family.is_visual(inputs["input_ids"]).sum())
+    assert item.tokens == model.family.gazed_count(token_map.counts)
+    assert token_map.thumbnails == options.get("thumbnails", 0) or name == "nvila"  # whose own settings have more
+    with torch.no_grad():
+        logits = model(**inputs).logits
+        other = model(**prepared(name, model, QUESTION, [am.Video(frames_of(name, count=4, columns=2, seed=1), fps=2)]))
+    assert torch.isfinite(logits).all()
+    assert distance(logits[:, -1], other.logits[:, -1]) > 1e-4
