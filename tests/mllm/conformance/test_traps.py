@@ -162,7 +162,7 @@ def test_tokens_in_the_order_of_gaze(name: str) -> None:
     LLaVA takes them so, as the published gaze was tried; then raster order is the other one.)"""
 
     def in_order_of_gaze(model: am.GazedModel) -> None:
-        model.tower.token_order = lambda gazed, raster: gazed.token_order(False)  # type: ignore[method-assign]
+        model.tower.token_order = lambda gazed, raster: gazed.token_order(False)
 
     if name in ("llava_clip", "video_llava", "llava"):  # whose rows have class tokens among them, or are as gazed
         _, model = wrapped(name)
@@ -257,7 +257,7 @@ def test_missing_class_token(name: str) -> None:
             split = [part for count in counts for part in ((1, count - 1) if count else (0, 0))]
             return whole([2 * frames for frames in clip_frames], split)
 
-        model.tower._attention = alone  # type: ignore[method-assign]
+        model.tower._attention = alone
 
     assert off(name, spring) > SEEN
 
