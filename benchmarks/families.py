@@ -276,7 +276,7 @@ def short_table(rows: list[Row]) -> list[list[str]]:
 
 def choices_table(rows: list[Row]) -> list[list[str]]:
     head = "model|`model_type`|patches of a token|frames of a patch|pictures|a patch sees|order|class token"
-    cells = [[*head.split("|"), "questions share", "published with gaze"]]
+    cells = [[*head.split("|"), "questions share", "packing", "published with gaze"]]
     for row in rows:
         family = row.family
         whole, native = isinstance(family, AnySizeFamily), isinstance(family, NativeFamily)
@@ -300,6 +300,7 @@ def choices_table(rows: list[Row]) -> list[list[str]]:
                 "raster" if family.raster else "gaze",
                 "kept" if family.keep_prefix else "dropped" if prefix else "none",
                 "yes" if row.shares else "no",
+                "yes" if family.packing else "no",
                 "yes" if family.trained_gazed else "no",
             ]
         )

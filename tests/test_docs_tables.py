@@ -15,6 +15,9 @@ import pytest
 from transformers import LlavaConfig, ViTConfig
 
 import autogaze_mllm as am
+from autogaze_mllm.finetuning.config import FinetuneConfig
+from autogaze_mllm.finetuning.run import prepare
+from autogaze_mllm.gaze.settings import PRESETS
 from autogaze_mllm.mllm.families import OWN
 from autogaze_mllm.mllm.families.llava import LlavaFamily
 
@@ -42,7 +45,7 @@ def test_every_table_that_says_so_is_compared():
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
     tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
-    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
+    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes", "presets"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
 
 
@@ -170,6 +173,16 @@ def test_finetune_memory(monkeypatch: pytest.MonkeyPatch, capsys):
     assert table("finetune_memory") == [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
+def test_presets():
+    expected = []
+    for name, one in PRESETS.items():
+        first, *rest = one.ratio if isinstance(one.ratio, tuple) else (one.ratio, one.ratio)
+        assert len(set(rest)) == 1
+        numbers = [str(value) for value in (one.frames, one.max_tiles, f"{first:g}, {rest[0]:g}", one.thumbnails)]
+        expected.append([f"`{name}`", *numbers])
+    assert [row[:-1] for row in table("presets")] == expected
+
+
 @pytest.fixture(scope="module")
 def families() -> dict[str, Any]:
     return runpy.run_path(str(ROOT / "benchmarks" / "families.py"))
@@ -208,6 +221,7 @@ def test_what_a_family_cannot_do_is_refused_in_the_line_that_is_shown(clip: Path
         refused(lambda: wrapped("qwen3_vl", compile=True)),
         refused(lambda: wrapped("video_llava", max_tiles=2).gaze_video(clip)),
         refused(lambda: wrapped("paligemma").encode_video(clip, share_prompt=True)),
+        refused(lambda: prepare(wrapped("qwen3_vl"), FinetuneConfig(data=("none",), output="none", packing=True))),
         refused(lambda: LlavaFamily.check_tower(vit)),
     ]
     for shown, real in zip(refusals(), said, strict=True):

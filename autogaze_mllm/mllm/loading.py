@@ -16,6 +16,7 @@ from ..gaze.cache import VideoCache
 from ..gaze.selector_registry import stored_selector
 from ..gaze.selectors.base import AnySelector
 from ..gaze.settings import VideoSettings
+from ..vision.any_size import CoarsePositions
 from ..vision.attention import AttentionType, Backend
 from .model import GazedModel
 from .saving import SETTINGS_FILE
@@ -114,6 +115,7 @@ def _stored_tower(stored: Fields) -> dict[str, Any]:
         "scales": scales and [tuple(side) for side in scales],
         "attn_type": stored.get("attn_type", AttentionType),
         "frame_independent": stored.get("frame_independent", bool),
+        "coarse_positions": stored.get("coarse_positions", CoarsePositions | None, None),
     }
 
 

@@ -54,6 +54,7 @@ def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, A
                 "scales": list(tower.grid.scales) if tower.fixed else None,
                 "attn_type": tower.attn_type,
                 "frame_independent": tower.frame_independent,
+                **({"coarse_positions": tower.coarse_positions} if hasattr(tower, "coarse_positions") else {}),
             },
         },
     )

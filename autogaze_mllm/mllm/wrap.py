@@ -20,6 +20,7 @@ from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
+from ..vision.any_size import CoarsePositions
 from ..vision.attention import AttentionType, Backend
 from .families import Family, family_class, family_of_type
 from .model import GazedModel
@@ -41,6 +42,7 @@ def wrap(
     scales: str | list[Side] | None = None,
     attn_type: AttentionType | None = None,
     frame_independent: bool | None = None,
+    coarse_positions: CoarsePositions | None = None,
     backend: Backend = "sdpa",
     compile: bool = False,
     device: torch.device | str | None = None,
@@ -59,6 +61,7 @@ def wrap(
     scales: sides of the tower's multi-scale input; default: what the model's configuration says, or the gaze model's
     own cells, as many whole times as come closest to the tower's image size; towers of any size follow each video.
     attn_type, frame_independent: default: what the configuration says, or what the family's tower was trained with.
+    coarse_positions: of towers with rotary positions, those of coarse patches (`AnySizeTower`).
     compile: torch.compile the gazed tower, which takes a minute at its first call.
     hub: revision, token, cache_dir, ... for downloads of the base model.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
@@ -81,7 +84,7 @@ def wrap(
     adapter.check_tower(base.config)
     selector = load_selector(gaze, device=family.device, dtype=base.dtype)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
-    shape = _tower_shape(family, selector, given)
+    shape = _tower_shape(family, selector, given) | {"coarse_positions": coarse_positions}
     tower = family.make_tower(as_selector(selector).grid, **shape, backend=backend, compile=compile)
     wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache), outer)
     wrapped.train(base.training)

@@ -31,6 +31,7 @@ from .shown import Screen
 
 logger = logging.getLogger(__name__)
 
+MOST_PIXELS = 178_956_970  # of a frame, as Pillow has it for pictures; 16K has 133 million
 NOT_CODED = 19  # bytes at most of an MPEG-4 picture that says nothing but that it is not coded
 USUAL_FPS = 25.0  # of what says nothing about its times
 
@@ -156,6 +157,14 @@ class VideoReader(FrameReader):
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         container, stream = self.file.open()
+        context = stream.codec_context
+        if (context.width or 0) * (context.height or 0) > MOST_PIXELS:
+            container.close()
+            size = f"{context.width}x{context.height}"
+            raise InputError(
+                f"{self.name}: frames of {size} pixels are more than memory is spent on; make them smaller"
+            )
+        context.options = {"max_pixels": str(MOST_PIXELS)}  # of frames that turn out to be larger in mid-stream
         stream.codec_context.thread_type = "SLICE"
         stream.codec_context.thread_count = self.threads
         return container, stream

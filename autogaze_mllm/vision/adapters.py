@@ -65,7 +65,7 @@ class TowerAdapter:
 
     @property
     def embedding(self) -> Any:
-        """The convolution that embeds patches; it is on the tower's device and in its dtype."""
+        """What embeds patches, a convolution for most; it is on the tower's device and in its dtype."""
         return self.core.embeddings.patch_embedding
 
     @property
@@ -267,7 +267,9 @@ class RegistersAdapter(Dinov2Adapter):
         self.prefix = 1 + self.config.num_register_tokens
 
     def prefix_tokens(self) -> torch.Tensor:
-        return torch.cat([super().prefix_tokens(), self.core.embeddings.register_tokens[0]])
+        with present(self.core.embeddings):
+            registers = self.core.embeddings.register_tokens[0]
+        return torch.cat([super().prefix_tokens(), registers])
 
     def resize(self, table: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
         return F.interpolate(table, (rows, columns), mode="bicubic", align_corners=False, antialias=True)

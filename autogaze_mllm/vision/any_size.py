@@ -11,7 +11,7 @@ Shapes: N kept groups, r patches per side of a group, p pixels per side of a pat
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -50,6 +50,9 @@ class AnySizeTower(nn.Module):
         coarse_positions: CoarsePositions = "native",
     ) -> None:
         super().__init__()
+        if coarse_positions not in get_args(CoarsePositions):
+            known = " or ".join(get_args(CoarsePositions))
+            raise InputError(f"coarse_positions must be {known}, got {coarse_positions!r}")
         self.base_tower: Any = base_tower
         self.group, self.tubelet, self.coarse_positions = group, tubelet, coarse_positions
         self.patch = patch_size * group

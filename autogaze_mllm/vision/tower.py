@@ -66,7 +66,8 @@ class GazedVisionModel(nn.Module):
             raise InputError("class tokens cannot be kept where patches are gazed in groups")
         self.grid = PatchGrid.of(adapter.image_size if scales is None else scales, adapter.patch_size * group)
         self.attn_type, self.frame_independent, self.backend = attn_type, frame_independent, backend
-        PackedAttention([], attn_type, frame_independent, backend, torch.device("cpu"))  # refuses bad settings here
+        where = execution_device(adapter.embedding)  # an adapter that is wrong about its tower fails here
+        PackedAttention([], attn_type, frame_independent, backend, where)  # refuses bad settings
 
     @property
     def adapter(self) -> TowerAdapter:

@@ -173,7 +173,7 @@ def test_a_sweep_tells_models_of_one_name_apart(two_videos, tmp_path, capsys) ->
         "--loss",
         "0",
         "--gaze",
-        "random",
+        one,
     )
     report = evaluate(capsys, "hlvid", two_videos, tmp_path / "run", *grid, model=str(tmp_path / "model"))
     assert [entry["gaze"] for entry in report["sweep"]] == ["b1/gaze"] * 2 + ["b2/gaze"] * 2 + ["random"] * 2

@@ -20,6 +20,7 @@ from PIL import Image
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.video import reader as reader_module
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
@@ -325,6 +326,24 @@ def test_a_picture_as_a_video_is_what_it_is_as_a_picture(orientation: int, suffi
     expected = np.asarray(open_picture(tmp_path / f"a.{suffix}"))
     assert np.array_equal(first_frame(tmp_path / f"a.{suffix}"), expected)
     assert expected.shape == ((64, 96, 3) if orientation < 5 else (96, 64, 3))
+
+
+def test_frames_that_would_burst_the_memory_are_refused(tmp_path: Path) -> None:
+    Image.new("1", (20000, 10000)).save(tmp_path / "bomb.png")  # 25 kB
+    with pytest.raises(InputError, match="frames of 20000x10000 pixels are more than memory is spent on"):
+        am.gaze_video(tmp_path / "bomb.png", "pixel-diff")
+
+
+def test_frames_that_turn_out_to_be_huge_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encode(tmp_path / "first.ts", numbered_frames(10), options={"bf": "0"})
+    times = list(range(1000, 1400, 40))
+    larger = (numbered_frame(10 + number, 192, 128) for number in range(10))
+    second = encode(tmp_path / "second.ts", larger, options={"bf": "0"}, times=times)
+    (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    monkeypatch.setattr(reader_module, "MOST_PIXELS", 100 * 100)
+    reader = VideoReader(tmp_path / "both.ts")
+    assert shown(reader) == {number: number for number in range(10)}
+    assert reader.lost == list(range(10, 20))
 
 
 # -- colours -----------------------------------------------------------------------------------------------------------

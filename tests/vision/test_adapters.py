@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate import cpu_offload
 from torch import nn
 from transformers import (
     CLIPVisionConfig,
@@ -152,6 +153,28 @@ def test_other_sizes_are_taken_by_the_towers_own_rule(name: str, size: tuple[int
     assert torch.allclose(ours.encode(gazed, 2), out.hidden_states[2][:, prefix:].flatten(0, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("name", TOWERS)
+def test_weights_may_be_kept_elsewhere(name: str) -> None:
+    base = tower(name)
+    ours = GazedVisionModel(base, "32+64", frame_independent=True)
+    gazed = keep_all(torch.randn(1, 2, 3, 64, 64), ours)
+    with torch.no_grad():
+        before = ours.encode(gazed)
+        cpu_offload(base, execution_device=torch.device("cpu"))
+        assert all(weight.is_meta for weight in base.parameters())
+        assert torch.equal(ours.encode(gazed), before)
+
+
+@pytest.mark.parametrize("name", ["siglip", "naflex"])
+def test_what_is_pooled_is_the_base_s(name: str) -> None:
+    base = tower(name)
+    ours = GazedVisionModel(base, frame_independent=True)
+    pixels = torch.randn(2, 1, 3, 64, 64)
+    info = AllSelector().select(pixels, ours.grid, 1.0, None)
+    pooled = ours(pixels, info).pooler_output
+    assert torch.allclose(pooled, dense(base, pixels[:, 0]).pooler_output, atol=1e-5)
+
+
 @pytest.mark.parametrize("attn_type", ["block_causal", "causal", "bidirectional"])
 def test_class_tokens_see_what_their_frame_may_see(attn_type: Any) -> None:
     """Every backend gives what the plain one gives, and gradients reach the class token."""
@@ -244,3 +267,13 @@ def test_what_is_no_adapter_of_a_tower_of_its_own_is_refused() -> None:
         with pytest.raises(InputError, match=said):
             register_tower(adapter)  # type: ignore[arg-type]
     assert before == adapters.ADAPTERS
+
+
+def test_an_adapter_that_is_wrong_about_its_tower_fails_with_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapters, "ADAPTERS", list(adapters.ADAPTERS))
+    register_tower(PlainAdapter)
+    own = PlainTower(PlainConfig(**SHAPE, **SIZES))
+    core: Any = getattr(own, "vision_model", own)
+    del core.embeddings
+    with pytest.raises(AttributeError, match="no attribute 'embeddings'"):
+        GazedVisionModel(own)

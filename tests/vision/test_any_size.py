@@ -41,3 +41,15 @@ def test_cached_tokens_are_those_of_the_positions_that_they_were_made_with(clip:
         found.append(model.encode_video(clip).content)
         assert model.stats["from_cache"] == cached
     assert torch.equal(found[0], found[2]) and not torch.allclose(found[0], found[1], atol=1e-4)
+
+
+def test_coarse_positions_are_a_choice_that_is_saved(tmp_path):
+    base, preprocessing = build("qwen3_vl")
+    with pytest.raises(am.InputError, match="native or fine, got 'rough'"):
+        am.wrap(base, "all", processor=preprocessing, coarse_positions="rough")
+    model = am.wrap(base, "all", processor=preprocessing, coarse_positions="fine", cache=False)
+    model.save_pretrained(tmp_path)
+    assert am.load(tmp_path, cache=False).tower.coarse_positions == "fine"
+    llava, preprocessing = build("llava")
+    with pytest.raises(am.InputError, match="no rotary positions"):
+        am.wrap(llava, "all", processor=preprocessing, coarse_positions="fine")

@@ -15,7 +15,7 @@ from ...gaze.gazed_video import GazedVideo
 from ...gaze.grid import PatchGrid
 from ...gaze.settings import VideoSettings
 from ...gaze.token_map import TokenMap
-from ...vision.any_size import AnySizeTower
+from ...vision.any_size import AnySizeTower, CoarsePositions
 from ..media import Layout
 from .base import Family
 
@@ -62,7 +62,8 @@ class AnySizeFamily(Family):
         if options["backend"] != "sdpa" or options["compile"]:
             raise InputError(f"{self.title}: how its tower attends and is compiled is chosen where the base is loaded")
         size = self._vision.patch_size
-        return self.tower_class(self.tower, size, self.group, self.tubelet, grid.cells, options["scales"])
+        coarse: CoarsePositions = options.get("coarse_positions") or "native"
+        return self.tower_class(self.tower, size, self.group, self.tubelet, grid.cells, options["scales"], coarse)
 
     def gazed_features(self, tower: AnySizeTower, videos: Sequence[GazedVideo]) -> list[torch.Tensor]:
         return [self._features(tower, video) for video in videos]

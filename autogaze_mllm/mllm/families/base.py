@@ -177,7 +177,9 @@ class Family(ABC):
 
     def make_tower(self, grid: PatchGrid, **options: Any) -> Any:
         """grid: the gaze model's. options: scales, attn_type, frame_independent, backend and compile, as those of a
-        GazedVisionModel."""
+        GazedVisionModel; coarse_positions, as that of an AnySizeTower."""
+        if options.pop("coarse_positions", None) is not None:
+            raise InputError(f"{self.title}: its tower has no rotary positions, so coarse_positions means nothing")
         return GazedVisionModel(self.tower, **options, group=self.group, keep_prefix=self.keep_prefix)
 
     @property

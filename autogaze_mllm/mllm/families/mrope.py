@@ -10,13 +10,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from ...gaze.token_map import TokenMap
 from ..media import Media
 from .base import Family
+
+TextAfter = Literal["installed", "published"]
 
 
 @dataclass
@@ -25,6 +27,7 @@ class _Twin:
 
     ids: list[torch.Tensor] = field(default_factory=list)
     columns: list[torch.Tensor] = field(default_factory=list)
+    videos: list[tuple[int, int]] = field(default_factory=list)  # [start, end) of each run of a video
     length: int = 0
 
     def text(self, ids: torch.Tensor) -> None:
@@ -35,6 +38,7 @@ class _Twin:
     def video(self, placeholder: int, dense: int, cells: torch.Tensor) -> None:
         """A run of `dense` placeholders, of which those at `cells` are kept."""
         self.columns.append(self.length + cells)
+        self.videos.append((self.length, self.length + dense))
         self._add(torch.full((dense,), placeholder))
 
     def _add(self, ids: torch.Tensor) -> None:
@@ -60,9 +64,11 @@ def mrope_positions(
     *,
     merge: int,
     run_per_tubelet: bool,
+    text_after: TextAfter,
 ) -> torch.Tensor:
     """(4, B, L): plain positions, and time, row and column. merge: patches per side of a token. run_per_tubelet:
-    whether the family writes a run of placeholders for every tubelet, or one for a video."""
+    whether the family writes a run of placeholders for every tubelet, or one for a video. text_after: where text goes
+    on after a video: where the installed transformers has it, or one after its largest position, as published."""
     mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
     ids, real = input_ids.cpu(), mask.bool().cpu()
     twins, grids = [], _Grids()
@@ -78,8 +84,18 @@ def mrope_positions(
     positions = torch.zeros(4, *input_ids.shape, dtype=torch.long)
     positions[0] = (mask.cpu().long().cumsum(-1) - 1).masked_fill(~real, 0)
     for row, twin in enumerate(twins):
+        if text_after == "published":
+            _after_the_largest(found[:, row], twin)
         positions[1:, row, real[row]] = found[:, row, torch.cat(twin.columns)]
     return positions.to(input_ids.device)
+
+
+def _after_the_largest(positions: torch.Tensor, twin: _Twin) -> None:
+    """Moves what follows each video of positions (3, L) to one after its largest, where it stands before that."""
+    for start, end in twin.videos:
+        if end < twin.length:
+            missing = int(positions[:, start:end].max()) + 1 - int(positions[:, end].max())
+            positions[:, end : twin.length] += max(missing, 0)
 
 
 class _Grids:
@@ -98,7 +114,8 @@ def _twin(
     places = family.is_visual(ids).nonzero().flatten().tolist()
     seen = 0  # placeholders so far
     for item in items:
-        first = _noted(item, grids, merge, run_per_tubelet)
+        _note(item, grids, merge, run_per_tubelet)
+        first = 0  # of the medium's tokens
         for run in item.runs:
             start = places[seen]
             twin.text(ids[done:start])
@@ -117,22 +134,21 @@ def _twin(
     return twin
 
 
-def _noted(item: Media, grids: _Grids, merge: int, run_per_tubelet: bool) -> int:
-    """Adds what the base is told of a medium. -> 0, where its tokens begin."""
+def _note(item: Media, grids: _Grids, merge: int, run_per_tubelet: bool) -> None:
+    """Adds what the base is told of a medium."""
     if item.token_map is None:
         for name, known in (("image_grid_thw", grids.images), ("video_grid_thw", grids.videos)):
             if name in item.dense:
                 known.append(item.dense[name].cpu())
         if "video_grid_thw" in item.dense:
             grids.seconds += item.dense.get("second_per_grid_ts", torch.ones(1)).tolist()
-        return 0
+        return
     video = item.token_map
     shown = sum(count > 0 for count in video.counts) if run_per_tubelet else len(video.counts)
     height, width = video.grid.cells[-1]
     if item.runs:
         grids.videos.append(torch.tensor([[shown, height * merge, width * merge]]))
         grids.seconds.append(video.tubelet * (video.interval or 0.5))
-    return 0
 
 
 def _asked(family: Family, ids: torch.Tensor, mask: torch.Tensor, grids: _Grids) -> torch.Tensor:

@@ -19,7 +19,7 @@ from ...gaze.settings import VideoSettings
 from ...vision.any_size import AnySizeTower, TableTower, WindowTower
 from ..media import Layout, Media
 from .any_size import AnySizeFamily, joined_features
-from .mrope import mrope_positions
+from .mrope import TextAfter, mrope_positions
 from .nvila import chatml
 
 START, END = "<|vision_start|>", "<|vision_end|>"
@@ -32,6 +32,7 @@ class QwenFamily(AnySizeFamily):
     title = "Qwen2-VL"
     example = "Qwen/Qwen2-VL-7B-Instruct"
     run_per_tubelet: ClassVar[bool] = False
+    text_after_video: TextAfter = "installed"  # of gazed videos that are long; set it on a model's family
     packing = False
     tower_class = AnySizeTower
     dense_tokens = (128, 768)
@@ -78,8 +79,15 @@ class QwenFamily(AnySizeFamily):
         media: Sequence[Sequence[Media]],
         answers: torch.Tensor | None,
     ) -> dict[str, Any]:
-        runs = self.run_per_tubelet
-        positions = mrope_positions(self, input_ids, attention_mask, media, merge=self.group, run_per_tubelet=runs)
+        positions = mrope_positions(
+            self,
+            input_ids,
+            attention_mask,
+            media,
+            merge=self.group,
+            run_per_tubelet=self.run_per_tubelet,
+            text_after=self.text_after_video,
+        )
         return {"position_ids": positions}
 
     def token_types(self, input_ids: torch.Tensor, answers: torch.Tensor | None) -> dict[str, torch.Tensor]:
