@@ -6,6 +6,9 @@ for both; LLaVA shows it exactly.
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -254,6 +257,16 @@ def test_several_answers_come_as_a_list(clip):
     config = GenerationConfig(num_beams=2, num_return_sequences=2, max_new_tokens=3, pad_token_id=0)
     assert len(model.ask(clip, "What?", generation_config=config)) == 2
     assert len(model.ask(clip, "What?", max_new_tokens=2, num_return_sequences=1)) == 1
+
+
+def test_an_answer_is_a_string_that_knows_its_stats(clip):
+    _, model = make("llava_onevision", frames=2)
+    answer = model.ask(clip, "What?", max_new_tokens=3)
+    assert answer.stats == model.stats and answer == str(answer) and {answer: 1}[str(answer)] == 1
+    assert json.loads(json.dumps({"reply": answer})) == {"reply": str(answer)}
+    for other in (copy.deepcopy(answer), pickle.loads(pickle.dumps(answer))):
+        assert type(other) is am.Answer and other == answer and other.stats == answer.stats
+    assert am.Answer("x").stats == {} and type(answer.upper()) is str
 
 
 def test_answers_that_end_early_are_counted_without_padding(kept_whole, clip):
