@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import bisect
+import contextlib
 import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
@@ -196,18 +197,36 @@ class VideoReader(FrameReader):
         self._compare_with_promise(stream, slots, max(shown, default=0) * self._unit)
         # AVI has no times of presentation: where there are B-frames, those reported of frames are made up. There,
         # and where times repeat (parts were joined, each with a clock of its own), frames are counted.
-        whole = len(set(shown)) == len(found)
-        self._timed = whole and not (in_slots and shown != decoded)
+        self._timed = len(set(shown)) == len(found) and not (in_slots and shown != decoded)
         self._times = sorted(shown) if self._timed else list(range(len(found)))
         self._keys = sorted(set(keys)) if self._timed else []
         self._number = {time: number for number, time in enumerate(self._times)}
-        # Those of MPEG-4 are right as a whole; other frames are shown in the slots in which they are decoded.
-        clock = sorted(shown if self._timed or (whole and self.codec == "mpeg4") else decoded)
-        if self._timed or (in_slots and len(set(clock)) == len(found)):
+        clock = self._times if self._timed else self._counted_times(shown, decoded) if in_slots else None
+        if clock is None:
+            self.seconds = np.arange(len(found)) / (self.fps or USUAL_FPS)
+        else:
             self.seconds = (np.array(clock, dtype=np.float64) - clock[0]) * self._unit
             self.last = self._unit if in_slots else None
-        else:
-            self.seconds = np.arange(len(found)) / (self.fps or USUAL_FPS)
+
+    def _counted_times(self, shown: list[int], decoded: list[int]) -> list[int] | None:
+        """When the frames of an AVI are shown that are counted, ascending; None where that cannot be told."""
+        count = len(self._times)
+        if self.codec == "mpeg4" and len(set(shown)) == count:
+            return sorted(shown)  # right as a whole
+        if len(set(decoded)) < count:
+            return None
+        # Each lies in the slot in which the recorder's encoder let go of it.
+        late = min(self._frames_held(), count - 1)
+        slots = sorted(decoded)
+        return slots[late:] + [slots[-1] + number for number in range(1, late + 1)]
+
+    def _frames_held(self) -> int:
+        """How many frames the decoder holds back, as the encoder did, to bring them into the order of display."""
+        container, stream = self._open()
+        with container, contextlib.suppress(av.error.FFmpegError):
+            coded = (packet for packet in container.demux(stream) if packet.size)
+            return next((number for number, packet in enumerate(coded) if packet.decode()), 0)
+        return 0
 
     def _compare_with_promise(self, stream: VideoStream, frames: int, until: float) -> None:
         """Warns where the file says that there should be more. until: seconds of the last frame that is there."""

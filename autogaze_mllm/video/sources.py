@@ -78,7 +78,7 @@ class Video:
     @property
     def sampling(self) -> float | None:
         """Frames to look at for each second, where this video says so itself."""
-        taken_already = self.times is None and _kind(self.source) == "frames" and not _timed(self.source)
+        taken_already = self.times is None and _kind(self.source) == "frames" and not _brings_times(self.source)
         return None if taken_already else self.fps
 
     def open(self) -> FrameReader:
@@ -86,8 +86,10 @@ class Video:
         if _kind(self.source) == "file":
             return _read_file(VideoFile(self.source))
         frames, times = self.source, self.times
-        if _timed(frames):
-            frames, times = frames.data, self.times if self.times is not None else frames.pts_seconds
+        if _brings_times(frames):
+            several = isinstance(frames, (list, tuple))
+            own = [float(one.pts_seconds) for one in frames] if several else frames.pts_seconds
+            frames, times = [one.data for one in frames] if several else frames.data, own if times is None else times
         elif hasattr(frames, "asnumpy"):
             frames = frames.asnumpy()
         return DecodedFrames(frames, self.fps, times)
@@ -177,13 +179,17 @@ def _kind(source: Any) -> str | None:
 
 def _is_frame(one: Any) -> bool:
     """Whether it is one picture."""
-    shape = getattr(one, "shape", None)
-    return isinstance(one, Image.Image) or (isinstance(shape, tuple) and len(shape) == 3 and not _timed(one))
+    shape = getattr(one.data if _timed(one) else one, "shape", None)
+    return isinstance(one, Image.Image) or (isinstance(shape, tuple) and len(shape) == 3)
 
 
 def _timed(source: Any) -> bool:
-    """Whether it is a batch that torchcodec decoded."""
+    """Whether torchcodec decoded it: a batch, or a single frame."""
     return hasattr(source, "pts_seconds") and hasattr(source, "data")
+
+
+def _brings_times(source: Any) -> bool:
+    return all(map(_timed, source)) if isinstance(source, (list, tuple)) else _timed(source)
 
 
 def _refusal(source: Any) -> str:

@@ -154,7 +154,15 @@ def dropped(path: Path, codec: str, slots: list[int], pix_fmt: str = "yuv420p", 
 
 @pytest.mark.parametrize(
     ("codec", "options"),
-    [("mpeg4", {}), ("mpeg4", {"bf": "2"}), ("libx264", {"bf": "0"}), ("mjpeg", {}), ("ffv1", {}), ("msmpeg4v2", {})],
+    [
+        ("mpeg4", {}),
+        ("mpeg4", {"bf": "2"}),
+        ("libx264", {"bf": "0"}),
+        ("libx264", {}),
+        ("mjpeg", {}),
+        ("ffv1", {}),
+        ("msmpeg4v2", {}),
+    ],
 )
 def test_avi_with_dropped_frames(
     codec: str, options: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -128,6 +128,17 @@ def test_a_batch_of_torchcodec_brings_its_times(frames: np.ndarray) -> None:
     )
 
 
+def test_single_frames_of_torchcodec_bring_their_times(frames: np.ndarray) -> None:
+    whole = batch(frames)
+    parts = zip(whole.data, whole.pts_seconds, whole.duration_seconds, strict=True)
+    single = [FrameBatch(*part) for part in parts]
+    gazed = am.gaze_video(am.Video(single, start=1, fps=2), "pixel-diff", SETTINGS)
+    assert gazed.timestamps.tolist() == [1, 1.5, 2, 2.5]
+    assert VideoCache.key(single) == VideoCache.key(whole) == VideoCache.key(am.Video(frames, fps=FPS))
+    with pytest.raises(am.InputError, match="a single picture is no video"):
+        am.gaze_video(single[0])
+
+
 def test_frames_without_times_are_said_to_have_none(frames: np.ndarray, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         as_video(frames).sampled(4)
