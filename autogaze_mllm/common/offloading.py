@@ -29,6 +29,11 @@ def execution_device(module: nn.Module) -> torch.device:
     return torch.device("cpu")
 
 
+def followed(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
+    """x where the module computes, if accelerate has dispatched the model."""
+    return x.to(execution_device(module)) if hasattr(module, "_hf_hook") else x
+
+
 @contextmanager
 def present(*modules: nn.Module) -> Iterator[None]:
     """Inside, the modules' own parameters have their values. What was read of them stays."""

@@ -32,7 +32,7 @@ from .families import Family
 from .inputs import MediaRows, ModelInputs, check_complete, stats_of
 from .media import Media
 from .preprocessing import Preprocessing
-from .pretrained_interface import PretrainedInterface, UnwrappedError
+from .pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
 from .prompt import (
     check_counts,
     encode_prompt,
@@ -44,12 +44,10 @@ from .prompt import (
 from .prompt_cache import PromptPrefix, may_share
 from .registry import forget
 from .saving import save
-from .splice import spliced
+from .splice import check_helpers, spliced
 from .video_encoder import VideoEncoder, VideoSource
 
 logger = logging.getLogger(__name__)
-
-IGNORED = -100  # label of what is not learnt
 
 
 class GazedModel(Asking, PretrainedInterface, nn.Module):
@@ -326,6 +324,8 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
                 return
             embedded = self._embed(input_ids, media, self._encoder(stats=stats))
         own = family.llm_inputs(input_ids, kwargs.get("attention_mask"), media, answers)
+        if generating:
+            check_helpers(family, own, kwargs)
         with spliced(family, input_ids, embedded, {**own, **kwargs}, generating) as inputs:
             yield inputs
 
@@ -351,15 +351,6 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         stats = keep_stats(self, stats_of(media))
         with self.base_inputs(input_ids, media, kwargs, stats=stats) as inputs:
             return self.family.base(**inputs)
-
-    def learnt_labels(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Labels (default: the ids themselves) without those at visual placeholders and at padding, which are -100."""
-        ignored = self.family.is_visual(input_ids)
-        ignored = ignored if attention_mask is None else ignored | (attention_mask == 0)
-        labels = input_ids if labels is None else labels
-        return labels.masked_fill(ignored.to(labels.device), IGNORED)
 
     @torch.no_grad()
     def generate(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
 from ..common.errors import InputError
@@ -16,6 +17,7 @@ from ..common.errors import InputError
 if TYPE_CHECKING:
     from .families import Family
 
+IGNORED = -100  # label of what is not learnt
 # What the LLM inside a base answers for it.
 OF_THE_LLM = frozenset(
     {
@@ -82,6 +84,15 @@ class PretrainedInterface(nn.Module):
     def floating_point_ops(self, inputs: Any, exclude_embeddings: bool = True) -> int:
         """A trainer's estimate: 6 operations for each parameter and token."""
         return 6 * inputs["input_ids"].numel() * self.num_parameters(exclude_embeddings=exclude_embeddings)
+
+    def learnt_labels(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Labels (default: the ids themselves) without those at visual placeholders and at padding, which are -100."""
+        ignored = self.family.is_visual(input_ids)
+        ignored = ignored if attention_mask is None else ignored | (attention_mask == 0)
+        labels = input_ids if labels is None else labels
+        return labels.masked_fill(ignored.to(labels.device), IGNORED)
 
     def push_to_hub(self, *_: Any, **__: Any) -> None:
         raise InputError("save_pretrained(folder) writes base, gaze model and settings: upload that folder")

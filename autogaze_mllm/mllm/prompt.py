@@ -61,24 +61,31 @@ def encode_prompt(
     waiting = iter(media)
     marked = TAG.sub(lambda match: media_text(next(waiting).layout, match[1], family), text)
     has_start = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    ids = text_ids(ESCAPED.sub(LITERAL, marked), tokenizer, family.add_special_tokens and not has_start)
+    ids, _ = text_tokens(ESCAPED.sub(LITERAL, marked), tokenizer, family.add_special_tokens and not has_start)
     runs = [run for item in media for run in item.runs]
     counts = placeholder_counts(ids, runs, family, f"prompt {row}")
     return [token for token, count in zip(ids, counts, strict=True) for _ in range(count)]
 
 
-def text_ids(text: str, tokenizer: Any, special: bool) -> list[int]:
-    """special: the tokenizer adds what begins a text. A "<" that is literal becomes no part of a special token."""
-    first, *rest = text.split(LITERAL)
-    ids = list(tokenizer(first + "<" * bool(rest), add_special_tokens=special)["input_ids"])
-    if not rest:
-        return ids
-    # What follows is read as it is in the middle of a text: some tokenizers put a blank before the first word.
-    line = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    for number, piece in enumerate(rest, start=1):
-        found = tokenizer("\n" + piece + "<" * (number < len(rest)), add_special_tokens=False)["input_ids"]
-        ids += found[len(line) :]
-    return ids
+def text_tokens(text: str, tokenizer: Any, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids, and the characters [start, end) of each where the tokenizer tells them. A "<" that is literal becomes no
+    part of a special token. special: the tokenizer adds what begins a text."""
+    *before, last = text.split(LITERAL)
+    first, *rest = [*(piece + "<" for piece in before), last]
+    options = {"return_offsets_mapping": bool(tokenizer.is_fast)}
+    found = tokenizer(first, add_special_tokens=special, **options)
+    ids, offsets = list(found["input_ids"]), list(found.get("offset_mapping") or ())
+    begin = len(first)
+    for piece in rest:
+        # It is read as in the middle of a text: some tokenizers put a blank before the first word.
+        skipped = len(tokenizer("\n", add_special_tokens=False)["input_ids"])
+        found = tokenizer("\n" + piece, add_special_tokens=False, **options)
+        ids += found["input_ids"][skipped:]
+        offsets += [
+            (start + begin - 1, end + begin - 1) for start, end in (found.get("offset_mapping") or ())[skipped:]
+        ]
+        begin += len(piece)
+    return ids, offsets
 
 
 def media_text(layout: Layout, kind: str, family: Family) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..common.errors import InputError
 from .families import Family
 
 
@@ -52,6 +53,19 @@ def guesses(family: Family, options: dict[str, Any]) -> bool:
     return any((options[name] if name in options else getattr(config, name, None)) is not None for name in named)
 
 
+def check_helpers(family: Family, own: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raises InputError for what `generate` does with a second prompt or a second model, where the LLM takes more than
+    ids: transformers hands that on to them, whom it does not fit. own: what the LLM takes beside ids."""
+    told = [name for name, value in own.items() if value is not None and name != "attention_mask"]
+    if told and options.get("assistant_model") is not None:
+        raise InputError(
+            f"{family.title} gives its LLM {told[0]}, which transformers hands on to an assistant_model that knows "
+            "nothing of it: use prompt_lookup_num_tokens"
+        )
+    if "position_ids" in told and options.get("guidance_scale") not in (None, 1):
+        raise InputError(f"{family.title} has positions of its own, which transformers' guidance_scale does not know")
+
+
 def _within_table(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
     """The ids as options like repetition_penalty may look at them, none beyond the embedding table: such placeholders
     are written as the prompt's first word, which counts as read anyhow, or as padding where the base itself would embed
@@ -73,13 +87,17 @@ class _Feed:
         self.embedded, self.visual, self.width, self.thread = embedded, visual, width, thread
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        found = kwargs.get("inputs_embeds")
-        if found is None or threading.get_ident() != self.thread:
+        found, ids = kwargs.get("inputs_embeds"), kwargs.get("input_ids")
+        given = ids if found is None else found
+        if given is None or threading.get_ident() != self.thread:
             return None
         past, length = kwargs.get("past_key_values"), self.embedded.shape[1]
         start = 0 if past is None else int(past.get_seq_length())
-        if start >= length or start + found.shape[1] < length:
+        if start >= length or start + given.shape[1] < length:
             return None  # a token after the prompt, or another prompt (that of classifier-free guidance, say)
+        if found is None:  # an LLM with its own embeddings
+            found = module.get_input_embeddings()(ids)
+            kwargs = {**kwargs, "input_ids": None}
         copies = found.shape[0] // self.embedded.shape[0]  # beams, or several answers to each prompt
         part = self.embedded[:, start:].repeat_interleave(copies, dim=0)
         visual = self.visual[:, start:].repeat_interleave(copies, dim=0)

@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..common.compiling import Compiled
 from ..common.errors import InputError
-from ..common.offloading import execution_device
+from ..common.offloading import execution_device, followed
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from .adapters import TowerAdapter, adapter_of
@@ -157,7 +157,7 @@ class GazedVisionModel(nn.Module):
             raise InputError(f"hidden layer {layer} does not exist: the tower has {count} layers")
         most = max(ENCODE_PATCHES // self.group**2, 1)
         found = [self._run(part, stop=wanted)[-1] for part in gazed.clip_groups(most)]
-        features = torch.cat([self.adapter.final_norm(x) for x in found] if layer is None else found)
+        features = torch.cat([self.adapter.final_norm(x) for x in found] if layer is None else found).to(self.device)
         return features.unflatten(0, (-1, self.group**2)) if self.group > 1 else features
 
     def forward(
@@ -204,6 +204,7 @@ class GazedVisionModel(nn.Module):
         if self.compiled:
             torch._dynamo.maybe_mark_dynamic(x, 0)
         for layer in adapter.layers[:stop]:
+            x = followed(x, layer)
             if self.core.training and getattr(layer, "gradient_checkpointing", False):
                 x = checkpoint(self._layer, adapter, layer, x, attention, use_reentrant=False)
             else:

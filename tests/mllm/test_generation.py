@@ -6,6 +6,9 @@ for both; LLaVA shows it exactly.
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
 import time
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,9 @@ from transformers import (
 
 import autogaze_mllm as am
 
+from ..helpers import conformance
 from ..helpers.family_models import build, variant_of
+from ..helpers.family_reference import dense_inputs
 from ..helpers.tiny_models import FAMILIES, make
 
 QUESTION = "<video>\nWhat moves?"
@@ -149,6 +154,48 @@ def test_disabled_is_the_base_in_other_families_too(family, options, clip):
     assert found.tolist() == expected[:, inputs["input_ids"].shape[1] :].tolist()
 
 
+HELPED = ["internvl", "gemma3", "gemma4", "qwen2_5_vl", "qwen3_vl", "smolvlm", "vila"]
+
+
+@pytest.mark.parametrize("name", HELPED)
+def test_assistants_change_no_answer_in_other_families(name):
+    """Whatever the family takes beside embeddings: guessed tokens are read together with the prompt."""
+    base, model = conformance.wrapped(name)
+    question = "<video>\nWhat moves?"
+    inputs = conformance.prepared(name, model, question, [conformance.keep_all(model, conformance.frames_of(name))])
+    steps = {"do_sample": False, "max_new_tokens": NEW}
+    expected = model.generate(**inputs, **steps).tolist()
+    assert model.generate(**inputs, **steps, prompt_lookup_num_tokens=3).tolist() == expected
+    assistant = drafter(base.get_input_embeddings().weight.shape[0])
+    if name in ("internvl", "smolvlm", "vila"):
+        assert model.generate(**inputs, **steps, assistant_model=assistant).tolist() == expected
+    else:
+        with pytest.raises(am.InputError, match=r"hands on to an assistant_model.*prompt_lookup_num_tokens"):
+            model.generate(**inputs, **steps, assistant_model=assistant)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_guidance_is_refused_where_transformers_has_none(name):
+    """Its own generate fails there: it gives the other prompt the positions of the first."""
+    _, model = conformance.wrapped(name)
+    inputs = conformance.prepared(name, model, QUESTION, [conformance.keep_all(model, conformance.frames_of(name))])
+    with pytest.raises(am.InputError, match="positions of its own, which transformers' guidance_scale"):
+        model.generate(**inputs, guidance_scale=1.6, max_new_tokens=2)
+    assert model.generate(**inputs, guidance_scale=1.0, do_sample=False, max_new_tokens=2).shape == (1, 2)
+
+
+@pytest.mark.parametrize("name", ["internvl", "gemma3", "gemma4", "smolvlm"])
+def test_guidance_is_that_of_the_base_in_other_families(name):
+    base, model = conformance.wrapped(name)
+    frames = conformance.frames_of(name)
+    inputs = conformance.prepared(name, model, QUESTION, [conformance.keep_all(model, frames)])
+    options = {"do_sample": False, "max_new_tokens": 5, "guidance_scale": 1.6}
+    pixels = [conformance.pixels_of(model, frames)]
+    given = dense_inputs(name, base, model.preprocessing, QUESTION, pixels)
+    expected = base.generate(**given, **options)[:, given["input_ids"].shape[1] :]
+    assert model.generate(**inputs, **options).tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("gazing", [True, False])
 @pytest.mark.parametrize("where", ["of the model", "given"])
 def test_generation_configs_count(where, gazing, kept_whole, clip):
@@ -210,6 +257,16 @@ def test_several_answers_come_as_a_list(clip):
     config = GenerationConfig(num_beams=2, num_return_sequences=2, max_new_tokens=3, pad_token_id=0)
     assert len(model.ask(clip, "What?", generation_config=config)) == 2
     assert len(model.ask(clip, "What?", max_new_tokens=2, num_return_sequences=1)) == 1
+
+
+def test_an_answer_is_a_string_that_knows_its_stats(clip):
+    _, model = make("llava_onevision", frames=2)
+    answer = model.ask(clip, "What?", max_new_tokens=3)
+    assert answer.stats == model.stats and answer == str(answer) and {answer: 1}[str(answer)] == 1
+    assert json.loads(json.dumps({"reply": answer})) == {"reply": str(answer)}
+    for other in (copy.deepcopy(answer), pickle.loads(pickle.dumps(answer))):
+        assert type(other) is am.Answer and other == answer and other.stats == answer.stats
+    assert am.Answer("x").stats == {} and type(answer.upper()) is str
 
 
 def test_answers_that_end_early_are_counted_without_padding(kept_whole, clip):

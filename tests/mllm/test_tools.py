@@ -259,7 +259,11 @@ def test_parts_are_dispatched_to_different_devices(family, clip, tmp_path):
     base, processor = tiny_model(family, image_size=64)
     expected = logits(am.wrap(copy.deepcopy(base), "pixel-diff", processor=processor, frames=3, cache=False), clip)
     devices: dict[str, str] = {
-        "model.vision_tower": "disk",
+        "model.vision_tower.embeddings": "disk",
+        "model.vision_tower.encoder.layers.0": "cpu",
+        "model.vision_tower.encoder.layers.1": "disk",
+        "model.vision_tower.encoder.layers.2": "cpu",
+        "model.vision_tower.post_layernorm": "disk",
         "model.multi_modal_projector": "cpu",
         "model.language_model.embed_tokens": "cpu",
         "model.language_model.layers.0": "disk",

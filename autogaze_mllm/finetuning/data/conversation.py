@@ -17,7 +17,7 @@ from ...common.errors import InputError
 from ...mllm.families import Family
 from ...mllm.media import Layout
 from ...mllm.preprocessing import Preprocessing
-from ...mllm.prompt import TAG, media_text, placeholder_counts
+from ...mllm.prompt import ESCAPED, LITERAL, TAG, media_text, placeholder_counts, text_tokens
 from .samples import Sample, Turn
 
 IGNORED = -100  # label of what is not learnt
@@ -127,8 +127,7 @@ def _encode(
     text, learnt, media = _with_media(pieces, layouts, family)
     starts_itself = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
     special = family.add_special_tokens and not starts_itself
-    found = tokenizer(text, add_special_tokens=special, return_offsets_mapping=True)
-    ids, offsets = found["input_ids"], found["offset_mapping"]
+    ids, offsets = text_tokens(text, tokenizer, special)
     runs = [piece for layout in layouts for piece in layout if isinstance(piece, int)]
     counts = placeholder_counts(ids, runs, family, "the conversation")
     expanded: list[int] = []
@@ -158,18 +157,18 @@ def _with_media(
     learnt: list[tuple[int, int]] = []
     media: list[tuple[int, int]] = []
     for piece in pieces:
-        start = len(text)
+        start, said = len(text), ESCAPED.sub(LITERAL, piece.text)
         if piece.learnt:
-            text += piece.text
+            text += said
             learnt.append((start, len(text)))
             continue
         done = 0
-        for match in TAG.finditer(piece.text):
-            text += piece.text[done : match.start()]
+        for match in TAG.finditer(said):
+            text += said[done : match.start()]
             shown = media_text(next(waiting), match[1], family)
             media.append((len(text), len(text) + len(shown)))
             text, done = text + shown, match.end()
-        text += piece.text[done:]
+        text += said[done:]
     return text, learnt, media
 
 
