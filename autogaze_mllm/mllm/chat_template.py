@@ -6,6 +6,7 @@ and a power no room in memory.
 
 from __future__ import annotations
 
+import functools
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,8 @@ INSTEAD = "give the whole prompt with chat=False"
 def render_messages(tokenizer: Any, template: str, messages: Sequence[dict[str, Any]]) -> str | None:
     """The messages in the model's format, up to where its answer begins; None where the template is made for another
     form of messages. Raises InputError for a template that fails."""
+    if not isinstance(template, str):
+        raise InputError(f"the model's chat template is no text, but {type(template).__name__}; {INSTEAD}")
     _check(template)
     try:
         with _deadline(SECONDS):
@@ -41,10 +44,9 @@ def _why(error: Exception) -> str:
     return f"{type(error).__name__}: {first_line(error)}" if str(error) else type(error).__name__
 
 
+@functools.lru_cache(maxsize=16)
 def _check(template: str) -> None:
     """Raises InputError for what one step of Python alone would take for ever, or fill the memory with."""
-    if not isinstance(template, str):
-        raise InputError(f"the model's chat template is no text, but {type(template).__name__}; {INSTEAD}")
     try:
         tree = jinja2.Environment(extensions=["jinja2.ext.loopcontrols"]).parse(template)
     except (jinja2.TemplateError, RecursionError):  # also tags of transformers' own: it is told when it is rendered
