@@ -134,7 +134,7 @@ def test_every_block_says_what_it_is():
 # -- what is not run ---------------------------------------------------------------------------------------------
 
 
-class Parsed(Exception):
+class Parsed(BaseException):
     """The command line was accepted."""
 
 
