@@ -9,11 +9,11 @@ real data set. What the runtime itself takes (CUDA, buffers of communication) co
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.memory_estimate import Load, ModelDims, estimate_memory
 from autogaze_mllm.mllm.native import NativeConfig
@@ -94,7 +94,7 @@ def main() -> None:
         count = sum(part["trained"] for part in parts.values())
         rows.append({"preset": preset, "gpus": processes, "deepspeed": name, "trained": count, **estimate.to_dict()})
     if arguments.json:
-        print(json.dumps({"parameters": sizes, "rows": rows}))
+        print(to_json({"parameters": sizes, "rows": rows}))
         return
     print("parameters: " + ", ".join(f"{part} {size / 1e6:.0f} M" for part, size in sizes.items()))
     print(

@@ -9,7 +9,6 @@ it waited for the host), how many kernels ran, and those that took most.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.json_text import to_json
 from gaze_speed import DTYPES, seconds
 
 SHOWN = 12  # kernels of a call
@@ -93,7 +93,7 @@ def main() -> None:
             print(table(rows[-1:]), flush=True)
             if arguments.out:
                 arguments.out.parent.mkdir(parents=True, exist_ok=True)
-                arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+                arguments.out.write_text(to_json(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
@@ -279,7 +280,7 @@ def write(result: dict[str, Any], path: Path | None) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(to_json(result, indent=2) + "\n")
     if any("error" not in row for row in result["rows"]):
         plot(result["rows"], path.with_suffix(".png"), f"Gazing clips of {FRAMES} frames: {result['machine']}")
 
@@ -306,7 +307,7 @@ def main() -> None:
     if arguments.measure:
         batch, ratio, dtype, capture = arguments.measure.split(",")
         chosen = None if capture == "default" else capture
-        print(json.dumps(measure(arguments, int(batch), ratio, dtype, chosen)))
+        print(to_json(measure(arguments, int(batch), ratio, dtype, chosen)))
         return
     start = time.monotonic()
     rows: list[dict[str, Any]] = []

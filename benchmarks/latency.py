@@ -14,7 +14,6 @@ kept and no stop rule, whose predictions would mean nothing with random weights.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 
@@ -378,7 +378,7 @@ def write(result: dict[str, Any], path: Path | None) -> None:
     if path is None:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    path.write_text(to_json(result, indent=2) + "\n")
     if result["rows"]:
         plot(result["rows"], path.with_suffix(".png"), f"One second of video, {result['size']}: {result['machine']}")
 

@@ -22,6 +22,7 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.common.pixels import resize_frames
 from autogaze_mllm.gaze.pipeline import cut_tiles
@@ -141,7 +142,7 @@ def main() -> None:
     short = min(64, arguments.frames)
     paths = {n: arguments.video_folder / f"{width}x{height}_{n}.mp4" for n in (short, arguments.frames)}
     if arguments.measure is not None:
-        print(json.dumps(measure(paths[arguments.measure], arguments.measure, arguments.gaze, arguments.pure_chunks)))
+        print(to_json(measure(paths[arguments.measure], arguments.measure, arguments.gaze, arguments.pure_chunks)))
         return
     runs = {}
     for frames, path in paths.items():
@@ -164,10 +165,10 @@ def main() -> None:
             "wall at most 1.2 x the pure parts": last["wall_over_pure"] <= 1.2,
         },
     }
-    print(json.dumps(result, indent=2))
+    print(to_json(result, indent=2))
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.out.write_text(to_json(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

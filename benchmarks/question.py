@@ -12,7 +12,6 @@ asked once on a short video to load kernels, and then on the long one.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -24,6 +23,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.mllm.native.model import NativeConfig
 from autogaze_mllm.mllm.native.nvila import NvilaModel
@@ -154,7 +154,7 @@ def main() -> None:
         print(table(rows[-1:]), flush=True)
         if arguments.out:
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+            arguments.out.write_text(to_json(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 import math
 import subprocess
 import sys
@@ -32,6 +31,7 @@ from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.files import read_json, write_json
 from autogaze_mllm.common.hashing import fingerprint
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.evaluation.benchmarks import Question
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
@@ -309,7 +309,7 @@ def run(arguments: argparse.Namespace) -> int:
         "machine": measured["machine"],
     }
     result = write_curve(arguments.out, looks, facts)
-    print(json.dumps(result["targets"], indent=1))
+    print(to_json(result["targets"], indent=1))
     for row in (table(looks).header, *table(looks).rows):
         print("  ".join(row))
     print(f"reports: {arguments.out / 'report.html'}, .md, .json, curve.png")

@@ -6,12 +6,12 @@ python scripts/make_finetune_data.py data      # data/train.jsonl and the clips 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.video.writer import write_video
 
 COLOURS = {
@@ -44,7 +44,7 @@ def write_data(folder: Path) -> Path:
         turns = [{"from": "human", "value": f"<video>\n{QUESTION}"}, {"from": "gpt", "value": name}]
         rows.append({"id": name, "video": f"{name}.mp4", "conversations": turns})
     path = folder / "train.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(to_json(row) + "\n" for row in rows))
     return path
 
 

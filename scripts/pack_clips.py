@@ -11,7 +11,6 @@ real_split.json says which real clips are for validation: no source has clips in
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -27,6 +26,7 @@ from make_training_videos import video as generated_video
 
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.files import read_json
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.pixels import resize_frames
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.video.reader import VideoReader
@@ -74,9 +74,7 @@ def pack(arguments: argparse.Namespace) -> None:
             job.result()
     sizes = {part.name: sum(f.stat().st_size for f in part.glob("*.mp4")) / 2**20 for part in sorted(out.iterdir())}
     print(
-        json.dumps(
-            {"MiB": {name: round(size, 2) for name, size in sizes.items()}, "all": round(sum(sizes.values()), 2)}
-        )
+        to_json({"MiB": {name: round(size, 2) for name, size in sizes.items()}, "all": round(sum(sizes.values()), 2)})
     )
 
 

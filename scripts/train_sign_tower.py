@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import sys
 import time
@@ -30,6 +29,7 @@ from tqdm import tqdm
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.files import output_folder
+from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.pixels import PixelFormat
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
@@ -228,7 +228,7 @@ def train_projector(model: Any, tiles: Tiles, held: Tiles, arguments: argparse.N
             right = ((answers > 0) == (said > 0)).all(dim=1)
             shows = (said.sum(dim=1) > 0) & sure
             print(
-                json.dumps(
+                to_json(
                     {
                         "projector step": step + 1,
                         "loss": round(loss.item(), 4),
@@ -268,12 +268,12 @@ def train(arguments: argparse.Namespace) -> None:
         if (step + 1) % arguments.report_every == 0:
             minutes = (time.monotonic() - start) / 60
             told = {"step": step + 1, "minutes": round(minutes, 2), "loss": round(running, 4)}
-            print(json.dumps(told | measure(tower, head, held)), flush=True)
+            print(to_json(told | measure(tower, head, held)), flush=True)
     tower.eval()
     train_projector(model, tiles, held, arguments)
     model.base.save_pretrained(arguments.output)
     model.preprocessing.save_pretrained(arguments.output)
-    print(json.dumps({"held-out": measure(tower, head, held, draws=20), "output": str(arguments.output)}))
+    print(to_json({"held-out": measure(tower, head, held, draws=20), "output": str(arguments.output)}))
 
 
 def main() -> int:

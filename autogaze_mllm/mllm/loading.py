@@ -10,6 +10,7 @@ import torch
 
 from ..common.errors import InputError
 from ..common.files import find_file, read_fields
+from ..common.foreign_config import LARGEST_SIDE
 from ..common.json_text import Fields, shown
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import VideoCache
@@ -111,6 +112,8 @@ def load(
 def _stored_tower(stored: Fields) -> dict[str, Any]:
     """What `save_settings` wrote of the tower: these keys, whatever else stands there."""
     scales = stored.get("scales", list[tuple[int, int]] | None)  # None: every video has its own
+    if scales is not None and not (scales and all(0 < side <= LARGEST_SIDE for both in scales for side in both)):
+        raise InputError(f"{stored.where}: 'scales' are {shown(scales)}")
     return {
         "scales": scales and [tuple(side) for side in scales],
         "attn_type": stored.get("attn_type", AttentionType),

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor
 
 from ..common.errors import InputError, first_line
 from ..common.files import find_file, read_fields
+from ..common.json_text import shown
 from .native.llama_tokenizer import read_llama_tokenizer
 
 # Image processors without a Pillow version, and one with the same steps that has it.
@@ -35,7 +36,7 @@ SWITCHES = (
 IMAGE_KEYS: dict[str, Any] = {
     **dict.fromkeys(SIZES, int | dict[str, int | None] | list[int] | None),
     **dict.fromkeys(SWITCHES, bool | None),
-    **dict.fromkeys(("image_mean", "image_std"), float | list[float] | None),
+    **dict.fromkeys(("image_mean", "image_std"), tuple[float, float, float] | None),
     "resample": int | None,
     "rescale_factor": float | None,
 }
@@ -90,6 +91,9 @@ class Preprocessing:
             raise
         except Exception as error:  # damaged files, and keys of wrong types, come as errors of many types
             raise InputError(f"{source}: tokenizer cannot be loaded: {first_line(error)}") from error
+        if not isinstance(tokenizer.model_max_length, (int, float)):
+            told = shown(tokenizer.model_max_length)
+            raise InputError(f"{source}: tokenizer_config.json: 'model_max_length' must be a number, got {told}")
         image_processor = _load_image_processor(source, image_folder, hub)
         template = tokenizer.chat_template
         if template is None:
@@ -130,6 +134,8 @@ def _load_image_processor(source: str | Path, folder: str, hub: dict[str, Any]) 
     largest = max((side for key in SIZES for side in _sides(chosen.get(key))), default=0)
     if largest > LARGEST_SIDE:
         raise InputError(f"{path}: pictures of {largest} pixels a side; at most {LARGEST_SIDE} are possible")
+    if min(chosen.get("image_std") or (1,)) <= 0:
+        raise InputError(f"{path}: 'image_std' must be above 0, got {shown(chosen['image_std'])}")
     try:
         return kind(**chosen)
     except Exception as error:  # values that do not go together

@@ -103,6 +103,7 @@ def test_output_that_nobody_takes_is_no_traceback(arguments) -> None:
     assert code == 2 and said == "autogaze-mllm: error: the output cannot be written (No space left on device)\n"
 
 
+@pytest.mark.slow
 def test_a_closed_output_and_a_terminal_of_few_characters_are_no_traceback(tmp_path) -> None:
     """In processes of their own, as the streams are then made."""
     environment = {**os.environ, "PYTHONIOENCODING": "ascii:strict", "PYTHONPATH": str(ROOT), "COLUMNS": "0"}
@@ -152,6 +153,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(clip, videos, two_vid
         assert not left  # of what could not be written
 
 
+@pytest.mark.slow
 def test_a_full_disk_in_fine_tuning_leaves_no_half_checkpoint(tmp_path) -> None:
     data = mixed_data(tmp_path / "data")
     arguments = ["finetune", "--data", data, "--output", tmp_path / "out", "--cpu", "--json", "--gaze", "pixel-diff"]

@@ -165,7 +165,7 @@ def test_a_sweep_tells_models_of_one_name_apart(two_videos, tmp_path, capsys) ->
     one, two = twins(tmp_path / "m$x_$", tiny_gaze)  # a folder's name that is no formula
     grid = (
         "--sweep",
-        f"gaze={one},{two},random; ratio=0.2,0.3",
+        f"gaze={one},{two},random; ratio=0.2",
         "--frames",
         "2",
         "--limit",
@@ -176,11 +176,11 @@ def test_a_sweep_tells_models_of_one_name_apart(two_videos, tmp_path, capsys) ->
         one,
     )
     report = evaluate(capsys, "hlvid", two_videos, tmp_path / "run", *grid, model=str(tmp_path / "model"))
-    assert [entry["gaze"] for entry in report["sweep"]] == ["b1/gaze"] * 2 + ["b2/gaze"] * 2 + ["random"] * 2
+    assert [entry["gaze"] for entry in report["sweep"]] == ["b1/gaze", "b2/gaze", "random"]
     names = [entry["name"] for entry in report["sweep"]]
-    assert names[0] == "gaze=b1-gaze_ratio=0.2" and len(set(names)) == 6
+    assert names == ["gaze=b1-gaze_ratio=0.2", "gaze=b2-gaze_ratio=0.2", "gaze=random_ratio=0.2"]
     weights = set()
-    for name in names[:4]:
+    for name in names[:2]:
         weights.add(
             json.loads((tmp_path / "run" / name / "run.json").read_text())["settings"]["seen"]["selector"]["weights"]
         )
@@ -190,12 +190,12 @@ def test_a_sweep_tells_models_of_one_name_apart(two_videos, tmp_path, capsys) ->
 def test_the_measure_of_selections_tells_models_of_one_name_apart(tmp_path, capsys) -> None:
     write_clips(tmp_path / "videos", 1)
     one, two = twins(tmp_path, small_gaze)
-    options = ["--settings", "ratio_0.20,ratio_1.00", "--frames", "2", "--device", "cpu", "--out", tmp_path / "out"]
+    options = ["--settings", "ratio_1.00", "--frames", "2", "--device", "cpu", "--out", tmp_path / "out"]
     assert run_script("evaluate_reconstruction", tmp_path / "videos", "--gaze", f"{one},{two},{one}", *options) == 0
 
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
     rows = json.loads((tmp_path / "out/summary.json").read_text(), parse_constant=refuse)["summary"]
-    assert [(row["selector"], row["clips"]) for row in rows] == [("b1/gaze", 1)] * 2 + [("b2/gaze", 1)] * 2
+    assert [(row["selector"], row["clips"]) for row in rows] == [("b1/gaze", 1), ("b2/gaze", 1)]
     assert (tmp_path / "out/heat_map_b1-gaze.png").is_file() and (tmp_path / "out/pictures_b2-gaze.png").is_file()

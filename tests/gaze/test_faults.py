@@ -114,7 +114,7 @@ def test_a_flipped_bit_never_changes_an_answer(clip: Path, tmp_path: Path, caplo
     draw = random.Random(3)
     for entry in model.cache.entries():
         whole = entry.path.read_bytes()
-        for place in (9, *(draw.randrange(len(whole)) for _ in range(10))):
+        for place in (9, *(draw.randrange(len(whole)) for _ in range(3))):
             flipped = bytearray(whole)
             flipped[place] ^= 1 << draw.randrange(8)
             for other in model.cache.entries():

@@ -17,12 +17,14 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 import autogaze_mllm as am
-from autogaze_mllm.common.no_code import check_no_code
+from autogaze_mllm.common.foreign_config import check_no_code
+from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.common.weights import write_weights
 from autogaze_mllm.mllm import chat_template
 from autogaze_mllm.mllm.loading import load_or_wrap
 from autogaze_mllm.training.tasks.videomae.features import FeatureLoss, PixelStatistics
 
+from ..helpers.checkpoints import write_vila
 from ..helpers.tiny_models import make, tiny_gaze
 
 MAPS = {"AutoConfig": "evil.C", "AutoModelForImageTextToText": "evil.C", "AutoTokenizer": [None, "evil.C"]}
@@ -171,6 +173,71 @@ def test_settings_of_wrong_types_are_named_with_their_file(folder: Path, key: st
 def test_json_that_is_none_is_one_line(folder: Path, name: str, text: bytes) -> None:
     (folder / f"{name}.json").write_bytes(text)
     assert line_of(lambda: am.load(folder, cache=False))
+
+
+WRONG: list[tuple[str, tuple[str, ...], Any]] = [
+    ("config", ("text_config", "num_hidden_layers"), 10**9),
+    ("config", ("vision_config", "num_hidden_layers"), 10**9),
+    ("config", ("text_config", "hidden_size"), 10**9),
+    ("config", ("text_config", "vocab_size"), 10**30),
+    ("config", ("vision_config", "image_size"), 10**9),
+    ("config", ("text_config", "num_attention_heads"), "4"),
+    ("config", ("text_config",), [1]),
+    ("config", ("vision_config",), "siglip"),
+    ("config", ("model_type",), {"a": 1}),
+    ("config", ("image_token_index",), "x"),
+    ("generation_config", ("eos_token_id",), {"a": 1}),
+    ("generation_config", ("pad_token_id",), float("nan")),
+    ("generation_config", ("temperature",), "hot"),
+    ("generation_config", ("output_hidden_states",), 1.5),
+    ("generation_config", ("return_dict_in_generate",), True),
+    ("preprocessor_config", ("image_mean",), [0.5, 0.5]),
+    ("preprocessor_config", ("image_std",), [0.5, 0.0, 0.5]),
+    ("preprocessor_config", ("image_std",), 1),
+    ("preprocessor_config", ("rescale_factor",), "1/255"),
+    ("preprocessor_config", ("image_processor_type",), "AutoImageProcessor"),
+    ("preprocessor_config", ("image_processor_type",), ["SiglipImageProcessor"]),
+    ("tokenizer_config", ("model_max_length",), {"a": 1}),
+    ("tokenizer_config", ("added_tokens_decoder",), 5),
+]
+
+
+@pytest.mark.parametrize(("name", "keys", "value"), WRONG)
+def test_values_of_a_base_model_that_cannot_be_are_one_line(
+    folder: Path, clip: Path, name: str, keys: tuple[str, ...], value: Any
+) -> None:
+    path = folder / "base" / f"{name}.json"
+    stored = json.loads(path.read_text()) if path.exists() else {}
+    node = stored
+    for key in keys[:-1]:
+        node = node[key]
+    node[keys[-1]] = value
+    path.write_text(json.dumps(stored))
+    memory, start = PeakMemory(), time.monotonic()
+    line = line_of(lambda: am.load(folder, cache=False).ask(clip, "What?", max_new_tokens=1))
+    assert str(folder) in line and len(line) < 1000
+    assert memory.above < 500 << 20 and time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("mm_projector/config.json", "mm_projector_type", ["x"]),
+        ("llm/config.json", "rope_theta", []),
+        ("llm/config.json", "pad_token_id", 10**9),
+        ("llm/config.json", "num_hidden_layers", 10**9),
+        ("vision_tower/config.json", "num_attention_heads", 5),
+        ("vision_tower/config.json", "image_size", {"a": 1}),
+        ("llm/generation_config.json", "eos_token_id", "x"),
+        ("vision_tower/preprocessor_config.json", "image_mean", [0.5]),
+        ("config.json", "video_encoder", "{"),
+    ],
+)
+def test_values_of_a_native_model_that_cannot_be_are_one_line(tmp_path: Path, file: str, key: str, value: Any) -> None:
+    write_vila(tmp_path)
+    change(tmp_path / file, **{key: value})
+    line = line_of(lambda: am.wrap(tmp_path, "random", cache=False, frames=2, max_tiles=1, thumbnails=0))
+    assert str(tmp_path) in line or "generation_config.json" in line
 
 
 def test_pickles_in_the_place_of_weights_are_not_opened(folder: Path) -> None:

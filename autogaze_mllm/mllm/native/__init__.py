@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...common.files import find_file, read_fields
-from ...common.no_code import check_no_code
+from ...common.files import find_file, read_fields, read_json
+from ...common.foreign_config import check_generation, check_no_code, check_sizes
 from .model import NativeConfig, NativeModel
 from .nvila import NvilaModel
 from .vila import VilaModel
@@ -21,6 +21,10 @@ def native_class(source: str | Path, **hub: Any) -> type[NativeModel] | None:
     assert path is not None
     stored = read_fields(path)
     check_no_code(stored.values, path)  # of any base model: this is where each is looked at first
+    check_sizes(stored.values, path)
+    generation = Path(source) / "generation_config.json"
+    if generation.is_file():
+        check_generation(read_json(generation), generation)
     if VilaModel.recognises(source, dict(stored.values)):
         return VilaModel
     return NvilaModel if stored.get("model_type", Any, None) == NvilaModel.model_type else None

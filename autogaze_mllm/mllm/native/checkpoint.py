@@ -7,7 +7,8 @@ where it will stay.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from accelerate import init_empty_weights
 from huggingface_hub import save_torch_state_dict
 from torch import nn
 
-from ...common.errors import InputError
+from ...common.errors import InputError, first_line
 from ...common.files import find_file, output_folder, read_fields
 from ...common.json_text import shown
 from ...common.weights import check_weights, open_weights
@@ -78,6 +79,17 @@ def chosen_dtype(dtype: torch.dtype | str | None, weights: Weights, name: str, s
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise InputError(f"dtype {dtype!r}: expected auto, float32, float16 or bfloat16")
     return found
+
+
+@contextmanager
+def usable(source: str | Path) -> Iterator[None]:
+    """Inside, a configuration whose values cannot be used is an InputError: they come as errors of many types."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(f"{source}: the configuration cannot be used: {first_line(error)}") from error
 
 
 def without_memory() -> Any:

@@ -25,8 +25,8 @@ from transformers import (
 
 from ...common.errors import InputError
 from ...common.files import find_file, output_folder, read_json, write_json
-from ...common.no_code import check_no_code
-from .checkpoint import Wanted, Weights, chosen_dtype, fill, find_weights, save_weights, without_memory
+from ...common.foreign_config import check_generation, check_no_code, check_sizes
+from .checkpoint import Wanted, Weights, chosen_dtype, fill, find_weights, save_weights, usable, without_memory
 from .projectors import Projector
 
 LLMS: dict[str, Any] = {"llama": LlamaConfig, "qwen2": Qwen2Config}
@@ -152,6 +152,19 @@ class NativeModel(nn.Module, ABC):
             assert path is not None
             files[name] = read_json(path)
             check_no_code(files[name], path)
+            check_sizes(files[name], path)
+        with usable(source):
+            return cls._made(source, files, device, dtype, hub)
+
+    @classmethod
+    def _made(
+        cls,
+        source: str | Path,
+        files: dict[str, dict[str, Any]],
+        device: torch.device | str | None,
+        dtype: torch.dtype | str | None,
+        hub: dict[str, Any],
+    ) -> Self:
         config = cls.read_config(source, files)
         _check_kinds(source, config)
         weights = cls._weights(source, **hub)
@@ -182,6 +195,7 @@ class NativeModel(nn.Module, ABC):
         model.llm.tie_weights()
         generation = cls.read_generation(source, config, **hub)
         if generation:
+            check_generation(generation, cls.GENERATION)
             config.files[cls.GENERATION] = generation
             told = {name: value for name, value in generation.items() if name != "_from_model_config"}
             model.llm.generation_config = GenerationConfig.from_dict(told)  # marked so, transformers would ignore it

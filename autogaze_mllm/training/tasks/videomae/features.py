@@ -15,7 +15,7 @@ from torch import nn
 
 from ....common.errors import InputError, first_line
 from ....common.files import find_file, read_json
-from ....common.no_code import check_no_code
+from ....common.foreign_config import check_no_code
 
 DEFAULT_MODELS = {
     "dinov2_reg": "facebook/dinov2-with-registers-base",
