@@ -312,6 +312,7 @@ def test_autocast_takes_every_selector(family, clip):
         wrapped.unwrap()
 
 
+@pytest.mark.slow
 def test_a_compiled_wrapper_gives_the_same(clip):
     _, wrapped = make("llava_onevision", frames=3)
     expected, answer = logits(wrapped, clip), wrapped.ask(clip, "What moves?", max_new_tokens=3)
