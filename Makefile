@@ -9,15 +9,31 @@ BIN := .venv/bin
 # Processes that share the tests of `make test`, file by file. Each needs about 1 GB.
 TEST_WORKERS ?= 2
 
-.PHONY: demo test test-slow check docs clean
+# The oldest transformers that pyproject.toml allows, and what is run with it.
+OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
+OLDEST_TESTS ?= tests/vision tests/mllm
+
+.PHONY: demo test test-slow test-oldest check docs clean
+
+# A virtual environment in $(1), with torch in it.
+define with_torch
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 2; }
+	@test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+	@$(1)/bin/python -c 'import torch' 2>/dev/null || $(1)/bin/python -m pip install -q '$(TORCH)' || { \
+		echo "No CPU build of torch $(TORCH_VERSION) was found where pip looks. Install one into $(1) as the PyTorch site"; \
+		echo "describes under 'Start Locally' (CPU), or choose with make TORCH='torch==$(TORCH_VERSION)', then run make again."; exit 2; }
+endef
 
 .venv/ready: pyproject.toml constraints.txt Makefile
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 2; }
-	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install -q '$(TORCH)' || { \
-		echo "No CPU build of torch $(TORCH_VERSION) was found where pip looks. Install one into .venv as the PyTorch site"; \
-		echo "describes under 'Start Locally' (CPU), or choose with make TORCH='torch==$(TORCH_VERSION)', then run make again."; exit 2; }
+	$(call with_torch,.venv)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+# Its own environment: everything as tested, but for transformers and what must be as old as it.
+.venv-oldest/ready: pyproject.toml constraints.txt Makefile
+	$(call with_torch,.venv-oldest)
+	@grep -v -e '^transformers==' -e '^huggingface_hub==' constraints.txt > .venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install -q -c .venv-oldest/constraints.txt -e . pytest 'transformers==$(OLDEST)'
 	@touch $@
 
 demo: .venv/ready
@@ -29,6 +45,10 @@ test: .venv/ready
 # One after the other: these start several processes themselves, or use all cores.
 test-slow: .venv/ready
 	$(BIN)/python -m pytest -m slow
+
+# The base models as the oldest transformers has them: half of what is told of one there has other names, or none.
+test-oldest: .venv-oldest/ready
+	.venv-oldest/bin/python -m pytest $(OLDEST_TESTS)
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -44,4 +64,4 @@ docs: .venv/docs-ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 clean:
-	rm -rf .venv demo_out build site *.egg-info
+	rm -rf .venv .venv-oldest demo_out build site *.egg-info

@@ -26,22 +26,29 @@ if TYPE_CHECKING:
     from .gaze.selectors.baselines import AllSelector, RandomSelector
     from .gaze.selectors.pixel_diff import PixelDiffSelector
     from .gaze.settings import VideoSettings, preset
+    from .mllm.answers import Answer
+    from .mllm.families import Family, register_family
     from .mllm.loading import load
     from .mllm.model import GazedModel
     from .mllm.wrap import wrap
-    from .vision.tower import GazedSiglipVisionModel
+    from .video.sources import Video
+    from .vision.adapters import TowerAdapter, register_tower
+    from .vision.tower import GazedSiglipVisionModel, GazedVisionModel
 
 __version__ = "0.1.0"  # the only place where it stands
 
 __all__ = [
     "AllSelector",
+    "Answer",
     "AutoGaze",
     "AutoGazeConfig",
     "AutoGazeImageProcessor",
+    "Family",
     "GazeState",
     "GazedModel",
     "GazedSiglipVisionModel",
     "GazedVideo",
+    "GazedVisionModel",
     "GazingInfo",
     "InputError",
     "PatchGrid",
@@ -49,10 +56,14 @@ __all__ = [
     "PixelFormat",
     "RandomSelector",
     "Selector",
+    "TowerAdapter",
+    "Video",
     "VideoSettings",
     "gaze_video",
     "load",
     "preset",
+    "register_family",
+    "register_tower",
     "wrap",
 ]
 
@@ -71,10 +82,14 @@ _HOMES = {
     ".gaze.selectors.baselines": ("AllSelector", "RandomSelector"),
     ".gaze.selectors.pixel_diff": ("PixelDiffSelector",),
     ".gaze.settings": ("VideoSettings", "preset"),
+    ".mllm.answers": ("Answer",),
+    ".mllm.families": ("Family", "register_family"),
     ".mllm.loading": ("load",),
     ".mllm.model": ("GazedModel",),
     ".mllm.wrap": ("wrap",),
-    ".vision.tower": ("GazedSiglipVisionModel",),
+    ".video.sources": ("Video",),
+    ".vision.adapters": ("TowerAdapter", "register_tower"),
+    ".vision.tower": ("GazedSiglipVisionModel", "GazedVisionModel"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

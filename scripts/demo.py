@@ -30,7 +30,7 @@ FRAMES, SIGNS, SEED = 6, 3, 7
 
 def look(model: GazedModel, clip: Path, overlay: Path | None) -> GazedVideo:
     """The kept patches; overlay: the video that shows them."""
-    options = {"grid": model.tower.grid, "pixels": model.family.pixels, "device": model.device, "dtype": model.dtype}
+    options = model.video_form
     if overlay is None:
         return gaze_video(clip, model.gaze, model.settings, **options, progress=True)
     with video_writer(overlay, fps=1) as write:

@@ -24,8 +24,11 @@ import yaml
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
+from autogaze_mllm.mllm import families
 from autogaze_mllm.mllm.tiny import tiny_model
+from autogaze_mllm.vision import adapters
 
+from .helpers.family_models import write_folder
 from .helpers.tiny_models import tiny_gaze
 
 PACKAGE = Path(am.__file__).resolve().parent
@@ -75,6 +78,7 @@ def models(clip, tmp_path_factory):
     named = folder / "llava-hf" / "llava-onevision-qwen2-7b-ov-hf"
     base.save_pretrained(named)
     processor.save_pretrained(named)
+    write_folder("qwen3_vl", folder / "Qwen" / "Qwen3-VL-8B-Instruct")
     tiny_gaze().save_pretrained(folder / "nvidia" / "AutoGaze")
     samples = [b.text for page in TEXTS for b in blocks(page) if b.language == "json"]
     (folder / "videos.jsonl").write_text("".join(samples), encoding="utf-8")
@@ -87,6 +91,9 @@ def workplace(models, tmp_path, monkeypatch):
     for path in models.iterdir():
         (tmp_path / path.name).symlink_to(path)
     monkeypatch.chdir(tmp_path)
+    # What a page registers is gone with it.
+    monkeypatch.setattr(families, "FAMILIES", dict(families.FAMILIES))
+    monkeypatch.setattr(adapters, "ADAPTERS", list(adapters.ADAPTERS))
     return tmp_path
 
 

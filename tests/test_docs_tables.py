@@ -7,11 +7,21 @@ import json
 import re
 import runpy
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from transformers import LlavaConfig, ViTConfig
 
 import autogaze_mllm as am
+from autogaze_mllm.finetuning.config import FinetuneConfig
+from autogaze_mllm.finetuning.run import prepare
+from autogaze_mllm.gaze.settings import PRESETS
+from autogaze_mllm.mllm.families import OWN
+from autogaze_mllm.mllm.families.llava import LlavaFamily
+
+from .helpers.family_models import build
 
 ROOT = Path(am.__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -35,6 +45,7 @@ def test_every_table_that_says_so_is_compared():
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
     tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
+    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes", "presets"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
 
 
@@ -160,3 +171,58 @@ def test_finetune_memory(monkeypatch: pytest.MonkeyPatch, capsys):
     runpy.run_path(str(ROOT / "benchmarks" / "finetune_memory.py"), run_name="__main__")
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
     assert table("finetune_memory") == [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_presets():
+    expected = []
+    for name, one in PRESETS.items():
+        first, *rest = one.ratio if isinstance(one.ratio, tuple) else (one.ratio, one.ratio)
+        assert len(set(rest)) == 1
+        numbers = [str(value) for value in (one.frames, one.max_tiles, f"{first:g}, {rest[0]:g}", one.thumbnails)]
+        expected.append([f"`{name}`", *numbers])
+    assert [row[:-1] for row in table("presets")] == expected
+
+
+@pytest.fixture(scope="module")
+def families() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / "benchmarks" / "families.py"))
+
+
+def test_families_are_what_their_adapters_answer(families: dict[str, Any]):
+    rows = [families["row_of"](published) for published in families["PUBLISHED"]]
+    assert {row.family.model_type for row in rows} == {family.model_type for family in OWN}
+    for name, (page, make) in families["TABLES"].items():
+        found = families["marked"](name).search((ROOT / page).read_text(encoding="utf-8"))
+        assert found is not None and found[0] == make(rows), f"python benchmarks/families.py --write: {name}"
+
+
+def refusals() -> list[str]:
+    """The last column of the table of what a family cannot do."""
+    text = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    rows = text.partition("| asked for |")[2].partition("\n\n")[0].splitlines()[2:]
+    return [row.strip("|").split("|")[2].strip() for row in rows]
+
+
+def refused(call: Callable[[], Any]) -> str:
+    with pytest.raises(am.InputError) as error:
+        call()
+    return str(error.value)
+
+
+def test_what_a_family_cannot_do_is_refused_in_the_line_that_is_shown(clip: Path):
+    def wrapped(name: str, **options: Any) -> am.GazedModel:
+        base, preprocessing = build(name)
+        return am.wrap(base, "all", processor=preprocessing, frames=2, cache=False, **options)
+
+    vit = LlavaConfig(vision_config=ViTConfig().to_dict())
+    said = [
+        refused(lambda: wrapped("qwen3_vl", thumbnails=1).gaze_video(clip)),
+        refused(lambda: wrapped("qwen3_vl", frame_independent=False)),
+        refused(lambda: wrapped("qwen3_vl", compile=True)),
+        refused(lambda: wrapped("video_llava", max_tiles=2).gaze_video(clip)),
+        refused(lambda: wrapped("paligemma").encode_video(clip, share_prompt=True)),
+        refused(lambda: prepare(wrapped("qwen3_vl"), FinetuneConfig(data=("none",), output="none", packing=True))),
+        refused(lambda: LlavaFamily.check_tower(vit)),
+    ]
+    for shown, real in zip(refusals(), said, strict=True):
+        assert re.fullmatch(re.escape(shown).replace(r"clip_vision_model,\ \.\.\.", ".*"), real), (shown, real)

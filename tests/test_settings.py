@@ -243,3 +243,9 @@ def test_help_says_defaults_as_declared():
         assert words in text
     given = parser.parse_args(["--no-water", "--coats", "3"])
     assert given.no_water and given.coats == 3 and given.dry is False
+
+
+def test_one_name_in_place_of_a_list_of_files_is_told_so():
+    for given in ({"data": "a.json"}, {"data": ("a.json",), "eval_data": "b.json"}):
+        with pytest.raises(am.InputError, match=r"data must be a list of file names, got '[ab]\.json'"):
+            FinetuneConfig(output="out", **given)

@@ -6,13 +6,24 @@ import argparse
 
 from ..common.errors import InputError
 from ..common.json_text import is_text, to_json
-from .options import ONLY_SIGNS, gaze_options, kept_rows, load_model, print_rows, quiet, seconds_row
+from .options import (
+    ONLY_SIGNS,
+    chosen_video,
+    gaze_options,
+    kept_rows,
+    load_model,
+    part_options,
+    print_rows,
+    quiet,
+    seconds_row,
+)
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
     ask = verbs.add_parser("ask", help="answer a question about a video")
     ask.add_argument("video", metavar="VIDEO")
     ask.add_argument("question", metavar="QUESTION")
+    part_options(ask)
     ask.add_argument(
         "--model", help="hub id or folder of the base model (default: the bundled one, which reads SignVid's signs)"
     )
@@ -30,13 +41,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError("the question is not UTF-8 text")
     if arguments.max_new_tokens < 1:
         raise InputError(f"--max-new-tokens must be at least 1, got {arguments.max_new_tokens}")
-    from ..video.reader import VideoReader
-
-    VideoReader(arguments.video)  # a bad file is refused before a large model is loaded
+    video = chosen_video(arguments)
+    video.sampled(1)  # a bad file is refused before a large model is loaded
     model = load_model(arguments)
-    reply = model.ask(
-        arguments.video, arguments.question, max_new_tokens=arguments.max_new_tokens, progress=not arguments.json
-    )
+    reply = model.ask(video, arguments.question, max_new_tokens=arguments.max_new_tokens, progress=not arguments.json)
     stats = model.stats
     if arguments.json:
         note = {} if arguments.model else {"note": ONLY_SIGNS}

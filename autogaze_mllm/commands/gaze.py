@@ -8,13 +8,25 @@ from contextlib import nullcontext
 
 from ..common.errors import InputError
 from ..common.json_text import to_json
-from .options import chosen_settings, gaze_options, kept_rows, print_rows, quiet, seconds_row, usable_device
+from ..common.paths import shown_name
+from .options import (
+    chosen_settings,
+    chosen_video,
+    gaze_options,
+    kept_rows,
+    part_options,
+    print_rows,
+    quiet,
+    seconds_row,
+    usable_device,
+)
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
     gaze = verbs.add_parser("gaze", help="show which patches of a video are kept")
     gaze.add_argument("video", metavar="VIDEO")
     gaze.add_argument("--out", metavar="OVERLAY.mp4", help="write a video of the kept patches and the rebuilt picture")
+    part_options(gaze)
     gaze_options(gaze, "default: the bundled gaze model")
     gaze.set_defaults(run=run)
 
@@ -27,21 +39,20 @@ def run(arguments: argparse.Namespace) -> int:
     from ..gaze.pipeline import gaze_video
     from ..gaze.selector_registry import load_selector
     from ..gaze.selectors.base import as_selector
-    from ..video.reader import VideoReader
     from ..video.writer import video_writer
 
-    reader = VideoReader(arguments.video)
+    video = chosen_video(arguments)
+    reader, numbers = video.sampled(settings.frames, settings.fps)
     if arguments.out and os.path.realpath(arguments.out) == os.path.realpath(arguments.video):
         raise InputError(f"{arguments.out}: is the video itself; give the overlay another name")
     device = usable_device(arguments.device)
     selector = as_selector(load_selector(arguments.gaze or BUNDLED, device=device))
-    fps = max(min(settings.frames, len(reader)) / reader.duration, 1.0)
+    times = reader.seconds[numbers]
+    fps = max((len(times) - 1) / (times[-1] - times[0]), 1.0) if len(times) > 1 else 1.0  # at the video's own pace
     output = video_writer(arguments.out, fps) if arguments.out else nullcontext(None)
     with output as write:
         overlay = Overlay(selector.grid, write)
-        gazed = gaze_video(
-            arguments.video, selector, settings, device=device, listener=overlay, progress=not arguments.json
-        )
+        gazed = gaze_video(video, selector, settings, device=device, listener=overlay, progress=not arguments.json)
     stats = gazed.stats
     if arguments.json:
         quality = overlay.psnr if overlay.psnr != float("inf") else None
@@ -62,5 +73,5 @@ def run(arguments: argparse.Namespace) -> int:
         ("PSNR", f"{overlay.psnr:.1f} dB, rebuilt from the kept patches"),
         seconds_row(stats["seconds"]),
     ]
-    print_rows(rows + ([("overlay", arguments.out)] if arguments.out else []))
+    print_rows(rows + ([("overlay", shown_name(arguments.out))] if arguments.out else []))
     return 0

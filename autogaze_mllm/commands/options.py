@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, first_line
 from ..common.fields import Setting, settings_of
+from ..common.paths import shown_name
 from ..gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..mllm.model import GazedModel
+    from ..video.sources import Video
 
 ONLY_SIGNS = (
     "the bundled model reads the signs of SignVid's generated videos and nothing else. Name a real one with --model"
@@ -27,6 +29,18 @@ def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
         add_settings(parser, VideoSettings, group, defaults=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
     parser.add_argument("--json", action="store_true", help="print json")
+
+
+def part_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--start", type=float, metavar="SECONDS", help="look from there on (default: the beginning)")
+    parser.add_argument("--end", type=float, metavar="SECONDS", help="look up to there (default: the end)")
+
+
+def chosen_video(arguments: argparse.Namespace) -> Video:
+    """The video, or the part of it, that the command line names."""
+    from ..video.sources import Video
+
+    return Video(arguments.video, arguments.start, arguments.end)
 
 
 def add_settings(parser: argparse._ActionsContainer, kind: type, group: str = "", *, defaults: bool = True) -> None:
@@ -129,7 +143,7 @@ def kept_rows(video: str, stats: dict[str, Any]) -> list[tuple[str, str]]:
     lost = f", {stats['frames_lost']} could not be decoded" if stats.get("frames_lost") else ""
     kept, total = stats["patches"], stats["patches_total"]
     return [
-        ("video", f"{video} ({stats['frames']} frames{lost})"),
+        ("video", f"{shown_name(video)} ({stats['frames']} frames{lost})"),
         ("patches kept", f"{kept} of {total} ({100 * kept / total:.1f} %)"),
         ("reduction", f"{total / kept:.1f}x"),
     ]

@@ -1,13 +1,91 @@
-"""Pixels: resizing, and the values that a tower wants."""
+"""Pixels: opening pictures, resizing, and the values that a tower wants."""
 
 from __future__ import annotations
 
 import functools
+import io
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from .errors import InputError, first_line
+from .paths import check_path, shown_name
+
+PictureSource = str | Path | bytes | BinaryIO | Image.Image
+# What Pillow raises for files that are damaged, too large, or of a kind that it does not know.
+PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError,
+                  MemoryError, Image.DecompressionBombError)  # fmt: skip
+DEEP = 65535  # white of a picture with 16 bits to a channel
+
+
+def open_picture(source: PictureSource) -> Image.Image:
+    """A picture as a viewer shows it: RGB, upright, what is transparent over white, deep ones in 8 bits.
+
+    source: a path, bytes, an open binary file, or a picture of Pillow. Of several pictures in a file, the first.
+    Raises InputError for what is no picture, is cut off, or has more pixels than Pillow takes for safe.
+    """
+    if isinstance(source, Image.Image):
+        return rgb_picture(source, "picture")
+    if isinstance(source, (str, os.PathLike)):
+        check_path(source, "picture")
+        opened: Any = os.fspath(source)
+        name = shown_name(opened)
+    elif isinstance(source, (bytes, bytearray, memoryview)):
+        name, opened = f"picture of {len(source)} bytes", io.BytesIO(source)
+    elif callable(getattr(source, "read", None)):
+        name, opened = f"open file {shown_name(str(getattr(source, 'name', '')))}".rstrip(), source
+    else:
+        raise InputError(f"{type(source).__name__} is no picture; what is: a path, bytes, an open file, Pillow's")
+    try:
+        with Image.open(opened) as image:
+            return rgb_picture(image, name)
+    except PICTURE_ERRORS as error:
+        if isinstance(error, InputError):
+            raise
+        reason = "of no known format" if isinstance(error, UnidentifiedImageError) else first_line(error)
+        raise InputError(f"{name}: not a readable image ({reason})") from error
+
+
+def pictures_in(given: Any) -> list[Any]:
+    """One picture, or several -> a list."""
+    return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def rgb_picture(image: Image.Image, name: str) -> Image.Image:
+    """A picture of Pillow as `open_picture` gives it. name: what an error calls it."""
+    try:
+        image.load()
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in ("I", "F") or upright.mode.startswith("I;"):
+            return _from_deep(upright, name)
+        if upright.mode == "RGB" and "transparency" not in upright.info:
+            return upright
+        if not upright.has_transparency_data:
+            return upright.convert("RGB")
+        clear = upright.convert("RGBA")
+        shown = Image.new("RGB", clear.size, "white")
+        shown.paste(clear, mask=clear.getchannel("A"))
+        return shown
+    except PICTURE_ERRORS as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{name}: not a readable image ({first_line(error)})") from error
+
+
+def _from_deep(image: Image.Image, name: str) -> Image.Image:
+    """Grey values of 16 bits, or floats in [0, 1] -> RGB. Pillow itself would cut off everything above 255."""
+    values = np.asarray(image, dtype=np.float32)
+    white = 1.0 if image.mode == "F" else DEEP
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= white):
+        raise InputError(f"{name}: its values go from {low:g} to {high:g}, expected 0 to {white:g}")
+    return Image.fromarray(np.round(values * (255 / white)).astype(np.uint8)).convert("RGB")
 
 
 def resize_bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tensor:

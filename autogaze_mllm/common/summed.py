@@ -28,8 +28,8 @@ def write_summed(path: Path, tensors: Mapping[str, torch.Tensor], key: str, fact
 def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[dict[str, torch.Tensor], Fields]:
     """-> the tensors of these names, and the facts. what: what the file should be, in an error.
 
-    Raises InputError for another file, and where the sum is not that of what is there. A file without one, of an older
-    version, is taken as it is.
+    Raises InputError for another file, and where the sum is not that of what is there (where all of it is read). A file
+    without one, of an older version, is taken as it is.
     """
     try:
         with open_weights(path) as stored:
@@ -39,9 +39,10 @@ def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[
             if lacking:
                 raise InputError(f"it holds no {lacking[0]!r}")
             tensors = {name: stored.get_tensor(name) for name in names}
+            whole = set(names) == set(stored.keys())
     except InputError as error:
         raise InputError(f"{path}: not {what} ({str(error).removeprefix(f'{path}: ')})") from error
-    if SUM in told and told[SUM] != _sum(tensors, told[key]):
+    if whole and SUM in told and told[SUM] != _sum(tensors, told[key]):
         raise InputError(f"{path}: damaged (its checksum is another)")
     return tensors, Fields(parse_object(told[key], path) | {SUM: told.get(SUM)}, path)
 

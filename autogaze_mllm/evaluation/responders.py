@@ -103,12 +103,10 @@ class ModelAnswerer:
         if len(variants) == 1 and variants[0].selector is model.gaze and variants[0].settings == model.settings:
             yield _Encoded(model, path)  # from the cache, if it is there
             return
-        options: dict[str, Any] = {"grid": model.tower.grid, "pixels": model.family.pixels}
-        options |= {"device": model.device, "dtype": model.dtype}
         gazed: dict[str, GazedVideo] = {}
         for sampling in dict.fromkeys(variant.settings.sampling() for variant in variants):
             alike = [variant for variant in variants if variant.settings.sampling() == sampling]
-            made = gaze_variants(path, [(variant.selector, variant.settings) for variant in alike], **options)
+            made = gaze_variants(path, [(variant.selector, variant.settings) for variant in alike], **model.video_form)
             gazed |= dict(zip((variant.name for variant in alike), made, strict=True))
         for variant in variants:
             yield _Encoded(model, gazed.pop(variant.name))
@@ -119,7 +117,7 @@ class _Encoded:
 
     def __init__(self, model: GazedModel, source: Path | GazedVideo) -> None:
         self._model = model
-        self._tokens = model.encode_video(source, share_prompt=True)
+        self._tokens = model.encode_video(source, share_prompt=model.family.share_prefix)
         self.stats = model.stats
         if isinstance(source, GazedVideo):  # gazed outside of the model, which then does not count it
             self.stats["seconds"] = {**source.stats["seconds"], **self.stats["seconds"]}

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from ..common.distributed import Shard
 from ..common.errors import InputError
-from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
+from ..video.reader import FrameReader
+from ..video.sources import Video
 from .answers import Answer, AnswerLog
 from .benchmarks import Benchmark, Question
 from .responders import EncodedVideo, Responder, Variant
@@ -112,7 +112,7 @@ class Runner:
             return
         path = self.benchmark.video_path(video)
         try:
-            reader = VideoReader(path)
+            reader = Video(path).open()
             watched = self.answerer.watch(path, [job.variant for job, _, _ in todo])
             first = next(watched)
         except InputError as error:
@@ -129,9 +129,9 @@ class Runner:
             self._ask(reader, job, seen, questions, log)
 
     def _ask(
-        self, reader: VideoReader, job: Job, watched: EncodedVideo, questions: Sequence[Question], log: AnswerLog
+        self, reader: FrameReader, job: Job, watched: EncodedVideo, questions: Sequence[Question], log: AnswerLog
     ) -> None:
-        indices = sample_frames(len(reader), job.variant.settings.frames)
+        indices = reader.sample(job.variant.settings.frames, job.variant.settings.fps)
         times = [float(reader.seconds[number]) for number in indices]
         stats = watched.stats
         answer = Answer(

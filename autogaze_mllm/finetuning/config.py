@@ -112,7 +112,9 @@ def _count(name: str, help: str = "", *, least: int, default: int, **words: Any)
 class FinetuneConfig:
     """A fine-tuning: of what, on what, how long and how fast."""
 
-    data: tuple[str, ...] = setting("json or jsonl files of samples", flag="")
+    data: tuple[str, ...] = setting(
+        "json or jsonl files of samples", flag="", refusal="data must be a list of file names"
+    )
     output: str = setting("where checkpoints and the result go", flag="")
     media_root: str | None = setting(
         "what relative media paths start from",
@@ -121,7 +123,9 @@ class FinetuneConfig:
         manual="what relative media paths start from, by default each data file's folder",
         metavar="FOLDER",
     )
-    eval_data: tuple[str, ...] = setting("samples that are not trained on", default=(), flag="")
+    eval_data: tuple[str, ...] = setting(
+        "samples that are not trained on", default=(), flag="", refusal="eval_data must be a list of file names"
+    )
     # What is trained, for tower, projector and llm, and for gaze unless that is frozen.
     parts: Mapping[str, PartConfig] = Field(default_factory=lambda: PRESETS["sft"])
     lora: AdapterConfig = AdapterConfig()

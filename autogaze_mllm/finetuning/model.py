@@ -20,8 +20,9 @@ from ..mllm.families import Family
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
 from .config import RolloutConfig
-from .data.conversation import IGNORED
-from .data.dataset import Item, collator, padding_id, with_counts
+from .data.conversation import IGNORED, encode_conversation
+from .data.dataset import Item, collator, padding_id
+from .data.samples import Sample
 from .opaque_function import OneNode
 from .rollouts import GazePolicy, VideoRef, policy_term
 
@@ -85,29 +86,32 @@ class TrainedModel(nn.Module):
         media: Sequence[Sequence[Media | VideoRef]],
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        spans: Sequence[Sequence[tuple[int, int]]] | None = None,
+        samples: Sequence[Sample] | None = None,
+        cuts: Sequence[int] = (),
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> dict[str, torch.Tensor]:
-        """spans: of each row, where the placeholders of its media are; needed where the gaze model is trained, because
-        a video has as many visual tokens as it then turns out to have."""
+        """samples, cuts: what each row was made of, and how many tokens it lost at its end; needed where the gaze model
+        is trained. A video has as many visual tokens as it then turns out to have, and its text is part of the
+        conversation's: tokenizers join what stands at its edges with what stands beside it."""
         learnt = (F.pad(labels[:, 1:], (0, 1), value=IGNORED) != IGNORED).sum()
         count = learnt.clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         if self.policy is None:
             losses = self._losses(input_ids, labels, media, attention_mask, position_ids)  # type: ignore[arg-type]
             return {"loss": losses.sum() / count}
-        assert spans is not None and attention_mask is not None
+        assert samples is not None
         anchor = torch.zeros(1, device=input_ids.device, requires_grad=True)
         shown = self.policy(anchor, media)
         items = []
         for row, ways in enumerate(shown.media):
-            real = attention_mask[row].bool().cpu()
-            ids, answers = input_ids[row].cpu()[real], labels[row].cpu()[real]
             for way in ways:
-                items.append(Item(*with_counts(ids, answers, spans[row], [item.tokens for item in way]), way))
+                layouts = [item.layout for item in way]
+                told = encode_conversation(samples[row], layouts, self.gazed.preprocessing, self.gazed.family)
+                end = len(told.ids) - cuts[row]
+                items.append(Item(told.ids[:end], told.labels[:end], way))
         batch = collator(padding_id(self.gazed), packing=False)([items])
-        told = [batch[name].to(input_ids.device) for name in ("input_ids", "labels", "attention_mask")]
+        given = [batch[name].to(input_ids.device) for name in ("input_ids", "labels", "attention_mask")]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._learns_itself()):
-            losses = self._losses(told[0], told[1], batch["media"], told[2], None)
+            losses = self._losses(given[0], given[1], batch["media"], given[2], None)
         by_sample = losses.split([len(ways) for ways in shown.media])
         loss = torch.stack([ways.mean() for ways in by_sample]).sum()
         if shown.scores is not None:
@@ -132,14 +136,15 @@ class TrainedModel(nn.Module):
         # Only where something is learnt are logits made: over a large vocabulary they would be the largest tensor.
         targets = F.pad(labels[:, 1:], (0, 1), value=IGNORED)
         wanted = (targets != IGNORED).any(dim=0).nonzero().flatten()
-        output = self.gazed.family.base(
-            inputs_embeds=embedded,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            logits_to_keep=wanted,
-            use_cache=False,
-        )
-        logits, chosen = output.logits.float().flatten(0, 1), targets[:, wanted]
+        given = {"attention_mask": attention_mask, "logits_to_keep": wanted, "use_cache": False}
+        if position_ids is not None:
+            given["position_ids"] = position_ids
+        with self.gazed.base_inputs(input_ids, media, given, embedded, labels) as inputs:
+            output = self.gazed.family.base(**inputs)
+        logits = output.logits
+        if logits.shape[1] == targets.shape[1]:  # also of a base that makes all of them, whatever it is asked for
+            logits = logits[:, wanted]
+        logits, chosen = logits.float().flatten(0, 1), targets[:, wanted]
         losses = F.cross_entropy(logits, chosen.flatten(), ignore_index=IGNORED, reduction="none")
         return losses.view(chosen.shape).sum(dim=1)
 

@@ -15,6 +15,7 @@ from ..gaze.selectors.base import selector_name
 from ..mllm.model import GazedModel
 from .config import PARTS, AdapterConfig, PartConfig
 
+LAYERS = r"(?:layers|layer|blocks)\.\d+\."  # how the families name the list of a transformer's layers
 LOSS_HEAD = "task_loss_prediction_head"  # of the gaze model: predicts losses for the stop rule
 
 
@@ -53,13 +54,15 @@ def _lora_targets(model: GazedModel, part: str) -> str:
         {
             name.rsplit(".", 1)[1]
             for name, module in family.base.named_modules()
-            if isinstance(module, nn.Linear) and name.startswith(family.PREFIXES[part]) and ".layers." in name
+            if isinstance(module, nn.Linear)
+            and name.startswith(family.PREFIXES[part])
+            and re.search(rf"\.{LAYERS}", name)
         }
     )
     if not found:
         raise InputError(f"the {part} has no linear layers for LoRA: train it 'full'")
     starts = "|".join(re.escape(start) for start in family.PREFIXES[part])
-    return rf"(?:{starts}).*layers\.\d+\..*\.(?:{'|'.join(found)})"
+    return rf"(?:{starts}).*{LAYERS}.*\.(?:{'|'.join(found)})"
 
 
 def part_of(model: GazedModel, name: str) -> str:

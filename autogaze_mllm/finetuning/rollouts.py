@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -35,6 +34,7 @@ from ..gaze.selection import GazingInfo
 from ..gaze.selectors.base import AnySelector, stop_rule
 from ..mllm.media import Media
 from ..mllm.model import GazedModel
+from ..video.sources import Video
 from .config import RolloutConfig
 from .opaque_function import OneNode
 
@@ -43,7 +43,7 @@ from .opaque_function import OneNode
 class VideoRef:
     """A video that is gazed anew whenever it is shown. tokens: visual tokens as it was gazed before the training."""
 
-    path: Path
+    video: Video
     tokens: int
 
 
@@ -112,12 +112,12 @@ class GazePolicy(nn.Module):
         learns = torch.is_grad_enabled() and self.training
         with torch.no_grad(), self._full_precision():
             ways = {film: self._gaze(film, learns) for film in dict.fromkeys(_films(media))}
-        shown = []
+        shown, seen = [], self._gazed.gazed_media
         for items in media:
             count = self.plan.rollouts if learns and any(isinstance(item, VideoRef) for item in items) else 1
             shown.append(
                 [
-                    [self._media(ways[item][0][number]) if isinstance(item, VideoRef) else item for item in items]
+                    [seen(ways[item][0][number]) if isinstance(item, VideoRef) else item for item in items]
                     for number in range(count)
                 ]
             )
@@ -143,17 +143,11 @@ class GazePolicy(nn.Module):
         ]
         selectors: list[AnySelector] = [*drawings] or [self.gaze]
         made = gaze_variants(
-            film.path,
+            film.video,
             [(selector, gazed.settings) for selector in selectors],
-            grid=gazed.tower.grid,
-            pixels=gazed.family.pixels,
-            device=gazed.device,
-            dtype=gazed.dtype,
+            **gazed.video_form,
         )
         return made, drawings
-
-    def _media(self, video: GazedVideo) -> Media:
-        return Media(self._gazed.family.gazed_count(video.picture_counts()), video)
 
     def _score(self, films: Sequence[Sequence[_Drawing]]) -> torch.Tensor:
         """Log-probability of each rollout of a sample with these films, over the entries of a rollout: (rollouts,)."""

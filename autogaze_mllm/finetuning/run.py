@@ -70,6 +70,11 @@ def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
     engine = chosen_engine(config)
     if any(".lora_" in name for name, _ in model.named_parameters()):
         raise InputError("this model holds LoRA of an earlier training: merge it first (`autogaze-mllm merge`)")
+    if config.packing and not model.family.packing:
+        raise InputError(
+            f"{model.family.title}: samples cannot be packed into one row, because its LLM is told types or positions "
+            "of what it reads; leave packing out"
+        )
     samples = load_samples(config.data, config.media_root)
     held_out = load_samples(config.eval_data, config.media_root) if config.eval_data else []
     progress = config.progress and distributed.rank() == 0

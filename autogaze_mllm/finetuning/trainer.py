@@ -67,7 +67,7 @@ class GazedTrainer(Trainer):
         super().__init__(
             model,
             arguments,
-            collator(padding_id(model.gazed), config.packing, spans=config.trains_gaze),
+            collator(padding_id(model.gazed), config.packing, samples=config.trains_gaze),
             train,
             evaluation,
             callbacks=[_Epochs(self.order), _Finite()],

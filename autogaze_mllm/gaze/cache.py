@@ -1,8 +1,9 @@
 """A disk cache for gazed videos and their visual tokens, addressed by content.
 
 Notable design decisions:
-- the key is made of the file's bytes and of everything that decides the result (settings, selector, grid, pixels, and
-  for tokens the weights), so a changed file or model is a miss (of weights, evenly spread values are compared);
+- the key is made of the video's bytes (of frames in memory, their pixels and times) and of everything that decides the
+  result (settings, selector, grid, pixels, and for tokens the weights), so a changed video or model is a miss (of
+  weights, evenly spread values are compared);
 - entries are written beside their place and renamed when complete: two processes may fill the cache at once, and a
   killed one leaves nothing that is trusted. Entries have a checksum: a damaged one is dropped, and is a miss;
 - the entries used longest ago go first when the size limit is passed.
@@ -26,14 +27,16 @@ from safetensors import SafetensorError
 
 from ..common.errors import InputError
 from ..common.files import output_folder
-from ..common.hashing import content_hash, default_folder
-from ..common.summed import SUM, read_summed, write_summed
+from ..common.hashing import default_folder
+from ..common.summed import read_summed, write_summed
+from ..video.sources import VideoLike, as_video
 from .gazed_video import GazedVideo
+from .token_map import TokenMap
 
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # raise it when the same settings begin to give another result
+VERSION = 2  # raise it when the same settings begin to give another result
 GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
 STALE_SECONDS = 24 * 3600  # half-written files older than this belong to nobody
 
@@ -57,9 +60,9 @@ class VideoCache:
         self.limit = limit
 
     @staticmethod
-    def key(source: str | Path, **facts: Any) -> str:
-        """Of a video file and everything that decides the result (json values)."""
-        told = json.dumps({"content": content_hash(source), "version": VERSION, **facts}, sort_keys=True)
+    def key(source: VideoLike, **facts: Any) -> str:
+        """Of a video and everything that decides the result (json values)."""
+        told = json.dumps({"content": as_video(source).content(), "version": VERSION, **facts}, sort_keys=True)
         return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
 
     def get_gazed(self, key: str) -> GazedVideo | None:
@@ -71,16 +74,18 @@ class VideoCache:
             gazed.save(self.folder / (key + GAZED))
             self.prune()
 
-    def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any]] | None:
-        """Visual tokens (n, D) and the stats that were kept with them."""
+    def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any], TokenMap] | None:
+        """Visual tokens (n, D), the stats that were kept with them, and where they lie."""
         path = self.folder / (key + TOKENS)
 
-        def read() -> tuple[torch.Tensor, dict[str, Any]]:
-            tensors, stats = read_summed(path, ("tokens",), "stats", "visual tokens")
+        def read() -> tuple[torch.Tensor, dict[str, Any], TokenMap]:
+            tensors, facts = read_summed(path, ("tokens", "positions", "tile"), "visual_tokens", "visual tokens")
             tokens = tensors["tokens"]
             if not tokens.is_floating_point():
                 raise InputError(f"{path}: not visual tokens ({tokens.dtype})")
-            return tokens, {name: value for name, value in stats.values.items() if name != SUM}
+            places = tensors["positions"], tensors["tile"]
+            token_map = facts.made("map", dict[str, Any], lambda found: TokenMap.from_facts(found, *places))
+            return tokens, facts.get("stats", dict[str, Any]), token_map
 
         return self._read(path, read)
 
@@ -100,10 +105,12 @@ class VideoCache:
         self._touch(path)
         return found
 
-    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any]) -> None:
+    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any], token_map: TokenMap) -> None:
         with self._writing():
-            kept = {"tokens": tokens.detach().cpu().contiguous()}
-            write_summed(self.folder / (key + TOKENS), kept, "stats", stats)
+            kept = {"tokens": tokens, "positions": token_map.positions, "tile": token_map.tile}
+            kept = {name: tensor.detach().cpu().contiguous() for name, tensor in kept.items()}
+            facts = {"stats": stats, "map": token_map.facts()}
+            write_summed(self.folder / (key + TOKENS), kept, "visual_tokens", facts)
             self.prune()
 
     @contextmanager

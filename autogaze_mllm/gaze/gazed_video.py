@@ -26,11 +26,15 @@ TENSORS = ("patches", "positions", "frame_counts", "clip_frames", "timestamps", 
 class GazedVideo:
     """Kept patches of all clips, in the order clip, frame, choice.
 
-    patches: (N, 3 * patch * patch) normalised for the tower. positions: (N,) index within the frame on `grid`.
+    patches: (N, tubelet * 3 * patch * patch) normalised for the tower. positions: (N,) index within the frame on
+    `grid`.
     frame_counts: (F,) kept patches of every frame of every clip. clip_frames: (C,) frames of each clip; sums to F.
     timestamps: (F,) seconds. pictures: (F,) the picture of the video that each clip frame is part of: the tiles of one
     video frame share a number, thumbnails come after all frames (default: every clip frame is a picture of its own).
     tiles: (columns, rows) that frames were cut into. thumbnails: how many of the last clips are thumbnails.
+    tubelet: frames of the video that a clip frame holds, kept wherever one of them was chosen. interval: seconds from
+    one frame of the video to the next, 0 where that is not known.
+    keep_after: share of the tokens that is left after the tower, None where none is dropped there.
     settings, stats: how it was made, and numbers about that (frames, seconds per stage, ...).
     """
 
@@ -43,6 +47,9 @@ class GazedVideo:
     pictures: torch.Tensor = None  # type: ignore[assignment]  # filled in below
     tiles: tuple[int, int] = (1, 1)
     thumbnails: int = 0
+    tubelet: int = 1
+    interval: float = 0.0
+    keep_after: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
     stats: dict[str, Any] = field(default_factory=dict)
 
@@ -69,10 +76,12 @@ class GazedVideo:
         grid: PatchGrid,
         timestamps: torch.Tensor | None = None,
         pictures: torch.Tensor | None = None,
+        tubelet: int = 1,
     ) -> GazedVideo:
         """From normalised pixels (B, T, 3, H, W) and a selection in the interchange form; padding is dropped.
 
-        timestamps, pictures: (B * T,), clip after clip.
+        timestamps, pictures: (B * T,), clip after clip. tubelet: so many frames become one clip frame, which keeps what
+        any of them chose, in raster order; at the end of a clip its last frame is repeated.
         """
         batch, frames = pixels.shape[:2]
         selection = read_selection(info, grid, "the tower")
@@ -85,15 +94,30 @@ class GazedVideo:
         rows, columns = keep.nonzero(as_tuple=True)
         positions = selection.index.to(pixels.device)[rows, columns]
         frame = selection.frame.to(pixels.device)[columns]
-        flat = rows * frames + frame
+        times = torch.zeros(batch * frames, device=pixels.device) if timestamps is None else timestamps
+        steps = -(-frames // tubelet)
+        flat = rows * steps + frame // tubelet
+        if tubelet == 1:
+            patches = gather_patches(pixels.flatten(0, 1), grid, flat, positions)
+        else:
+            joined = (flat * grid.size + positions).unique()  # sorted
+            flat, positions = joined // grid.size, joined % grid.size
+            members = (torch.arange(steps * tubelet, device=pixels.device)).clamp(max=frames - 1).view(steps, tubelet)
+            shown = (flat // steps * frames)[:, None] + members[flat % steps]
+            parts = [gather_patches(pixels.flatten(0, 1), grid, one, positions) for one in shown.unbind(1)]
+            patches = torch.cat(parts, dim=1)
+            times = times.view(batch, frames)[:, members.to(times.device)].mean(dim=2).flatten()
+            if pictures is not None:
+                pictures = pictures.view(batch, frames)[:, members[:, 0].to(pictures.device)].flatten()
         return cls(
-            gather_patches(pixels.flatten(0, 1), grid, flat, positions),
+            patches,
             positions,
-            torch.bincount(flat, minlength=batch * frames),
-            torch.full((batch,), frames, device=pixels.device),
+            torch.bincount(flat, minlength=batch * steps),
+            torch.full((batch,), steps, device=pixels.device),
             grid,
-            torch.zeros(batch * frames, device=pixels.device) if timestamps is None else timestamps,
+            times,
             pictures,  # type: ignore[arg-type]
+            tubelet=tubelet,
         )
 
     @classmethod
@@ -105,7 +129,7 @@ class GazedVideo:
         for part in parts[1:]:
             parts[0].grid.check_same(part.grid, "the first part", "another part")
         joined: dict[str, Any] = {name: torch.cat([getattr(part, name) for part in parts]) for name in TENSORS}
-        return cls(**joined, grid=parts[0].grid, tiles=parts[0].tiles)
+        return cls(**joined, grid=parts[0].grid, tiles=parts[0].tiles, tubelet=parts[0].tubelet)
 
     def __len__(self) -> int:
         """Kept patches."""
@@ -126,10 +150,31 @@ class GazedVideo:
         _, place = self.pictures.unique(return_inverse=True)
         return torch.zeros_like(place).index_add(0, place, self.frame_counts)[: self.num_pictures].tolist()
 
-    def token_order(self) -> torch.Tensor:
-        """(N,) packed rows in the order of the visual tokens: picture after picture, in each its tiles row by row."""
+    def tile_numbers(self) -> torch.Tensor:
+        """(F,) which tile of its picture each clip frame is, row by row."""
+        order = self.pictures.argsort(stable=True)
+        pictures = self.pictures[order]
+        starts = torch.searchsorted(pictures, pictures)  # where the picture's first clip frame is
+        return torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device) - starts)
+
+    def token_order(self, raster: bool = False) -> torch.Tensor:
+        """(N,) packed rows in the order of the visual tokens: picture after picture, in each its tiles row by row.
+
+        raster: within a tile scale after scale, each row by row; otherwise as the patches were chosen.
+        """
         frame = torch.repeat_interleave(self.pictures, self.frame_counts)
-        return frame.argsort(stable=True)
+        if not raster:
+            return frame.argsort(stable=True)
+        clip_frame = torch.repeat_interleave(
+            torch.arange(len(self.frame_counts), device=frame.device), self.frame_counts
+        )
+        order = (clip_frame * self.grid.size + self.positions).argsort(stable=True)
+        return order[frame[order].argsort(stable=True)]
+
+    def without_patches(self) -> GazedVideo:
+        """The same on the CPU, all but the pixels: where the kept patches lie."""
+        nothing = self.patches.new_empty(len(self), 0)
+        return dataclasses.replace(self, patches=nothing).to("cpu")
 
     def between(self, start: float, end: float) -> GazedVideo:
         """The clip frames with start <= time < end, in seconds. Raises InputError when there are none."""
@@ -193,6 +238,9 @@ class GazedVideo:
             "grid": {"scales": self.grid.scales, "patch": self.grid.patch},
             "tiles": self.tiles,
             "thumbnails": self.thumbnails,
+            "tubelet": self.tubelet,
+            "interval": self.interval,
+            "keep_after": self.keep_after,
             "settings": self.settings,
             "stats": self.stats,
         }
@@ -200,9 +248,11 @@ class GazedVideo:
         write_summed(target, tensors, "gazed_video", facts)
 
     @classmethod
-    def load(cls, path: str | Path) -> GazedVideo:
-        """What `save` wrote, on the CPU. Raises InputError for anything else."""
-        tensors, stored = read_summed(Path(path), TENSORS, "gazed_video", "a saved gazed video")
+    def load(cls, path: str | Path, patches: bool = True) -> GazedVideo:
+        """What `save` wrote, on the CPU; without the patches' pixels where they are not wanted. Raises InputError for
+        anything else."""
+        wanted = [name for name in TENSORS if patches or name != "patches"]
+        tensors, stored = read_summed(Path(path), wanted, "gazed_video", "a saved gazed video")
         if stored.get("format", Any, None) != FORMAT:
             raise InputError(f"{path}: format {shown(stored.values.get('format'))}, this version reads {FORMAT}")
         of_grid = stored.object("grid")
@@ -211,13 +261,29 @@ class GazedVideo:
         thumbnails, tiles = stored.get("thumbnails", int), stored.get("tiles", tuple[int, int])
         stats = stored.get("stats", dict[str, Any])
         Fields(stats, f"{path}: stats").get("seconds", dict[str, float], {})
-        _check(path, tensors, grid, thumbnails, tiles)
-        settings = stored.get("settings", dict[str, Any])
-        return cls(**tensors, grid=grid, tiles=tuple(tiles), thumbnails=thumbnails, settings=settings, stats=stats)
+        tubelet = stored.get("tubelet", int, 1)
+        _check(path, tensors, grid, thumbnails, tiles, tubelet)
+        tensors.setdefault("patches", torch.empty(len(tensors["positions"]), 0))
+        return cls(
+            **tensors,
+            grid=grid,
+            tiles=tuple(tiles),
+            thumbnails=thumbnails,
+            tubelet=tubelet,
+            interval=stored.get("interval", float, 0.0),
+            keep_after=stored.get("keep_after", float | None, None),
+            settings=stored.get("settings", dict[str, Any]),
+            stats=stats,
+        )
 
 
 def _check(
-    path: str | Path, tensors: Mapping[str, torch.Tensor], grid: PatchGrid, thumbnails: int, tiles: Sequence[int]
+    path: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    grid: PatchGrid,
+    thumbnails: int,
+    tiles: Sequence[int],
+    tubelet: int,
 ) -> None:
     """Raises InputError for values of a file that cannot be: they would be read as other patches, or fail later."""
 
@@ -226,7 +292,8 @@ def _check(
             raise InputError(f"{path}: not a saved gazed video ({message})")
 
     require(grid.size > 0, "its grid has no patches")
-    for name in ("patches", "timestamps"):
+    require(tubelet > 0, f"tubelets of {tubelet} frames")
+    for name in tensors.keys() & {"patches", "timestamps"}:
         require(tensors[name].is_floating_point(), f"{name} are {tensors[name].dtype}")
         require(bool(tensors[name].isfinite().all()), f"{name} hold numbers that are not finite")
     whole = {"positions": grid.size, "frame_counts": grid.size + 1, "clip_frames": None, "pictures": None}
@@ -239,8 +306,8 @@ def _check(
     for name, values in tensors.items():
         dimensions = 2 if name == "patches" else 1
         require(values.ndim == dimensions, f"{name} have the shape {tuple(values.shape)}")
-    width = 3 * grid.patch**2
-    require(tensors["patches"].shape[1] == width, f"patches of {tensors['patches'].shape[1]} values, not {width}")
+    width, found = 3 * grid.patch**2 * tubelet, tensors.get("patches")
+    require(found is None or found.shape[1] == width, f"patches are not of {width} values")
     require(len(tensors["clip_frames"]) > 0 and int(tensors["clip_frames"].min()) > 0, "a clip has no frames")
     require(0 <= thumbnails <= len(tensors["clip_frames"]), f"{thumbnails} thumbnails")
     require(min(tiles) > 0, f"tiles {shown(tiles)}")

@@ -1,4 +1,4 @@
-"""gaze_video: from a file to its gazed patches, one chunk at a time.
+"""gaze_video: from a video to its gazed patches, one chunk at a time.
 
 Decoding and resizing run in a thread of their own, one chunk ahead. Pictures stay bytes until a few tiles of them are
 gazed, so what is held is the chunk and the kept patches, not the video (`benchmarks/long_video.py` measures it).
@@ -20,8 +20,8 @@ from ..common.pixels import PixelFormat
 from ..common.timing import Stopwatch
 from ..common.workers import CoreWorkers, Prefetch
 from ..video.frames import PictureChunk, PictureSource
-from ..video.reader import VideoReader
-from ..video.sampling import sample_frames
+from ..video.reader import FrameReader
+from ..video.sources import VideoLike, as_video
 from .autogaze.pretrained import BUNDLED
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
@@ -58,13 +58,19 @@ class GazedChunk:
 @dataclass(frozen=True)
 class _Form:
     """In what form patches are kept. grid: what is selected on; pixels, device, dtype: of the patches; clip_batch:
-    clips gazed at a time, None: as many as are fast."""
+    clips gazed at a time, None: as many as are fast; tubelet: frames that are kept together; max_tiles: what a frame
+    may be cut into."""
 
     grid: PatchGrid
     pixels: PixelFormat
     device: torch.device
     dtype: torch.dtype
     clip_batch: int | None
+    tubelet: int
+    max_tiles: int
+
+
+GridRule = Callable[[int, int, VideoSettings], PatchGrid | None]
 
 
 def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: int) -> torch.Tensor:
@@ -75,7 +81,7 @@ def cut_tiles(pictures: torch.Tensor, tiles: tuple[int, int], start: int, end: i
 
 
 def gaze_video(
-    source: str | Path,
+    source: VideoLike,
     gaze: AnySelector | str | Path = BUNDLED,
     settings: VideoSettings | None = None,
     *,
@@ -83,16 +89,22 @@ def gaze_video(
     pixels: PixelFormat | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    tubelet: int = 1,
+    grid_for: GridRule | None = None,
     clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
 ) -> GazedVideo:
-    """Reads a video file and keeps its gazed patches, as `settings` says.
+    """Reads a video and keeps its gazed patches, as `settings` says.
 
-    gaze: a selector, its name, or an AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to
-    select on (default: the gaze model's own). pixels, dtype: what the tower wants. clip_batch: clips gazed at a time,
-    on each core of a CPU (default: as many as are fast); bounds memory, never changes a result.
-    stats of the result: frames, frames_lost, tiles, thumbnails, patches, patches_total, selector, seconds of work per
+    source: a path, or what else `Video` takes; or a `Video`, for a part of one. gaze: a selector, its name, or an
+    AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to select on (default: the gaze
+    model's own). pixels, dtype: what the tower wants. tubelet: frames that are kept together (`GazedVideo`). grid_for:
+    for towers that take pictures of any size: width, height and settings of a video -> what it is selected on as a
+    whole, or None for tiles of `grid`. clip_batch: clips gazed at a time, on each core of a CPU (default: as many as
+    are fast); bounds memory, never changes a result.
+    stats of the result: frames, frames_lost, size (height and width of the frames), tiles, thumbnails, patches,
+    patches_total, selector, seconds of work per
     stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
     """
     selector = load_selector(gaze, device=device, dtype=dtype)
@@ -103,6 +115,8 @@ def gaze_video(
         pixels=pixels,
         device=device,
         dtype=dtype,
+        tubelet=tubelet,
+        grid_for=grid_for,
         clip_batch=clip_batch,
         progress=progress,
         listener=listener,
@@ -110,13 +124,15 @@ def gaze_video(
 
 
 def gaze_variants(
-    source: str | Path,
+    source: VideoLike,
     variants: Sequence[tuple[AnySelector, VideoSettings]],
     *,
     grid: PatchGrid | None = None,
     pixels: PixelFormat | None = None,
     device: torch.device | str | None = None,
     dtype: torch.dtype | None = None,
+    tubelet: int = 1,
+    grid_for: GridRule | None = None,
     clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
@@ -129,16 +145,20 @@ def gaze_variants(
     _check_variants(variants, clip_batch)
     selector, settings = variants[0]
     place = torch.device(device) if device is not None else torch.device("cpu")
+    if settings.chunk_frames % tubelet:
+        raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
+    start = time.perf_counter()
+    reader, indices = as_video(source).sampled(settings.frames, settings.fps)
+    whole = None if grid_for is None else grid_for(*_shown_size(reader, indices), settings)
     form = _Form(
-        as_selector(selector).grid if grid is None else grid,
+        whole or (as_selector(selector).grid if grid is None else grid),
         pixels or PixelFormat(),
         place,
         dtype or torch.float32,
         clip_batch,
+        tubelet,
+        settings.max_tiles if whole is None else 1,
     )
-    start = time.perf_counter()
-    reader = VideoReader(source)
-    indices = sample_frames(len(reader), settings.frames)
     pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
@@ -154,7 +174,19 @@ def gaze_variants(
             if listener is not None:
                 listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
             release_free_memory()
-    return [_result(gazer, source, len(reader.lost), pictures.spent, start) for gazer in gazers]
+    results = [_result(gazer, reader.name, len(reader.lost), pictures.spent, start) for gazer in gazers]
+    for result in results:
+        result.stats["size"] = list(pictures.size)
+        if len(indices) > 1:
+            result.interval = float(reader.seconds[indices[-1]] - reader.seconds[indices[0]]) / (len(indices) - 1)
+    return results
+
+
+def _shown_size(reader: FrameReader, indices: list[int]) -> tuple[int, int]:
+    """Width and height of the frames."""
+    for chunk in reader.read(indices[:1]):
+        return chunk.frames.shape[2], chunk.frames.shape[1]
+    raise InputError(f"{reader.name}: no frame could be decoded")
 
 
 def _check_variants(variants: Sequence[tuple[AnySelector, VideoSettings]], clip_batch: int | None) -> None:
@@ -165,7 +197,7 @@ def _check_variants(variants: Sequence[tuple[AnySelector, VideoSettings]], clip_
 
 
 def _pictures(
-    reader: VideoReader, indices: list[int], settings: VideoSettings, form: _Form, shown: bool
+    reader: FrameReader, indices: list[int], settings: VideoSettings, form: _Form, shown: bool
 ) -> PictureSource:
     """shown: whether somebody wants to see the frames in their own aspect."""
     return PictureSource(
@@ -173,7 +205,7 @@ def _pictures(
         indices,
         min(settings.chunk_frames, len(indices)),
         form.grid.scales[-1],
-        settings.max_tiles,
+        form.max_tiles,
         settings.thumbnails,
         form.device,
         display_width=DISPLAY_WIDTH if shown else 0,
@@ -181,14 +213,17 @@ def _pictures(
     )
 
 
-def _result(gazer: _Gazer, source: str | Path, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
+def _result(gazer: _Gazer, source: str, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
     """What a gazer collected, with its settings and stats. spent: seconds of decoding and resizing; start: of all."""
     result = gazer.finish()
     if result is None:
         raise InputError(f"{source}: no frame could be decoded")
     result.settings = gazer.settings.to_dict()
+    if as_selector(gazer.selector).after_tower:
+        ratio = gazer.settings.ratio
+        result.keep_after = sum(ratio) / len(ratio) if isinstance(ratio, tuple) else ratio
     result.stats = {
-        "source": str(source),
+        "source": source,
         "frames": gazer.frames,
         "frames_lost": lost,
         "tiles": list(result.tiles),
@@ -290,8 +325,11 @@ class _Gazer:
                 self.form.grid,
                 seconds.repeat(repeat).to(frames.device),
                 numbers.repeat(repeat).to(frames.device),
+                self.form.tubelet,
             )
-            part.patches = self.form.pixels.normalize_patches(part.patches).to(self.form.dtype)
+            shape = part.patches.shape
+            single = part.patches.view(shape[0] * self.form.tubelet, -1)
+            part.patches = self.form.pixels.normalize_patches(single).view(shape).to(self.form.dtype)
         part.tiles = self.tiles
         assert info.gazing_mask is not None
         return part, info.gazing_mask

@@ -13,8 +13,15 @@ from .autogaze.pretrained import BUNDLED
 from .selectors.base import AnySelector, Selector, is_selector
 from .selectors.baselines import AllSelector, RandomSelector
 from .selectors.pixel_diff import NoiseFloorSelector, PixelDiffSelector
+from .selectors.post_tower import PostTowerSelector
 
-KINDS: tuple[type[Selector], ...] = (PixelDiffSelector, NoiseFloorSelector, RandomSelector, AllSelector)
+KINDS: tuple[type[Selector], ...] = (
+    PixelDiffSelector,
+    NoiseFloorSelector,
+    RandomSelector,
+    AllSelector,
+    PostTowerSelector,
+)
 NAMED = {kind.name: kind for kind in KINDS}
 
 

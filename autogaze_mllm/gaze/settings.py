@@ -22,6 +22,17 @@ class VideoSettings:
         at_least=1,
         group=SAMPLING,
     )
+    fps: Number | None = setting(
+        "frames taken for each second of the video, instead of --frames",
+        usual=False,
+        default=None,
+        manual="frames taken for each second of the video, instead of `frames` of them spread evenly",
+        report="frames taken for each second",
+        metavar="N",
+        above=0,
+        at_most=1000,
+        group=SAMPLING,
+    )
     chunk_frames: int = setting(
         "frames that gaze sees together; then it starts anew",
         manual="frames of one clip; gaze starts anew in each",
@@ -122,7 +133,7 @@ class VideoSettings:
             raise InputError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
         return dataclasses.replace(self, **overrides)
 
-    def sampling(self) -> tuple[int | bool, ...]:
+    def sampling(self) -> tuple[float | None, ...]:
         """What decides which pictures a selector gets to see; settings that agree in it can share the decoding."""
         return tuple(getattr(self, one.name) for one in settings_of(VideoSettings) if one.group == SAMPLING)
 
@@ -137,6 +148,9 @@ PRESETS: dict[str, VideoSettings] = {
     # The model card's values of NVILA-8B-HD-Video; what it keeps of thumbnails is everything.
     "nvila-hd": VideoSettings(frames=128, max_tiles=48, ratio=_HD_RATIO, predicted_loss=0.6, thumbnails=64),
     "nvila-hd-1k": VideoSettings(frames=1024, max_tiles=48, ratio=_HD_RATIO, predicted_loss=0.6, thumbnails=64),
+    # For families that look at every video in its own shape (Qwen): max_tiles bounds the size of a frame.
+    "qwen-hd": VideoSettings(frames=256, max_tiles=16, ratio=_HD_RATIO, enlarge=False),
+    "qwen-fast": VideoSettings(frames=32, max_tiles=2, ratio=(0.25, *[0.1] * 15), enlarge=False),
     # Few frames, whole frames: for a first look and for models that were never trained on tiles.
     "fast": VideoSettings(frames=16, ratio=(0.25, *[0.1] * 15)),
     "quality": VideoSettings(frames=256, max_tiles=16, ratio=(0.5, *[0.25] * 15), thumbnails=64),

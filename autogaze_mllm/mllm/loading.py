@@ -17,6 +17,7 @@ from ..gaze.cache import VideoCache
 from ..gaze.selector_registry import stored_selector
 from ..gaze.selectors.base import AnySelector
 from ..gaze.settings import VideoSettings
+from ..vision.any_size import CoarsePositions
 from ..vision.attention import AttentionType, Backend
 from .model import GazedModel
 from .saving import SETTINGS_FILE
@@ -110,13 +111,14 @@ def load(
 
 def _stored_tower(stored: Fields) -> dict[str, Any]:
     """What `save_settings` wrote of the tower: these keys, whatever else stands there."""
-    scales = stored.get("scales", list[tuple[int, int]])
-    if not scales or not all(0 < side <= LARGEST_SIDE for both in scales for side in both):
+    scales = stored.get("scales", list[tuple[int, int]] | None)  # None: every video has its own
+    if scales is not None and not (scales and all(0 < side <= LARGEST_SIDE for both in scales for side in both)):
         raise InputError(f"{stored.where}: 'scales' are {shown(scales)}")
     return {
-        "scales": [tuple(side) for side in scales],
+        "scales": scales and [tuple(side) for side in scales],
         "attn_type": stored.get("attn_type", AttentionType),
         "frame_independent": stored.get("frame_independent", bool),
+        "coarse_positions": stored.get("coarse_positions", CoarsePositions | None, None),
     }
 
 

@@ -8,71 +8,71 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ..common.errors import InputError
+from ..common.offloading import bring_back, present
+from ..common.pixels import open_picture, pictures_in
 from ..common.timing import Stopwatch
 from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
-from ..vision.tower import GazedSiglipVisionModel
+from ..video.sources import VideoLike, videos_in
+from ..vision.tower import GazedVisionModel
+from .asking import Asking
+from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_stats, new_stats
 from .families import Family
+from .inputs import MediaRows, ModelInputs, check_complete, stats_of
 from .media import Media
 from .preprocessing import Preprocessing
+from .pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
 from .prompt import (
-    ImageSource,
     check_counts,
     encode_prompt,
     media_per_prompt,
-    open_image,
     pad_rows,
     render_chat,
     tags_in,
 )
-from .prompt_cache import OWN_CACHE, PromptPrefix
+from .prompt_cache import PromptPrefix, may_share
 from .registry import forget
 from .saving import save
+from .splice import check_helpers, spliced
 from .video_encoder import VideoEncoder, VideoSource
 
 logger = logging.getLogger(__name__)
 
-DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
-RUN_STAGES = ("tower", "projector", "dense vision", "llm")  # measured anew at every forward or generate
 
+class GazedModel(Asking, PretrainedInterface, nn.Module):
+    """Made by `autogaze_mllm.wrap`. `base` is what was wrapped.
 
-UNWRAPPED = "this model was unwrapped: use the base model, or wrap it again"
-
-
-class UnwrappedError(InputError, AttributeError):
-    """Also an AttributeError, for what asks whether a model has a base."""
-
-
-class GazedModel(nn.Module):
-    """Made by `autogaze_mllm.wrap`. `base` is the wrapped model; `stats` describes the last call."""
+    Threads may share it: what belongs to a call (`disabled`, `stats`) belongs to its thread.
+    """
 
     _family: Family | None
-    _tower: GazedSiglipVisionModel
+    _tower: GazedVisionModel
 
     def __init__(
         self,
         family: Family,
         preprocessing: Preprocessing,
         gaze: AnySelector,
-        tower: GazedSiglipVisionModel,
+        tower: GazedVisionModel,
         settings: VideoSettings,
         cache: VideoCache | None = None,
+        outer: nn.Module | None = None,
     ) -> None:
+        """outer: what came in, where that is a PeftModel around the family's base."""
         super().__init__()
-        self.base = family.base
+        self.base = family.base if outer is None else outer
         self.settings = settings
-        self.stats: dict[str, Any] = {}
-        self._gazing = True
         # Kept out of the module tree: their parameters are the base's, which would otherwise be listed twice.
         object.__setattr__(self, "_family", family)
         object.__setattr__(self, "_tower", tower)
@@ -92,22 +92,19 @@ class GazedModel(nn.Module):
     @property
     def family(self) -> Family:
         if self._family is None:
-            raise UnwrappedError(UNWRAPPED)
+            raise UnwrappedError("this model was unwrapped: use the base model, or wrap it again")
         return self._family
 
     @property
-    def tower(self) -> GazedSiglipVisionModel:
+    def tower(self) -> GazedVisionModel:
         """The base tower as it encodes gazed patches."""
         _ = self.family
         return self._tower
 
     @property
-    def config(self) -> Any:
-        return self.family.config
-
-    @property
     def device(self) -> torch.device:
-        return self.family.base.device
+        """Where prompts are read; parts of the base may be elsewhere."""
+        return self.family.device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -117,37 +114,32 @@ class GazedModel(nn.Module):
     def tokenizer(self) -> Any:
         return self.preprocessing.tokenizer
 
+    @property
+    def stats(self) -> Stats:
+        """Of the latest call of this thread. What calls return (answers, inputs) has the stats of its own call."""
+        return latest_stats(self)
+
     @contextmanager
     def disabled(self) -> Iterator[GazedModel]:
-        """Inside, the model is its dense base: `prepare`, `ask`, `forward` and `generate` take the base's own path."""
-        before, self._gazing = self._gazing, False
-        try:
+        """Inside, the model is its dense base: `prepare`, `ask`, `forward` and `generate` take the base's own path. For
+        calls of this thread (or asyncio task) alone."""
+        with gaze_off(self):
             yield self
-        finally:
-            self._gazing = before
 
     def unwrap(self) -> nn.Module:
         """The base model, exactly as it came in. This wrapper cannot be used afterwards."""
-        base = self.family.base
-        forget(base)
+        forget(self.family.base)
+        base = self.base
         object.__setattr__(self, "_family", None)
         object.__setattr__(self, "_tower", None)
         del self.base
         return base
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            if self.__dict__.get("_family", self) is None:
-                raise UnwrappedError(UNWRAPPED) from None
-            raise
-
     # -- input ---------------------------------------------------------------------------------------------------
 
     def gaze_video(
         self,
-        source: str | Path,
+        source: VideoLike,
         settings: VideoSettings | None = None,
         progress: bool = False,
         selector: AnySelector | None = None,
@@ -159,22 +151,38 @@ class GazedModel(nn.Module):
         """
         return self._encoder(settings, selector).gaze(source, progress)
 
+    @property
+    def video_form(self) -> dict[str, Any]:
+        """Options of `gaze_video` that give what the tower takes."""
+        return self._encoder().form
+
+    def gazed_media(self, gazed: GazedVideo) -> Media:
+        """A gazed video as it stands in a prompt."""
+        return self._encoder().gazed_media(gazed)
+
     def gazed_key(
-        self, source: str | Path, settings: VideoSettings | None = None, selector: AnySelector | None = None
+        self, source: VideoLike, settings: VideoSettings | None = None, selector: AnySelector | None = None
     ) -> str | None:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
 
-    def _encoder(self, settings: VideoSettings | None = None, selector: AnySelector | None = None) -> VideoEncoder:
-        """For this call, whose stats it counts up."""
+    def _encoder(
+        self,
+        settings: VideoSettings | None = None,
+        selector: AnySelector | None = None,
+        stats: Stats | None = None,
+    ) -> VideoEncoder:
+        """For one call, of what the model is now. stats: of that call, counted up."""
+        if isinstance(self.gaze, nn.Module):  # small, and it reads its weights in ways of its own
+            bring_back(self.gaze)
         return VideoEncoder(
             self.family,
             self.tower,
             selector or self.gaze,
             settings or self.settings,
             self.cache,
-            self._gazing,
-            self.stats,
+            gazes(self),
+            new_stats() if stats is None else stats,
         )
 
     def prepare(
@@ -187,23 +195,24 @@ class GazedModel(nn.Module):
         padding_side: str = "left",
         reuse: bool = False,
         progress: bool = False,
-    ) -> dict[str, Any]:
+    ) -> ModelInputs:
         """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
 
         One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is
-        a path or a GazedVideo, an image a path or a PIL image. chat: put the prompt into the model's chat format.
+        what `Video` takes (a path, frames, ...), a `Video` or a GazedVideo, an image a path or a PIL image. A tag that
+        is meant as text is written with a backslash: `\\<image>`. chat: put the prompt into the model's chat format.
         reuse: take visual tokens from the cache and keep them there; they carry no gradients.
-        -> input_ids, attention_mask (B, L) and media (per prompt, in order).
+        -> input_ids, attention_mask (B, L) and media (per prompt, in order), which belong together.
         """
         single = isinstance(prompts, str)
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise InputError("no prompt was given")
-        film_lists = media_per_prompt(videos, single, len(texts), "videos")
-        image_lists = media_per_prompt(images, single, len(texts), "images")
-        self.stats = {"seconds": {}}
-        encoder = self._encoder()
-        rows, media = [], []
+        film_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
+        image_lists = media_per_prompt(images, pictures_in, single, len(texts), "images")
+        stats = keep_stats(self, new_stats())
+        encoder = self._encoder(stats=stats)
+        rows, media = [], MediaRows(stats=stats)
         for number, (text, films, pictures) in enumerate(zip(texts, film_lists, image_lists, strict=True)):
             check_counts(text, len(films), len(pictures), number)
             items, film, picture = [], iter(films), iter(pictures)
@@ -211,14 +220,14 @@ class GazedModel(nn.Module):
                 if kind == "video":
                     items.append(encoder.media(next(film), reuse, progress))
                 else:
-                    items.append(self.family.dense_image(open_image(next(picture)), alone=len(pictures) == 1))
+                    items.append(self.family.dense_image(open_picture(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
             rows.append(encode_prompt(rendered, items, self.preprocessing, self.family, number))
             media.append(items)
         pad_id = self.tokenizer.pad_token_id
         pad_id = self.tokenizer.eos_token_id if pad_id is None else pad_id
-        self.stats["visual_tokens"] = sum(item.tokens for items in media for item in items)
-        self.stats["prompt_tokens"] = sum(map(len, rows))
+        stats["visual_tokens"] = sum(item.tokens for items in media for item in items)
+        stats["prompt_tokens"] = sum(map(len, rows))
         limit = self.family.context_length
         if limit and max(map(len, rows)) > limit:
             logger.warning(
@@ -226,7 +235,7 @@ class GazedModel(nn.Module):
                 max(map(len, rows)),
                 limit,
             )
-        return {**pad_rows(rows, pad_id, padding_side, self.device), "media": media}
+        return ModelInputs({**pad_rows(rows, pad_id, padding_side, self.device), "media": media})
 
     @torch.no_grad()
     def encode_video(self, source: VideoSource, progress: bool = False, share_prompt: bool = False) -> Media:
@@ -235,112 +244,147 @@ class GazedModel(nn.Module):
         share_prompt: the LLM reads them at the first question only; its keys and values are kept with the result, and
         questions that begin alike go on from there. For models whose weights stay as they are.
         """
-        self.stats = {"seconds": {}}
-        encoder = self._encoder()
+        if share_prompt and not self.family.share_prefix:
+            raise InputError(
+                f"{self.family.title} reads a video in the light of the question: what its LLM makes of it cannot be "
+                "shared; leave share_prompt out"
+            )
+        encoder = self._encoder(stats=keep_stats(self, new_stats()))
         item = encoder.media(source, True, progress)
         clock = Stopwatch(self.device)
         (tokens,) = encoder.features([item], clock)
         encoder.count({"visual_tokens": len(tokens), "seconds": clock.seconds})
-        return Media(len(tokens), tokens, prefix=PromptPrefix() if share_prompt else None)
+        prefix = PromptPrefix() if share_prompt else None
+        return Media(item.layout, tokens, item.token_map, prefix=prefix)
 
     # -- running -------------------------------------------------------------------------------------------------
 
     def embed(self, input_ids: torch.Tensor, media: Sequence[Sequence[Media]]) -> torch.Tensor:
-        """Token embeddings (B, L, D) with the visual tokens of `media` in their places.
+        """Token embeddings (B, L, (1 + deepstack) * D) with the visual tokens of `media` in their places; what
+        deepstack adds to the LLM's first layers follows on the channels, zeros elsewhere.
 
         Raises InputError when a prompt has more or fewer placeholders than its media give features.
         """
+        return self._embed(input_ids, media, self._encoder())
+
+    def _embed(self, input_ids: torch.Tensor, media: Sequence[Sequence[Media]], encoder: VideoEncoder) -> torch.Tensor:
         family = self.family
-        visual = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
+        visual = family.is_visual(input_ids)
         # A placeholder is replaced; in some models it lies beyond the embedding table.
         embedded = family.base.get_input_embeddings()(input_ids.masked_fill(visual, 0))
         if len(media) != len(input_ids):
             raise InputError(f"{len(input_ids)} prompts, but media for {len(media)}")
         clock = Stopwatch(self.device)
-        features = self._encoder().features([item for items in media for item in items], clock)
+        features = encoder.features([item for items in media for item in items], clock)
         rest = iter(features)
         for row, items in enumerate(media):
             count, places = sum(len(next(rest)) for _ in items), int(visual[row].sum())
             if count != places:
                 raise InputError(f"prompt {row}: {places} visual placeholders, but its media give {count} features")
-        earlier = {stage: spent for stage, spent in self.stats.get("seconds", {}).items() if stage not in RUN_STAGES}
-        self.stats["seconds"] = {**earlier, **clock.seconds}
+        encoder.count({"seconds": clock.seconds})
+        if family.deepstack:
+            embedded = F.pad(embedded, (0, family.deepstack * embedded.shape[-1]))
         if not features:
             return embedded
-        joined = torch.cat(features).to(embedded.device, embedded.dtype)
+        joined = torch.cat([tokens.to(embedded.device, embedded.dtype) for tokens in features])
         return embedded.masked_scatter(visual[..., None], joined)
 
-    def _base_inputs(self, input_ids: torch.Tensor | None, media: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Keyword arguments for the base model: embeddings where there are media, otherwise what was given."""
+    @contextmanager
+    def base_inputs(
+        self,
+        input_ids: torch.Tensor | None,
+        media: Sequence[Sequence[Media]] | None,
+        kwargs: dict[str, Any],
+        embedded: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        generating: bool = False,
+        stats: Stats | None = None,
+    ) -> Iterator[dict[str, Any]]:
+        """Inside, the base called with what is given sees the prompts with their media. embedded: what `embed` made of
+        them, where that was called already. labels: which ids are learnt, where the base itself is not told. stats: of
+        the call."""
         family = self.family
+        labels = kwargs.get("labels") if labels is None else labels
+        answers = None if labels is None else labels != IGNORED
         if media is None:
-            dense = [name for name in DENSE_INPUTS if kwargs.get(name) is not None]
-            if dense and self._gazing:
-                raise InputError(
-                    f"{dense[0]} would bypass gaze: use prepare(), or `with model.disabled()` for the dense base"
-                )
-            return kwargs if input_ids is None else {"input_ids": input_ids, **kwargs}
+            check_complete(family, input_ids, kwargs, gazes(self), generating)
+            yield kwargs if input_ids is None else {"input_ids": input_ids, **kwargs}
+            return
         if input_ids is None:
             raise InputError("media need the input_ids that prepare() made for them")
-        return {"inputs_embeds": self.embed(input_ids.to(family.base.device), media), **kwargs}
+        input_ids = input_ids.to(family.device)
+        if embedded is None:
+            dense_only = all(isinstance(item.content, dict) for items in media for item in items)
+            inputs = family.dense_inputs(media) if dense_only and not gazes(self) else None
+            if inputs is not None:
+                inputs = {**family.token_types(input_ids, answers), **inputs, **kwargs}
+                # transformers reads weights of this module by itself, which accelerate may keep elsewhere.
+                with present(getattr(family.base, "model", family.base)):
+                    yield {"input_ids": input_ids, **inputs}
+                return
+            embedded = self._embed(input_ids, media, self._encoder(stats=stats))
+        own = family.llm_inputs(input_ids, kwargs.get("attention_mask"), media, answers)
+        if generating:
+            check_helpers(family, own, kwargs)
+        with spliced(family, input_ids, embedded, {**own, **kwargs}, generating) as inputs:
+            yield inputs
 
     def forward(
-        self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
+        self,
+        input_ids: torch.Tensor | None = None,
+        media: Sequence[Sequence[Media]] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Any,
     ) -> Any:
-        """As the base model's forward (labels, attention_mask, ...), with `media` from `prepare`.
+        """As the base model's forward, with `media` from `prepare`.
 
         Labels at visual placeholders and at padding never count: nobody wants a model that predicts placeholders.
         """
-        if media is not None and kwargs.get("labels") is not None and input_ids is not None:
-            family, mask = self.family, kwargs.get("attention_mask")
-            ignored = (input_ids == family.image_token_id) | (input_ids == family.video_token_id)
-            ignored = ignored if mask is None else ignored | (mask == 0)
-            kwargs["labels"] = kwargs["labels"].masked_fill(ignored, -100)
-        return self.family.base(**self._base_inputs(input_ids, media, kwargs))
+        if media is not None and labels is not None and input_ids is not None:
+            given, labels = labels, self.learnt_labels(input_ids, attention_mask, labels)
+            if kwargs.get("num_items_in_batch") is not None:  # a trainer's count of targets, by which it divides
+                share = (labels[:, 1:] != IGNORED).sum() / (given[:, 1:] != IGNORED).sum().clamp(min=1)
+                kwargs["num_items_in_batch"] = kwargs["num_items_in_batch"] * share
+        named = {"attention_mask": attention_mask, "labels": labels}
+        kwargs = {name: value for name, value in named.items() if value is not None} | kwargs
+        stats = keep_stats(self, stats_of(media))
+        with self.base_inputs(input_ids, media, kwargs, stats=stats) as inputs:
+            return self.family.base(**inputs)
 
     @torch.no_grad()
     def generate(
-        self, input_ids: torch.Tensor | None = None, media: Sequence[Sequence[Media]] | None = None, **kwargs: Any
-    ) -> torch.Tensor:
-        """As the base model's generate. With media, only the new ids are returned (B, new)."""
-        if media is None:
-            self.stats = {"seconds": {}}
-        inputs = self._base_inputs(input_ids, media, kwargs)
-        alone = media[0][0] if media is not None and [len(items) for items in media] == [1] else None
-        wants_own = any(kwargs.get(name) is not None for name in OWN_CACHE)
-        if input_ids is not None and alone is not None and alone.prefix is not None and not wants_own:
-            inputs["past_key_values"] = alone.prefix.shared(input_ids, getattr(self.config, "text_config", self.config))
+        self,
+        inputs: torch.Tensor | None = None,
+        media: Sequence[Sequence[Media]] | None = None,
+        input_ids: torch.Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As the base model's generate. With media, only the new ids are returned (B, new). inputs: as input_ids."""
+        input_ids = inputs if input_ids is None else input_ids
+        stats, base = stats_of(media), self.family.base
         clock = Stopwatch(self.device)
-        with clock.stage("llm"):
-            output = self.family.base.generate(**inputs)
-        self.stats["seconds"] |= clock.seconds
+        with ExitStack() as stack:
+            prefix = media[0][0].prefix if media is not None and [len(items) for items in media] == [1] else None
+            if input_ids is not None and prefix is not None and may_share(kwargs, base.generation_config):
+                text_config = getattr(self.config, "text_config", self.config)
+                kwargs = {**kwargs, "past_key_values": stack.enter_context(prefix.shared(input_ids, text_config))}
+            ready = stack.enter_context(self.base_inputs(input_ids, media, kwargs, generating=True, stats=stats))
+            with clock.stage("llm"):
+                output = base.generate(**ready)
+        add_stats(stats, {"seconds": clock.seconds})
+        keep_stats(self, stats)  # last of all: a streamer may have asked something else meanwhile
+        if media is None or input_ids is None:
+            return output
+        if isinstance(output, torch.Tensor):
+            return output[:, input_ids.shape[1] :]
+        output.sequences = output.sequences[:, input_ids.shape[1] :]
         return output
 
-    def ask(
-        self,
-        video: VideoSource | Sequence[VideoSource] | None,
-        question: str,
-        *,
-        images: Sequence[ImageSource] = (),
-        max_new_tokens: int = 64,
-        progress: bool = False,
-        **generation: Any,
-    ) -> str:
-        """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
-        media come before it. generation: as for `generate`; greedy unless told otherwise."""
-        films = [] if video is None else list(video) if isinstance(video, (list, tuple)) else [video]
-        if not question.strip():
-            raise InputError("the question has no text")
-        if not tags_in(question):
-            after = self.family.after_media
-            question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
-        if generation.get("return_dict_in_generate"):
-            raise InputError("ask() returns text; use prepare() and generate() for return_dict_in_generate")
-        inputs = self.prepare(question, films, list(images), reuse=True, progress=progress)
-        ids = self.generate(**inputs, max_new_tokens=max_new_tokens, **{"do_sample": False, **generation})
-        self.stats["new_tokens"] = int(ids.shape[1])
-        return self.tokenizer.decode(ids[0], skip_special_tokens=True).strip()
+    def save_pretrained(self, folder: str | Path, is_main_process: bool = True, **options: Any) -> None:
+        """Writes base model, gaze model and settings; `autogaze_mllm.load` reads them back.
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Writes base model, gaze model and settings; `autogaze_mllm.load` reads them back."""
-        save(self, folder)
+        is_main_process, options: as of transformers; a state_dict is one of this model.
+        """
+        if is_main_process:
+            save(self, folder, options)

@@ -7,6 +7,7 @@ so they are loaded on their own.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from ..common.errors import InputError, first_line
 from ..common.files import find_file, read_fields
 from ..common.json_text import shown
 from .native.llama_tokenizer import read_llama_tokenizer
+
+# Image processors without a Pillow version, and one with the same steps that has it.
+SAME_AS = {"VideoLlavaImageProcessor": "CLIPImageProcessor"}
 
 LARGEST_SIDE = 1 << 14  # pixels
 SIZES = ("size", "crop_size", "pad_size")
@@ -117,7 +121,8 @@ def _load_image_processor(source: str | Path, folder: str, hub: dict[str, Any]) 
         assert path is not None
         stored = read_fields(path).object("image_processor")
     named = stored.get("image_processor_type", str, "")
-    kind = getattr(transformers, f"{named.removesuffix('Fast').removesuffix('Pil')}Pil", None) if named else None
+    name = named.removesuffix("Fast").removesuffix("Pil")
+    kind = _pillow_version(SAME_AS.get(name, name)) if name else None
     if not (isinstance(kind, type) and issubclass(kind, BaseImageProcessor)):
         raise InputError(f"{path}: image_processor_type {named or None!r} is not one that transformers has for Pillow")
     keys = kind.valid_kwargs.__annotations__.keys()
@@ -140,3 +145,15 @@ def _load_image_processor(source: str | Path, folder: str, hub: dict[str, Any]) 
 def _sides(size: Any) -> list[int]:
     found = size.values() if isinstance(size, dict) else size if isinstance(size, list) else [size]
     return [side for side in found if side is not None]
+
+
+def _pillow_version(name: str) -> Any:
+    """The class of an image processor that works with Pillow alone, or None where transformers has none."""
+    kind = getattr(transformers, f"{name}Pil", None)
+    if kind is None:
+        return None
+    # transformers 5.17 gives stand-ins for two of them, which ask for torchvision. Their own modules do not.
+    file = kind.__module__.rpartition(".")[2]
+    return getattr(
+        import_module(f"transformers.models.{file.removeprefix('image_processing_pil_')}.{file}"), kind.__name__
+    )

@@ -1,4 +1,4 @@
-"""Prompts with `<video>` and `<image>` tags: text to ids, each tag expanded to as many placeholders as it has tokens.
+"""Prompts with `<video>` and `<image>` tags: text to ids, each tag expanded to what its medium becomes.
 
 The number of visual tokens is known before the prompt is built: gaze, count, then expand.
 """
@@ -6,22 +6,19 @@ The number of visual tokens is known before the prompt is built: gaze, count, th
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 
-from ..common.errors import InputError
+from ..common.errors import InputError, listed
 from .chat_template import render_messages
 from .families import Family
-from .media import Media
+from .media import TAG, Layout, Media
 from .preprocessing import Preprocessing
 
-ImageSource = str | Path | Image.Image
-
-TAG = re.compile(r"<(video|image)>")
+LITERAL = "\ufdd0"  # stands for a "<" that begins no tag and no token; text never holds this character
+ESCAPED = re.compile(r"\\<(?=(?:video|image)>)")
 
 
 def tags_in(text: str) -> list[str]:
@@ -32,9 +29,12 @@ def tags_in(text: str) -> list[str]:
 def check_counts(text: str, videos: int, images: int, row: int) -> None:
     """Raises InputError when a prompt's tags and its media do not match."""
     tags = tags_in(text)
-    for kind, given in (("video", videos), ("image", images)):
+    counts = {"video": videos, "image": images}
+    more = next((kind for kind, given in counts.items() if tags.count(kind) > given), None)
+    hint = "" if more is None else f"; a tag that is meant as text is written \\<{more}>"
+    for kind, given in counts.items():
         if tags.count(kind) != given:
-            raise InputError(f"prompt {row}: {tags.count(kind)} <{kind}> tags, but {given} {kind}s were given")
+            raise InputError(f"prompt {row}: {tags.count(kind)} <{kind}> tags, but {given} {kind}s were given{hint}")
 
 
 def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
@@ -56,23 +56,60 @@ def render_chat(text: str, preprocessing: Preprocessing, family: Family) -> str:
 def encode_prompt(
     text: str, media: Sequence[Media], preprocessing: Preprocessing, family: Family, row: int
 ) -> list[int]:
-    """Rendered text -> ids in which every tag is expanded to `tokens` placeholders of its medium."""
+    """Rendered text -> ids in which every tag is expanded to what its medium becomes: text, runs of placeholders."""
     tokenizer = preprocessing.tokenizer
-    ids_of = {"image": family.image_token_id, "video": family.video_token_id}
-    marked = TAG.sub(lambda match: tokenizer.convert_ids_to_tokens(ids_of[match[1]]), text)
+    waiting = iter(media)
+    marked = TAG.sub(lambda match: media_text(next(waiting).layout, match[1], family), text)
     has_start = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    ids = tokenizer(marked, add_special_tokens=not has_start)["input_ids"]
-    counts = placeholder_counts(ids, [item.tokens for item in media], family, f"prompt {row}")
+    ids, _ = text_tokens(ESCAPED.sub(LITERAL, marked), tokenizer, family.add_special_tokens and not has_start)
+    runs = [run for item in media for run in item.runs]
+    counts = placeholder_counts(ids, runs, family, f"prompt {row}")
     return [token for token, count in zip(ids, counts, strict=True) for _ in range(count)]
 
 
-def placeholder_counts(ids: Sequence[int], tokens: Sequence[int], family: Family, what: str) -> list[int]:
-    """How often each id is to be repeated: a placeholder as often as its medium has visual tokens, all else once."""
-    waiting = iter(tokens)
+def text_tokens(text: str, tokenizer: Any, special: bool) -> tuple[list[int], list[tuple[int, int]]]:
+    """Ids, and the characters [start, end) of each where the tokenizer tells them. A "<" that is literal becomes no
+    part of a special token. special: the tokenizer adds what begins a text."""
+    *before, last = text.split(LITERAL)
+    first, *rest = [*(piece + "<" for piece in before), last]
+    options = {"return_offsets_mapping": bool(tokenizer.is_fast)}
+    found = tokenizer(first, add_special_tokens=special, **options)
+    ids, offsets = list(found["input_ids"]), list(found.get("offset_mapping") or ())
+    begin = len(first)
+    for piece in rest:
+        # It is read as in the middle of a text: some tokenizers put a blank before the first word.
+        skipped = len(tokenizer("\n", add_special_tokens=False)["input_ids"])
+        found = tokenizer("\n" + piece, add_special_tokens=False, **options)
+        ids += found["input_ids"][skipped:]
+        offsets += [
+            (start + begin - 1, end + begin - 1) for start, end in (found.get("offset_mapping") or ())[skipped:]
+        ]
+        begin += len(piece)
+    return ids, offsets
+
+
+def media_text(layout: Layout, kind: str, family: Family) -> str:
+    """What a medium becomes in the prompt, with one placeholder for each of its runs. kind: "video" or "image"."""
+    placeholder = family.tokenizer.convert_ids_to_tokens(placeholder_id(kind, family))
+    return "".join(piece if isinstance(piece, str) else placeholder for piece in layout)
+
+
+def placeholder_id(kind: str, family: Family) -> int:
+    """kind: "video" or "image"."""
+    return family.image_token_id if kind == "image" else family.video_token_id
+
+
+def placeholder_counts(ids: Sequence[int], runs: Sequence[int], family: Family, what: str) -> list[int]:
+    """How often each id is to be repeated: a placeholder as often as its run is long, all else once."""
+    waiting = iter(runs)
     placeholders = (family.image_token_id, family.video_token_id)
     found = sum(token in placeholders for token in ids)
-    if found != len(tokens):
-        raise InputError(f"{what}: the tokenizer gives {found} placeholders for {len(tokens)} tags")
+    if found != len(runs):
+        name = listed([f"{family.tokenizer.convert_ids_to_tokens(token)}" for token in dict.fromkeys(placeholders)], 2)
+        raise InputError(
+            f"{what}: {found} placeholders where {len(runs)} belong: its text must not hold {name}, which the model "
+            "reads as a picture"
+        )
     return [next(waiting) if token in placeholders else 1 for token in ids]
 
 
@@ -90,23 +127,16 @@ def pad_rows(rows: list[list[int]], pad_id: int, side: str, device: torch.device
     return {"input_ids": ids, "attention_mask": mask}
 
 
-def media_per_prompt(given: Sequence[Any] | None, single: bool, prompts: int, name: str) -> list[list[Any]]:
-    """Media lists, one per prompt."""
+def media_per_prompt(
+    given: Any, listed: Callable[[Any], list[Any]], single: bool, prompts: int, name: str
+) -> list[list[Any]]:
+    """Media lists, one per prompt. listed: makes a list of what may be one medium or several."""
     if given is None:
         return [[] for _ in range(prompts)]
-    if isinstance(given, (str, Path)):
-        raise InputError(f"{name} must be a list, got {given!r}")
     if single:
-        return [list(given)]
+        return [listed(given)]
+    if not isinstance(given, (list, tuple)):
+        raise InputError(f"{name} must be a list for each of {prompts} prompts, got {type(given).__name__}")
     if len(given) != prompts or not all(isinstance(part, (list, tuple)) for part in given):
         raise InputError(f"{prompts} prompts need {name} as {prompts} lists, one per prompt")
-    return [list(part) for part in given]
-
-
-def open_image(source: ImageSource) -> Image.Image:
-    if isinstance(source, Image.Image):
-        return source.convert("RGB")
-    try:
-        return Image.open(source).convert("RGB")
-    except (OSError, UnidentifiedImageError) as error:
-        raise InputError(f"{source}: not a readable image ({error})") from error
+    return [listed(part) for part in given]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,19 +16,23 @@ if TYPE_CHECKING:
 SETTINGS_FILE = "autogaze_mllm.json"
 
 
-def save(model: GazedModel, folder: str | Path) -> None:
+def save(model: GazedModel, folder: str | Path, options: Mapping[str, Any] | None = None) -> None:
     """folder/base: model, tokenizer, image processor. folder/gaze: gaze model. The settings file is written last, so a
-    folder that has one is complete."""
+    folder that has one is complete. options: for the base's own save_pretrained."""
     if any(".lora_" in name for name, _ in model.family.base.named_parameters()):
         raise InputError("this model holds LoRA: it is saved by what trained it, or merged (`autogaze-mllm merge`)")
-    save_base(model, folder, "base")
+    own = dict(options or {})
+    if own.get("state_dict") is not None:
+        weights = own["state_dict"].items()
+        own["state_dict"] = {name[5:]: tensor for name, tensor in weights if name.startswith("base.")}
+    save_base(model, folder, "base", own)
 
 
-def save_base(model: GazedModel, folder: str | Path, below: str) -> None:
+def save_base(model: GazedModel, folder: str | Path, below: str, options: Mapping[str, Any] | None = None) -> None:
     """below: where in the folder the base model lies; "" for the folder itself."""
     target = output_folder(folder)
     (target / SETTINGS_FILE).unlink(missing_ok=True)
-    model.family.base.save_pretrained(target / below)
+    model.family.base.save_pretrained(target / below, **(options or {}))
     model.preprocessing.save_pretrained(target / below)
     save_settings(model, target, base=below or ".")
 
@@ -46,9 +51,10 @@ def save_settings(model: GazedModel, target: Path, base: str, tuned: dict[str, A
             "gaze": stored,
             "settings": model.settings.to_dict(),
             "tower": {
-                "scales": list(tower.grid.scales),
+                "scales": list(tower.grid.scales) if tower.fixed else None,
                 "attn_type": tower.attn_type,
                 "frame_independent": tower.frame_independent,
+                **({"coarse_positions": tower.coarse_positions} if hasattr(tower, "coarse_positions") else {}),
             },
         },
     )

@@ -14,13 +14,14 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..common.errors import InputError, first_line, listed
 from ..common.files import find_file, read_fields
+from ..common.offloading import has_all_weights
 from ..gaze.cache import VideoCache
-from ..gaze.grid import PatchGrid, Side, sides_of
+from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
+from ..vision.any_size import CoarsePositions
 from ..vision.attention import AttentionType, Backend
-from ..vision.tower import GazedSiglipVisionModel
 from .families import Family, family_class, family_of_type
 from .model import GazedModel
 from .native import native_class
@@ -41,6 +42,7 @@ def wrap(
     scales: str | list[Side] | None = None,
     attn_type: AttentionType | None = None,
     frame_independent: bool | None = None,
+    coarse_positions: CoarsePositions | None = None,
     backend: Backend = "sdpa",
     compile: bool = False,
     device: torch.device | str | None = None,
@@ -51,48 +53,70 @@ def wrap(
 ) -> GazedModel:
     """Puts gaze in front of a multimodal LLM.
 
-    model: a hub id, a folder, or a loaded model (then its device and dtype are followed). gaze: the gaze model's id or
+    model: a hub id, a folder, or a loaded model (then its device and dtype are followed), also one in a PeftModel with
+    LoRA or its kin. gaze: the gaze model's id or
     folder, "pixel-diff", "random", "all", or a selector object. processor: the base model's processor; default: loaded
     from where the model came from. settings, overrides: VideoSettings, or its fields (frames, ratio, loss, ...);
     default: the family's own.
     scales: sides of the tower's multi-scale input; default: what the model's configuration says, or the gaze model's
-    own cells, as many whole times as come closest to the tower's image size. attn_type, frame_independent: default:
-    what the configuration says, or block_causal and False.
+    own cells, as many whole times as come closest to the tower's image size; towers of any size follow each video.
+    attn_type, frame_independent: default: what the configuration says, or what the family's tower was trained with.
+    coarse_positions: of towers with rotary positions, those of coarse patches (`AnySizeTower`).
     compile: torch.compile the gazed tower, which takes a minute at its first call.
     hub: revision, token, cache_dir, ... for downloads of the base model.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
     with a size limit, or False).
     Raises InputError for a model that is not supported or already wrapped.
     """
-    if isinstance(model, GazedModel):
-        raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
     if isinstance(model, (str, Path)):
         adapter, load_base = _base_loader(model, hub or {})
         settings = (settings or adapter.default_settings()).changed(**overrides)  # refused before weights are read
         gaze = load_selector(gaze)  # a wrong name is refused before a large model is read
         base: Any = load_base(device=device, dtype=dtype)
-        origin = str(model)
+        outer, origin = base, str(model)
     else:
-        adapter = _adapter_of(model, device, dtype)
+        outer, base = model, inner_model(model)
+        adapter = _adapter_of(base, device, dtype)
         settings = (settings or adapter.default_settings()).changed(**overrides)
-        base, origin = model, getattr(model.config, "name_or_path", "")
+        origin = getattr(base.config, "name_or_path", "")
     preprocessing = _preprocessing(adapter, base, processor, origin, hub or {})
     family = adapter(base, preprocessing)
     adapter.check_tower(base.config)
-    selector = load_selector(gaze, device=base.device, dtype=base.dtype)
+    selector = load_selector(gaze, device=family.device, dtype=base.dtype)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
-    shape = _tower_shape(family, selector, given)
-    tower = GazedSiglipVisionModel(family.tower, **shape, backend=backend, compile=compile)
-    wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache))
+    shape = _tower_shape(family, selector, given) | {"coarse_positions": coarse_positions}
+    tower = family.make_tower(as_selector(selector).grid, **shape, backend=backend, compile=compile)
+    wrapped = GazedModel(family, preprocessing, selector, tower, settings, _cache(cache), outer)
     wrapped.train(base.training)
     remember(base, wrapped)
     return wrapped
 
 
+def inner_model(outer: object) -> Any:
+    """The transformers model inside of what peft made around it; else the model itself. Raises InputError for what
+    cannot be wrapped as it is."""
+    if not isinstance(outer, nn.Module):
+        raise InputError(f"wrap() takes a model, a folder or a hub id, got {type(outer).__name__}")
+    model: Any = outer
+    if any(isinstance(part, GazedModel) for part in model.modules()):
+        raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
+    if {"_orig_mod", "module"} & model._modules.keys():
+        kind = type(model).__name__
+        raise InputError(f"wrap the model inside of {kind}, then make a {kind} of the wrapped one")
+    configs = getattr(model, "peft_config", None)
+    if not configs or not hasattr(model, "get_base_model"):
+        return model
+    for config in configs.values():
+        if getattr(config, "is_prompt_learning", False):
+            raise InputError(
+                f"an adapter of kind {getattr(config.peft_type, 'value', config.peft_type)} changes the prompt itself: "
+                "wrap() takes those that change layers (LoRA and its kin)"
+            )
+    return model.get_base_model()
+
+
 def _adapter_of(model: Any, device: object, dtype: object) -> type[Family]:
     """The family of a model that is loaded and free to be wrapped."""
-    if not isinstance(model, nn.Module):
-        raise InputError(f"wrap() takes a model, a folder or a hub id, got {type(model).__name__}")
     if device is not None or dtype is not None:
         raise InputError("device and dtype are those of the loaded model: move it with .to() before wrapping")
     if wrapper_of(model) is not None:
@@ -106,8 +130,8 @@ def _preprocessing(adapter: type[Family], base: Any, processor: Any, origin: str
         if not origin:
             raise InputError("this model was not loaded from a folder or the hub: give its processor=")
         processor = adapter.load_preprocessing(origin, **hub)
-    if any(parameter.is_meta for parameter in base.parameters()):
-        raise InputError("the model's weights are offloaded or were never loaded: wrap a model that is in memory")
+    if not has_all_weights(base):
+        raise InputError("weights of this model were never loaded: wrap one that is in memory, or offloaded")
     return Preprocessing.of(processor)
 
 
@@ -115,20 +139,8 @@ def _tower_shape(family: Family, selector: AnySelector, given: dict[str, Any]) -
     """What the gazed tower is made with. given: what the caller says; None: what the configuration says."""
     shape = family.tower_defaults() | {name: value for name, value in given.items() if value is not None}
     if "scales" not in shape:
-        vision = family.config.vision_config
-        shape["scales"] = default_scales(selector, vision.image_size, vision.patch_size)
+        shape["scales"] = family.default_scales(as_selector(selector).grid)
     return shape
-
-
-def default_scales(selector: AnySelector, image_size: int, patch: int) -> list[Side]:
-    """The gaze model's cells at each scale, repeated n times per axis, n chosen to come closest to `image_size`.
-
-    Whole multiples keep the gaze model's cells and the tower's patches aligned: 384 at patch 14 gives 56+112+196+392.
-    """
-    grid = as_selector(selector).grid
-    rows, columns = grid.cells[-1]
-    times = max(1, round(image_size / (max(rows, columns) * patch)))
-    return sides_of(PatchGrid(tuple((r * times * patch, c * times * patch) for r, c in grid.cells), patch))
 
 
 def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:

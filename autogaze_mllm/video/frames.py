@@ -1,4 +1,4 @@
-"""From a file to resized pictures, in a thread of its own, a chunk at a time.
+"""From a video to resized pictures, in a thread of its own, a chunk at a time.
 
 A 4K frame is 25 MB: it is resized as soon as it is decoded and never kept. At most two chunks exist at a time: one
 that is being filled or waits, and one that is being worked on.
@@ -15,7 +15,7 @@ import torch
 
 from ..common.pixels import resize_frames
 from ..common.workers import Prefetch
-from .reader import FrameChunk, VideoReader
+from .reader import FrameChunk, FrameReader
 from .tiles import choose_thumbnails, choose_tiles
 
 
@@ -39,9 +39,10 @@ class PictureChunk:
 @dataclass
 class PictureSource:
     """Iterable once. tile: (height, width) of one. max_tiles, enlarge: as in VideoSettings. display_width: of frames to
-    show, 0 for none. spent: seconds used for decoding and resizing so far."""
+    show, 0 for none. size: height and width of the frames, once one was decoded. spent: seconds used for decoding and
+    resizing so far."""
 
-    reader: VideoReader
+    reader: FrameReader
     indices: list[int]
     chunk_frames: int
     tile: tuple[int, int]
@@ -50,6 +51,7 @@ class PictureSource:
     device: torch.device
     display_width: int = 0
     enlarge: bool = True
+    size: tuple[int, int] = (0, 0)
     spent: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "resize": 0.0})
 
     def __iter__(self) -> Iterator[PictureChunk]:
@@ -94,12 +96,14 @@ class PictureSource:
         for frame in frames:
             start = time.perf_counter()
             if not done:
+                self.size = (frame.frames.shape[1], frame.frames.shape[2])
                 tiles = self._plan(*frame.frames.shape[1:3])
                 high = round(self.display_width * frame.frames.shape[1] / frame.frames.shape[2] / 2) * 2
                 shown = min(max(high, 16), 3 * self.display_width)  # codecs refuse slivers and towers
             size = (tiles[1] * self.tile[0], tiles[0] * self.tile[1])
             if not seconds:  # one block for the chunk: joining pictures afterwards would hold them twice
-                pictures = torch.empty(self.chunk_frames, 3, *size, dtype=torch.uint8, device=self.device)
+                room = min(self.chunk_frames, len(self.indices))
+                pictures = torch.empty(room, 3, *size, dtype=torch.uint8, device=self.device)
             pictures[len(seconds)] = resize_frames(frame.frames, *size, self.device)[0]
             seconds += frame.seconds
             if frame.indices[0] in wanted:

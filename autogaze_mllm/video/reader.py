@@ -10,70 +10,83 @@ Notable design decisions:
 
 from __future__ import annotations
 
+import abc
 import bisect
+import contextlib
 import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
+from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from ..common.errors import InputError
+from .container import FileSource, VideoFile
+from .sampling import sample_part
+from .shown import Screen
 
 logger = logging.getLogger(__name__)
+
+MOST_PIXELS = 178_956_970  # of a frame, as Pillow has it for pictures; 16K has 133 million
+NOT_CODED = 19  # bytes at most of an MPEG-4 picture that says nothing but that it is not coded
+USUAL_FPS = 25.0  # of what says nothing about its times
 
 
 @dataclass(frozen=True)
 class FrameChunk:
-    """frames: (n, height, width, 3) uint8 RGB, upright. indices: their numbers in the file. seconds: their times."""
+    """frames: (n, height, width, 3) uint8 RGB, upright, of square pixels. indices: their numbers in the video.
+    seconds: their times."""
 
     frames: np.ndarray
     indices: list[int]
     seconds: list[float]
 
 
-class VideoReader:
-    """Frames of the first real video stream of a file.
+class FrameReader(abc.ABC):
+    """Frames of a video, by their numbers.
 
-    len(reader): frames in the file. seconds: (n,) time of each, the first one at 0. lost: frames of the latest `read`
-    that could not be decoded. Raises InputError when the file has no frames to give.
+    name: what errors call the video. len(reader): its frames. seconds: (n,) time of each, ascending. last: seconds that
+    the last one lasts, where that is known. fps: frames a second on average, 0 where it is not known. lost: frames of
+    the latest `read` that could not be decoded.
     """
 
-    def __init__(self, path: str | Path, threads: int | None = None) -> None:
-        self.path = Path(path)
-        self.threads = threads if threads is not None else min(os.cpu_count() or 1, 8)
+    name: str
+    seconds: np.ndarray
+    last: float | None = None
+    fps: float = 0.0
+
+    def __init__(self) -> None:
         self.lost: list[int] = []
-        if not os.path.exists(self.path):
-            raise InputError(f"{self.path}: no such file")
-        if self.path.is_dir():
-            raise InputError(f"{self.path}: is a folder, expected a video file")
-        container, stream = self._open()
-        with container:
-            self.codec = stream.codec_context.name
-            self._unit = float(stream.time_base) if stream.time_base else 1.0
-            rate = stream.average_rate or stream.guessed_rate
-            self._index(container, stream)
-        self.fps = float(rate) if rate else 0.0
-        if not self._times:
-            raise InputError(f"{self.path}: the video stream holds no frames")
-        if self._timed:
-            self.seconds = (np.array(self._times, dtype=np.float64) - self._times[0]) * self._unit
-        else:
-            self.seconds = np.arange(len(self._times)) / (self.fps or 25.0)
 
     def __len__(self) -> int:
-        return len(self._times)
+        return len(self.seconds)
+
+    @abc.abstractmethod
+    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Numbers and frames (height, width, 3) uint8 of `wanted`, in order; what does not come goes to `lost`."""
 
     @property
     def duration(self) -> float:
-        """Seconds from the first frame to the end of the last one, taken to last as long as the average."""
-        span = float(self.seconds[-1])
-        return span + (span / (len(self) - 1) if len(self) > 1 else 1 / (self.fps or 25.0))
+        """Seconds from the first frame to the end of the last one, which is taken to last as long as the average where
+        nothing is known about it."""
+        span = float(self.seconds[-1] - self.seconds[0])
+        if self.last is not None:
+            return span + self.last
+        return span + (span / (len(self) - 1) if len(self) > 1 else 1 / (self.fps or USUAL_FPS))
+
+    def sample(
+        self, frames: int, fps: float | None = None, start: float | None = None, end: float | None = None
+    ) -> list[int]:
+        """Numbers of the frames to look at, see `sample_part`."""
+        try:
+            return sample_part(self.seconds, float(self.seconds[0]) + self.duration, frames, fps, start, end)
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from None
 
     def read(self, indices: Sequence[int] | None = None, chunk: int = 16) -> Iterator[FrameChunk]:
         """The frames with these numbers (all if None), ascending, in chunks of at most `chunk`.
@@ -82,18 +95,17 @@ class VideoReader:
         """
         wanted = list(range(len(self))) if indices is None else sorted({int(i) for i in indices})
         if not wanted:
-            raise InputError(f"{self.path}: no frame was asked for")
+            raise InputError(f"{self.name}: no frame was asked for")
         if chunk < 1:
             raise InputError(f"a chunk must have at least 1 frame, got {chunk}")
         if wanted[0] < 0 or wanted[-1] >= len(self):
             bad = wanted[0] if wanted[0] < 0 else wanted[-1]
-            raise InputError(f"{self.path}: frame {bad} was asked for, the file has {len(self)}")
+            raise InputError(f"{self.name}: frame {bad} was asked for, the file has {len(self)}")
         self.lost = []
         given = 0
         frames: list[np.ndarray] = []
         numbers: list[int] = []
-        for number, frame in self._frames(wanted):
-            picture = _upright(frame)
+        for number, picture in self._pictures(wanted):
             if frames and picture.shape != frames[0].shape:  # the resolution changes in mid-stream
                 given += len(frames)
                 yield self._chunk(frames, numbers)
@@ -109,60 +121,120 @@ class VideoReader:
             yield self._chunk(frames, numbers)
         if self.lost:
             if not given:
-                raise InputError(f"{self.path}: none of {len(wanted)} frames could be decoded")
-            logger.warning("%s: damaged, %d of %d frames could not be decoded", self.path, len(self.lost), len(wanted))
+                raise InputError(f"{self.name}: none of {len(wanted)} frames could be decoded")
+            logger.warning("%s: damaged, %d of %d frames could not be decoded", self.name, len(self.lost), len(wanted))
 
     def _chunk(self, frames: list[np.ndarray], numbers: list[int]) -> FrameChunk:
         return FrameChunk(np.stack(frames), numbers, [float(self.seconds[number]) for number in numbers])
 
+
+class VideoReader(FrameReader):
+    """Frames of the video stream of a file that a player would show.
+
+    source: a path, the file's bytes, or an open binary file. seconds: the first is 0. codec: the decoder's name.
+    is_picture: whether the file is a single picture, no video. Raises InputError when there are
+    no frames to give.
+    """
+
+    def __init__(self, source: FileSource | VideoFile, threads: int | None = None) -> None:
+        super().__init__()
+        self.file = source if isinstance(source, VideoFile) else VideoFile(source)
+        self.name = self.file.name
+        self.threads = threads if threads is not None else min(os.cpu_count() or 1, 8)
+        container, stream = self._open()
+        with container:
+            self.codec, form = stream.codec_context.name, container.format.name
+            self._pixel_aspect = stream.sample_aspect_ratio
+            self._unit = float(stream.time_base) if stream.time_base else 1.0
+            rate = stream.average_rate or stream.guessed_rate
+            self.fps = float(rate) if rate else 0.0
+            self._index(container, stream)
+        self.is_picture = len(self) == 1 and (form == "image2" or form.endswith("_pipe"))
+
+    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+        screen = Screen(self._pixel_aspect)
+        for number, frame in self._frames(wanted):
+            yield number, screen.picture(frame)
+
     def _open(self) -> tuple[InputContainer, VideoStream]:
-        try:
-            container = av.open(str(self.path))
-        except (av.error.FFmpegError, OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(f"{self.path}: not a readable video ({reason})") from error
-        streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-        if not streams:
-            found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
+        container, stream = self.file.open()
+        context = stream.codec_context
+        if (context.width or 0) * (context.height or 0) > MOST_PIXELS:
             container.close()
-            raise InputError(f"{self.path}: has no video stream (found: {found})")
-        stream = streams[0]
-        if stream.codec_context is None:
-            container.close()
-            raise InputError(f"{self.path}: no decoder for its video stream")
+            size = f"{context.width}x{context.height}"
+            raise InputError(
+                f"{self.name}: frames of {size} pixels are more than memory is spent on; make them smaller"
+            )
+        context.options = {"max_pixels": str(MOST_PIXELS)}  # of frames that turn out to be larger in mid-stream
         stream.codec_context.thread_type = "SLICE"
         stream.codec_context.thread_count = self.threads
         return container, stream
 
     def _index(self, container: InputContainer, stream: VideoStream) -> None:
-        """Timestamps of all frames in display order, and those of the keyframes."""
-        times: list[int] = []
+        """Times of all frames in display order, and of the keyframes."""
+        found: list[tuple[int | None, int | None]] = []  # when each is shown, and when it is decoded
         keys: list[int] = []
-        untimed = found = 0
+        slots = 0
         self._decode_times: dict[int, int] = {}
         try:
             for packet in container.demux(stream):
-                found += packet.size > 0 or packet.pts is not None
+                slots += packet.size > 0 or packet.pts is not None
                 if not packet.size or packet.is_discard:
                     continue
-                if packet.pts is None:
-                    untimed += 1
-                    continue
-                times.append(packet.pts)
-                if packet.is_keyframe:
+                found.append((packet.pts, packet.dts))
+                if packet.is_keyframe and packet.pts is not None:
                     keys.append(packet.pts)
                     self._decode_times[packet.pts] = packet.pts if packet.dts is None else packet.dts
         except av.error.FFmpegError as error:
-            logger.warning("%s: cut off or damaged, what follows is lost (%s)", self.path, error.strerror)
-        promised = stream.frames or _promised_frames(stream)
-        if found < promised - 1:
-            logger.warning("%s: cut off, %d of %d frames are there", self.path, found, promised)
-        # AVI has no presentation times: what it reports is wrong where there are B-frames. Frames are counted instead.
-        # So are frames whose times repeat: parts that were joined, each with a clock of its own.
-        self._timed = untimed == 0 and container.format.name != "avi" and len(set(times)) == len(times)
-        self._times = sorted(set(times)) if self._timed else list(range(untimed + len(times)))
+            logger.warning("%s: cut off or damaged, what follows is lost (%s)", self.name, error.strerror)
+        if not found:
+            raise InputError(f"{self.name}: the video stream holds no frames")
+        shown = [time for time, _ in found if time is not None]
+        decoded = [time for _, time in found if time is not None]
+        in_slots = container.format.name == "avi"  # where a recorder that dropped frames leaves their slots empty
+        if in_slots and len(decoded) > 1:
+            slots = max(slots, max(decoded) + (max(decoded) - min(decoded)) // (len(decoded) - 1))
+        self._compare_with_promise(stream, slots, max(shown, default=0) * self._unit)
+        # AVI has no times of presentation: where there are B-frames, those reported of frames are made up. There,
+        # and where times repeat (parts were joined, each with a clock of its own), frames are counted.
+        self._timed = len(set(shown)) == len(found) and not (in_slots and shown != decoded)
+        self._times = sorted(shown) if self._timed else list(range(len(found)))
         self._keys = sorted(set(keys)) if self._timed else []
         self._number = {time: number for number, time in enumerate(self._times)}
+        clock = self._times if self._timed else self._counted_times(shown, decoded) if in_slots else None
+        if clock is None:
+            self.seconds = np.arange(len(found)) / (self.fps or USUAL_FPS)
+        else:
+            self.seconds = (np.array(clock, dtype=np.float64) - clock[0]) * self._unit
+            self.last = self._unit if in_slots else None
+
+    def _counted_times(self, shown: list[int], decoded: list[int]) -> list[int] | None:
+        """When the frames of an AVI are shown that are counted, ascending; None where that cannot be told."""
+        count = len(self._times)
+        if self.codec == "mpeg4" and len(set(shown)) == count:
+            return sorted(shown)  # right as a whole
+        if len(set(decoded)) < count:
+            return None
+        # Each lies in the slot in which the recorder's encoder let go of it.
+        late = min(self._frames_held(), count - 1)
+        slots = sorted(decoded)
+        return slots[late:] + [slots[-1] + number for number in range(1, late + 1)]
+
+    def _frames_held(self) -> int:
+        """How many frames the decoder holds back, as the encoder did, to bring them into the order of display."""
+        container, stream = self._open()
+        with container, contextlib.suppress(av.error.FFmpegError):
+            coded = (packet for packet in container.demux(stream) if packet.size)
+            return next((number for number, packet in enumerate(coded) if packet.decode()), 0)
+        return 0
+
+    def _compare_with_promise(self, stream: VideoStream, frames: int, until: float) -> None:
+        """Warns where the file says that there should be more. until: seconds of the last frame that is there."""
+        duration = _promised_duration(stream)
+        if frames < stream.frames - 1:
+            logger.warning("%s: cut off, %d of %d frames are there", self.name, frames, stream.frames)
+        elif not stream.frames and until < duration - max(0.02 * duration, 2 / (self.fps or USUAL_FPS)):
+            logger.warning("%s: cut off, %.1f of %.1f seconds are there", self.name, until, duration)
 
     def _frames(self, wanted: list[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Decoded frames of `wanted`, in order; those that do not come are appended to `lost`."""
@@ -229,6 +301,7 @@ class VideoReader:
                 except av.error.FFmpegError:
                     return  # the caller falls back to decoding from the start
             ordinal = 0
+            latest: tuple[int, VideoFrame] | None = None
             started = keyframe is None
             packets = container.demux(stream)
             while True:
@@ -247,36 +320,39 @@ class VideoReader:
                     frames = packet.decode() if packet is not None else stream.codec_context.decode(None)
                 except av.error.FFmpegError:
                     frames = []
+                else:
+                    if packet is not None and not frames and self._says_as_before(packet, latest):
+                        assert latest is not None
+                        latest = latest[0] + 1, latest[1]
+                        yield latest
                 for frame in frames:
                     if not self._timed:
                         if ordinal < len(self._times):
                             yield ordinal, frame
                         ordinal += 1
                     elif frame.pts in self._number:
-                        yield self._number[frame.pts], frame
+                        latest = self._number[frame.pts], frame
+                        yield latest
                 if packet is None or not packet.size:
                     return
 
+    def _says_as_before(self, packet: Packet, latest: tuple[int, VideoFrame] | None) -> bool:
+        """Whether a packet that decoded to nothing is the next one of MPEG-4 and says only that the picture stays."""
+        if latest is None or packet.pts is None or not self._timed or self.codec != "mpeg4":
+            return False
+        return packet.size <= NOT_CODED and self._number.get(packet.pts) == latest[0] + 1
 
-def _promised_frames(stream: VideoStream) -> int:
-    """Frames that a Matroska file says it has, by the duration in its tags and the rate; 0 if it does not say."""
+
+def _promised_duration(stream: VideoStream) -> float:
+    """Seconds that a Matroska stream says it lasts, in its tags; 0 if it does not say."""
     try:
         hours, minutes, seconds = stream.metadata.get("DURATION", "").split(":")
-        duration = int(hours) * 3600 + int(minutes) * 60 + float(seconds)
+        return int(hours) * 3600 + int(minutes) * 60 + float(seconds)
     except ValueError:
-        return 0
-    # What is there may be unevenly spaced, so only a clear shortage in time counts as frames that are missing.
-    return int(duration * float(stream.average_rate or 0) * 0.98)
+        return 0.0
 
 
 def _advance(numbers: Iterator[int]) -> tuple[int, bool]:
     """(the next number, False), or (-1, True) when there is none."""
     number = next(numbers, None)
     return (-1, True) if number is None else (number, False)
-
-
-def _upright(frame: VideoFrame) -> np.ndarray:
-    """RGB (height, width, 3) uint8 with the rotation of the display matrix applied."""
-    picture = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4  # counter-clockwise
-    return np.ascontiguousarray(np.rot90(picture, turns)) if turns else picture

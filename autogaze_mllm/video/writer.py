@@ -10,6 +10,7 @@ from typing import Any
 
 import av
 import numpy as np
+from av.video.reformatter import ColorRange, Colorspace
 
 from ..common.errors import InputError
 from ..common.files import atomic_write, output_folder
@@ -49,6 +50,9 @@ def video_writer(
                 )
                 stream.height, stream.width = frame.shape[:2]
                 stream.pix_fmt = "yuv420p"
+                # What the conversion from RGB makes; a file that does not say so is guessed to be something else.
+                stream.codec_context.colorspace = Colorspace.ITU601
+                stream.codec_context.color_range = ColorRange.MPEG
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
 
         yield write
@@ -62,7 +66,7 @@ def write_video(
     frames: Iterable[np.ndarray],
     fps: float,
     *,
-    codec: str = "libx264",
+    codec: str | None = None,
     options: dict[str, str] | None = None,
 ) -> None:
     """All frames into one file, see `video_writer`."""

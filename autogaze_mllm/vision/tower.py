@@ -1,12 +1,14 @@
-"""A SigLIP tower that encodes only the gazed patches.
+"""A vision tower that encodes only the gazed patches.
 
 Notable design decisions:
-- built *around* a transformers SigLIP vision model: layers, norms, embeddings and pooling head are the base model's own
-  modules, so weights are shared, training one trains the other, and LoRA layers put into the base are used;
+- built *around* a vision model of transformers (SigLIP, CLIP and kin: `adapters.py`): layers, norms, embeddings and
+  pooling head are the base model's own modules, so weights are shared, training one trains the other, and LoRA layers
+  put into the base are used;
 - patches are cut out before they are embedded, and only kept patches are computed: the packed form has no padding;
-- SigLIP 2 checkpoints of fixed resolution use the same transformers class and work the same way.
+- a model whose projector makes one token of r x r patches is gazed at the grain of these groups: what the grid calls a
+  patch is then a group, which the tower cuts into its own patches.
 
-Shapes: N packed tokens of all clips, C channels.
+Shapes: N packed patches of all clips, C channels.
 """
 
 from __future__ import annotations
@@ -15,62 +17,66 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..common.compiling import Compiled
 from ..common.errors import InputError
-from ..common.pixels import resize_bicubic
+from ..common.offloading import execution_device, followed
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
+from .adapters import TowerAdapter, adapter_of
 from .attention import AttentionType, Backend, PackedAttention
 
 ENCODE_PATCHES = 1 << 15  # patches that are encoded at a time
 
 
-def siglip_core(tower: nn.Module) -> Any:
-    """The module that holds embeddings, encoder and post_layernorm; InputError when it is no SigLIP vision model."""
-    core = getattr(tower, "vision_model", tower)
-    config = getattr(core, "config", None)
-    if getattr(config, "model_type", None) != "siglip_vision_model" or not hasattr(core, "post_layernorm"):
-        kind = getattr(config, "model_type", type(tower).__name__)
-        raise InputError(f"the vision tower is a {kind}; gazing needs SigLIP or SigLIP 2 of fixed resolution")
-    return core
-
-
-class GazedSiglipVisionModel(nn.Module):
-    """siglip: transformers' SiglipVisionModel, shared and not copied.
+class GazedVisionModel(nn.Module):
+    """base_tower: a vision model of transformers, shared and not copied.
 
     scales: sides in pixels joined by "+" (default: the tower's own image size, one scale).
     attn_type: block_causal (a patch sees its frame and earlier ones), causal (what precedes it) or bidirectional (its
     clip). frame_independent: a patch sees only its own frame. backend: sdpa, eager, flex_attention, flash_attention_2.
     compile: what lies between one attention and the next goes through torch.compile, once for packs of all sizes.
+    group: patches per side of what is gazed as one; the patches of `grid` are that many times as large as the tower's.
+    keep_prefix: class tokens are passed on, each before the patches of its frame.
     """
 
     def __init__(
         self,
-        siglip: nn.Module,
+        base_tower: nn.Module,
         scales: str | int | list[Side] | None = None,
         attn_type: AttentionType = "block_causal",
         frame_independent: bool = False,
         backend: Backend = "sdpa",
         compile: bool = False,
+        group: int = 1,
+        keep_prefix: bool = False,
     ) -> None:
         super().__init__()
-        self.siglip = siglip
+        self.base_tower = base_tower
         self.compiled = compile
-        self._before: Callable[..., Any] = Compiled(_before_attention) if compile else _before_attention
-        self._after: Callable[..., Any] = Compiled(_after_attention) if compile else _after_attention
-        config = self.core.config
-        self.grid = PatchGrid.of(config.image_size if scales is None else scales, config.patch_size)
+        adapter = self.adapter
+        before, after = type(adapter).before_attention, type(adapter).after_attention
+        self._before: Callable[..., Any] = Compiled(before) if compile else before
+        self._after: Callable[..., Any] = Compiled(after) if compile else after
+        self.group, self.keep_prefix = group, keep_prefix and adapter.prefix > 0
+        if self.keep_prefix and group > 1:
+            raise InputError("class tokens cannot be kept where patches are gazed in groups")
+        self.grid = PatchGrid.of(adapter.image_size if scales is None else scales, adapter.patch_size * group)
         self.attn_type, self.frame_independent, self.backend = attn_type, frame_independent, backend
-        PackedAttention([], attn_type, frame_independent, backend, torch.device("cpu"))  # refuses bad settings here
+        where = execution_device(adapter.embedding)  # an adapter that is wrong about its tower fails here
+        PackedAttention([], attn_type, frame_independent, backend, where)  # refuses bad settings
+
+    @property
+    def adapter(self) -> TowerAdapter:
+        return adapter_of(self.base_tower)
 
     @property
     def core(self) -> Any:
-        return siglip_core(self.siglip)
+        """The module that holds embeddings, encoder and final norm."""
+        return self.adapter.core
 
     @property
     def config(self) -> Any:
@@ -78,69 +84,106 @@ class GazedSiglipVisionModel(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.core.post_layernorm.weight.device
+        return execution_device(self.adapter.embedding)
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.core.post_layernorm.weight.dtype
+        return next(self.adapter.embedding.parameters()).dtype
 
     def position_table(self) -> torch.Tensor:
-        """Position embeddings (positions of the grid, C); the base table is resized where sizes differ."""
-        table = self.core.embeddings.position_embedding.weight
-        side = round(len(table) ** 0.5)
-        parts = []
+        """Position embeddings of the tower's own patches, group after group (positions of the grid * group^2, C); the
+        base table is resized where sizes differ."""
+        r, parts = self.group, []
         for rows, columns in self.grid.cells:
-            if (rows, columns) == (side, side):
-                parts.append(table)
-                continue
-            square = table.float().T.reshape(1, -1, side, side)
-            parts.append(resize_bicubic(square, rows, columns).flatten(2)[0].T.to(table.dtype))
+            table = self.adapter.position_table(rows * r, columns * r)
+            if r > 1:
+                table = table.view(rows, r, columns, r, -1).transpose(1, 2).flatten(0, 3)
+            parts.append(table)
         return torch.cat(parts)
 
     def embed(self, gazed: GazedVideo) -> torch.Tensor:
-        """Patch embedding plus position (N, C)."""
-        convolution = self.core.embeddings.patch_embedding
-        patches = gazed.patches.to(self.device, self.dtype)
-        embedded = F.linear(patches, convolution.weight.flatten(1), convolution.bias)
-        return embedded + self.position_table()[gazed.positions.to(self.device)]
+        """Patch embedding plus position (N * group^2, C): groups in the order of `gazed`, each row by row."""
+        r, patches = self.group, gazed.patches.to(self.device, self.dtype)
+        index = gazed.positions.to(self.device)
+        if r > 1:
+            p = self.grid.patch // r
+            patches = patches.view(-1, 3, r, p, r, p).permute(0, 2, 4, 1, 3, 5).reshape(-1, 3 * p * p)
+            index = (index[:, None] * (r * r) + torch.arange(r * r, device=index.device)).flatten()
+        return self.adapter.embed(patches) + self.position_table()[index]
+
+    tubelet = 1  # frames that a patch reaches over
+    fixed = True  # the same grid for every video
+
+    def facts(self) -> dict[str, Any]:
+        """Json values besides the grid that decide which patches are kept."""
+        return {}
+
+    def check_video(self, gazed: GazedVideo) -> None:
+        """Raises InputError for a video that was gazed for another tower."""
+        self.grid.check_same(gazed.grid, "the tower", "the gazed video")
+        if gazed.tubelet != 1:
+            raise InputError(f"the video was gazed in steps of {gazed.tubelet} frames, the tower takes single frames")
+
+    def rows(self, gazed: GazedVideo) -> torch.Tensor:
+        """(F,) rows that `encode` gives for each clip frame: its kept patches, and a class token where that is kept."""
+        counts = gazed.frame_counts
+        return counts + (counts > 0).long() * self.adapter.prefix if self.keep_prefix else counts
+
+    def token_order(self, gazed: GazedVideo, raster: bool) -> torch.Tensor:
+        """Rows of `encode` in the order of the visual tokens (`GazedVideo.token_order`), a kept class token before the
+        patches of its frame."""
+        order = gazed.token_order(raster)
+        if not self.keep_prefix:
+            return order
+        rows, counts = self.rows(gazed), gazed.frame_counts
+        frame = torch.repeat_interleave(torch.arange(len(counts), device=counts.device), counts)
+        patches = torch.arange(len(gazed), device=counts.device) + (rows - counts).cumsum(0)[frame]
+        prefixes = (rows.cumsum(0) - rows)[rows > 0]
+        shown = torch.cat([prefixes, patches[order]])
+        frames = torch.cat([(rows > 0).nonzero().flatten(), frame[order]])
+        return shown[gazed.pictures[frames].argsort(stable=True)]
 
     def encode(self, gazed: GazedVideo, layer: int | None = None) -> torch.Tensor:
-        """Features of the kept patches (N, C), in the order of `gazed`. Clips never see each other, so they are run in
-        groups of at most ENCODE_PATCHES, which bounds the memory of long videos.
+        """Features of the kept patches (N, C), in the order of `gazed`; of groups (N, group^2, C), each row by row.
+        Clips never see each other, so they are run in groups of at most ENCODE_PATCHES, which bounds the memory of long
+        videos.
 
         layer None: after the final norm. Otherwise an index into hidden_states (0: embeddings, -1: last layer without
         the norm); layers after it are not computed.
         """
-        if layer is None:
-            return torch.cat(
-                [self.core.post_layernorm(self._run(part)[-1]) for part in gazed.clip_groups(ENCODE_PATCHES)]
-            )
-        count = len(self.core.encoder.layers)
-        wanted = layer if layer >= 0 else count + 1 + layer
+        count = len(self.adapter.layers)
+        wanted = count if layer is None else layer if layer >= 0 else count + 1 + layer
         if not 0 <= wanted <= count:
             raise InputError(f"hidden layer {layer} does not exist: the tower has {count} layers")
-        return torch.cat([self._run(part, stop=wanted)[-1] for part in gazed.clip_groups(ENCODE_PATCHES)])
+        most = max(ENCODE_PATCHES // self.group**2, 1)
+        found = [self._run(part, stop=wanted)[-1] for part in gazed.clip_groups(most)]
+        features = torch.cat([self.adapter.final_norm(x) for x in found] if layer is None else found).to(self.device)
+        return features.unflatten(0, (-1, self.group**2)) if self.group > 1 else features
 
     def forward(
         self, pixel_values: torch.Tensor, gazing_info: Mapping[str, Any], output_hidden_states: bool = False
     ) -> BaseModelOutputWithPooling:
         """Interchange form: pixel_values (B, T, 3, H, W) of any size, gazing_info as `AutoGaze.generate` returns it.
 
-        -> last_hidden_state (B, n, C) in the order of gazing_pos, zeros where padded; pooler_output (B, C) over the
-        real entries; hidden_states: the embeddings and the output of every layer.
+        -> last_hidden_state (B, n, C) in the order of gazing_pos, zeros where padded (the channels of a group's patches
+        joined); pooler_output (B, C) over the real entries, for towers with a pooling head; hidden_states: the
+        embeddings and the output of every layer.
         """
+        if self.keep_prefix:
+            raise InputError("the interchange form has no place for class tokens: use encode()")
         gazed = GazedVideo.from_info(pixel_values.to(self.device), gazing_info, self.grid)
         states = self._run(gazed, keep_all=output_hidden_states)
-        features = self.core.post_layernorm(states[-1])
+        features = self.adapter.final_norm(states[-1])
         real = ~gazing_info["if_padded_gazing"].bool().to(self.device)
 
         def unpack(packed: torch.Tensor) -> torch.Tensor:
+            packed = packed.reshape(len(gazed), packed.shape[-1] * self.group**2)
             padded = packed.new_zeros(*real.shape, packed.shape[-1])
             return padded.index_put((real,), packed)
 
         pooled = None
         head = getattr(self.core, "head", None)
-        if head is not None:
+        if head is not None and self.group == 1:
             clips = features.split(real.sum(dim=1).tolist())
             pooled = torch.cat([head(clip[None]) if len(clip) else clip.new_zeros(1, clip.shape[-1]) for clip in clips])
         return BaseModelOutputWithPooling(
@@ -150,38 +193,56 @@ class GazedSiglipVisionModel(nn.Module):
         )
 
     def _run(self, gazed: GazedVideo, stop: int | None = None, keep_all: bool = False) -> list[torch.Tensor]:
-        """States after the embeddings and each of the first `stop` layers; only the last one unless keep_all."""
-        self.grid.check_same(gazed.grid, "the tower", "the gazed video")
-        counts = gazed.frame_counts.tolist()
-        clips, start = [], 0
-        for frames in gazed.clip_frames.tolist():
-            clips.append(counts[start : start + frames])
-            start += frames
-        dropout = self.config.attention_dropout if self.core.training else 0.0
-        attention = PackedAttention(clips, self.attn_type, self.frame_independent, self.backend, self.device, dropout)
-        x = self.embed(gazed)
+        """States after the embeddings and each of the first `stop` layers; only the last one unless keep_all. Class
+        tokens are left out unless they are kept."""
+        self.check_video(gazed)
+        adapter = self.adapter
+        x, patches, counts = self._with_prefix(self.embed(gazed), gazed.frame_counts.to(self.device))
+        attention = self._attention(gazed.clip_frames.tolist(), counts.tolist())
+        x = adapter.first_norm(x)
         states = [x]
         if self.compiled:
             torch._dynamo.maybe_mark_dynamic(x, 0)
-        for layer in self.core.encoder.layers[:stop]:
+        for layer in adapter.layers[:stop]:
+            x = followed(x, layer)
             if self.core.training and getattr(layer, "gradient_checkpointing", False):
-                x = checkpoint(self._layer, layer, x, attention, use_reentrant=False)
+                x = checkpoint(self._layer, adapter, layer, x, attention, use_reentrant=False)
             else:
-                x = self._layer(layer, x, attention)
+                x = self._layer(adapter, layer, x, attention)
             states = [*states, x] if keep_all else [x]
-        return states
+        return states if patches is None or self.keep_prefix else [state[patches] for state in states]
 
-    def _layer(self, layer: Any, x: torch.Tensor, attention: PackedAttention) -> torch.Tensor:
-        """One pre-norm encoder layer on packed tokens (N, C)."""
-        return self._after(layer, x, attention(*self._before(layer, x)))
+    def _attention(self, clip_frames: list[int], counts: list[int]) -> PackedAttention:
+        """counts: tokens of each frame of all clips."""
+        clips, start = [], 0
+        for frames in clip_frames:
+            clips.append(counts[start : start + frames])
+            start += frames
+        dropout = self.adapter.attention_dropout if self.core.training else 0.0
+        return PackedAttention(clips, self.attn_type, self.frame_independent, self.backend, self.device, dropout)
+
+    def _with_prefix(
+        self, x: torch.Tensor, kept: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+        """Embedded patches -> the same with the prefix tokens of each frame that keeps anything before its patches,
+        which of the rows are patches (None: all), and the tokens of each frame. kept: (F,) groups of each frame."""
+        counts, prefix = kept * self.group**2, self.adapter.prefix
+        if not prefix:
+            return x, None, counts
+        seen = counts > 0
+        counts = counts + seen.long() * prefix
+        starts = (counts.cumsum(0) - counts)[seen]
+        patches = torch.ones(int(counts.sum()), dtype=torch.bool, device=x.device)
+        patches[(starts[:, None] + torch.arange(prefix, device=x.device)).flatten()] = False
+        source = torch.empty(len(patches), dtype=torch.long, device=x.device)
+        source[patches] = torch.arange(len(x), device=x.device)
+        source[~patches] = len(x) + torch.arange(prefix, device=x.device).repeat(int(seen.sum()))
+        return torch.cat([x, self.adapter.prefix_tokens().to(x.dtype)])[source], patches, counts
+
+    def _layer(self, adapter: TowerAdapter, layer: Any, x: torch.Tensor, attention: PackedAttention) -> torch.Tensor:
+        """One pre-norm encoder layer on packed tokens."""
+        return self._after(adapter, layer, x, attention(*self._before(adapter, layer, x)))
 
 
-def _before_attention(layer: Any, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Packed tokens (N, C) -> queries, keys and values (N, H, d)."""
-    block, y = layer.self_attn, layer.layer_norm1(x)
-    return tuple(proj(y).unflatten(-1, (block.num_heads, -1)) for proj in (block.q_proj, block.k_proj, block.v_proj))
-
-
-def _after_attention(layer: Any, x: torch.Tensor, mixed: torch.Tensor) -> torch.Tensor:
-    x = x + layer.self_attn.out_proj(mixed.flatten(1))
-    return x + layer.mlp(layer.layer_norm2(x))
+class GazedSiglipVisionModel(GazedVisionModel):
+    """The name of a gazed tower that is SigLIP, as in the published code."""

@@ -88,6 +88,29 @@ def test_gaze_json(clip, capsys):
     assert found["selector"] == "AutoGaze"  # the bundled one, since none was named
 
 
+def test_a_part_and_frames_by_the_second(clip, tmp_path, capsys):
+    """The clip lasts two seconds, with ten frames each."""
+
+    def frames(*options):
+        assert main(["gaze", str(clip), "--gaze", "pixel-diff", "--json", *options]) == 0
+        return json.loads(capsys.readouterr().out)["frames"]
+
+    assert frames() == 20
+    assert frames("--start", "0.5") == 15
+    assert frames("--end", "0.5") == 5
+    assert frames("--start", "0.5", "--end", "1.5", "--fps", "2") == 2
+    assert frames("--fps", "4", "--frames", "3") == 8
+    out = tmp_path / "overlay.mp4"
+    assert frames("--start", "1", "--fps", "5", "--out", str(out)) == 5
+    assert len(VideoReader(out)) == 5 and VideoReader(out).duration == pytest.approx(1, rel=0.1)
+    assert main(["ask", str(clip), "what?", "--json", "--start", "1", "--end", "1.5", "--no-cache"]) == 0
+    assert json.loads(capsys.readouterr().out)["frames"] == 5
+    for options in (["--start", "9"], ["--start", "nan"], ["--end", "-1"], ["--fps", "0"], ["--fps", "inf"]):
+        assert main(["gaze", str(clip), "--gaze", "pixel-diff", *options]) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("autogaze-mllm: error: ") and told.count("\n") == 1
+
+
 def test_loss_zero_spends_the_whole_budget_and_a_looser_one_less(clip, capsys):
     kept = []
     for loss in ("0", "0.02", "0.3"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -18,7 +19,7 @@ def test_a_sweep_decodes_once_and_plots_accuracy_against_patches(two_videos, tmp
     decoded: list[str] = []
     read = VideoReader.read
     monkeypatch.setattr(
-        VideoReader, "read", lambda self, *a, **k: decoded.append(self.path.name) or read(self, *a, **k)
+        VideoReader, "read", lambda self, *a, **k: decoded.append(Path(self.name).name) or read(self, *a, **k)
     )
     grid = "gaze=pixel-diff,random,all; ratio=0.05,0.2"
     report = evaluate(capsys, "hlvid", two_videos, tmp_path / "run", "--sweep", grid, "--frames", "4", model=None)

@@ -9,9 +9,10 @@ from PIL import Image
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
+from autogaze_mllm.finetuning.data.media_store import GazedCache, MediaStore
 from autogaze_mllm.finetuning.data.samples import check_samples, load_samples, read_samples
 
-from ..helpers.finetune_files import turns
+from ..helpers.finetune_files import turns, wrapped
 
 
 def write(folder, rows, name="data.jsonl"):
@@ -104,6 +105,67 @@ FAULTS = {
 }
 
 
+FAULTS |= {
+    "unknown key": (
+        {"video": "a.mp4", "video_strt": 1, "conversations": turns("a?", "b")},
+        "did you mean 'video_start'?",
+    ),
+    "audio": ({"audios": ["a.mp3"], "conversations": turns("a?", "b")}, "the key 'audios' means nothing here"),
+    "system": ({"system": "be short", "conversations": turns("a?", "b")}, "the key 'system' means nothing here"),
+    "weight of a turn": (
+        {"conversations": [{"from": "human", "value": "a?"}, {"from": "gpt", "value": "b", "weight": 0}]},
+        "turn 2: the key 'weight' means nothing here",
+    ),
+    "loss of a turn": (
+        {"messages": [{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b", "loss": False}]},
+        "turn 2: the key 'loss' means nothing here",
+    ),
+    "pixels of a part": (
+        {"messages": [{"role": "user", "content": [{"type": "video", "video": "a.mp4", "max_pixels": 9}]}]},
+        "turn 1: the key 'max_pixels' means nothing here",
+    ),
+    "part of an image": (
+        {"messages": [{"role": "user", "content": [{"type": "image", "image": "a.png", "start": 9}]}]},
+        "turn 1: the key 'start' means nothing here",
+    ),
+    "backwards": (
+        {"video": "a.mp4", "video_start": 3, "video_end": 2, "conversations": turns("a?", "b")},
+        "end must be after start, got 3 and 2",
+    ),
+    "text as time": ({"video": "a.mp4", "start": "0:10", "conversations": turns("a?", "b")}, "start must be a number"),
+    "no rate": ({"video": "a.mp4", "fps": 0, "conversations": turns("a?", "b")}, "fps must be above 0"),
+    "twice": (
+        {"video": "a.mp4", "start": 1, "video_start": 1, "conversations": turns("a?", "b")},
+        "'start' is said twice",
+    ),
+    "which of two": (
+        {"videos": ["a.mp4", "b.mp4"], "start": 1, "conversations": turns("a?", "b")},
+        "'start' must be a list of 2 numbers, one for each video, got 1",
+    ),
+    "of no video": ({"image": "a.png", "start": 1, "conversations": turns("a?", "b")}, "but there is none"),
+    "here and there": (
+        {
+            "start": 1,
+            "messages": [
+                {"role": "user", "content": [{"type": "video", "video": "a.mp4", "video_start": 2}]},
+                {"role": "assistant", "content": "b"},
+            ],
+        },
+        "'start' is said both beside the messages and inside them",
+    ),
+    "elsewhere": (
+        {
+            "video": "a.mp4",
+            "messages": [
+                {"role": "user", "content": [{"type": "video", "start": 2}, {"type": "text", "text": "a?"}]},
+                {"role": "assistant", "content": "b"},
+            ],
+        },
+        "is said of a video that stands elsewhere",
+    ),
+}
+
+
 @pytest.mark.parametrize("name", FAULTS)
 def test_a_faulty_row_is_reported(name, tmp_path):
     row, message = FAULTS[name]
@@ -158,3 +220,83 @@ def test_training_refuses_faulty_data_before_anything_else(tmp_path, capsys):
     (tmp_path / "text.json").write_text('{"a": 1}')
     with pytest.raises(am.InputError, match="expected a json list of samples"):
         load_samples([tmp_path / "text.json"])
+
+
+def part(row):
+    return [(medium.start, medium.end, medium.fps) for medium in row.media]
+
+
+def test_parts_of_videos_are_read_in_every_layout(tmp_path):
+    chat = turns("what?", "that")
+
+    def inside(**said):
+        content = [{"type": "video", "video": "a.mp4", **said}, {"type": "text", "text": "what?"}]
+        return {"messages": [{"role": "user", "content": content}, {"role": "assistant", "content": "that"}]}
+
+    rows = [
+        {"video": "a.mp4", "video_start": 1.5, "video_end": 3, "conversations": chat},
+        {"video": "a.mp4", "start": 1.5, "end": 3, "conversations": chat},
+        {"videos": ["a.mp4"], "start": [1.5], "end": [3.0], "conversations": chat},
+        {**inside(), "video_start": 1.5, "video_end": 3},
+        inside(start=1.5, end=3),
+        inside(video_start=1.5, video_end=3, fps=None),
+    ]
+    for row in rows:
+        assert part(only(tmp_path, row)[0]) == [(1.5, 3, None)], row
+    assert part(only(tmp_path, inside(fps=2))[0]) == [(None, None, 2)]
+    two = {"videos": ["a.mp4", "b.mp4"], "conversations": chat}
+    assert part(only(tmp_path, {**two, "fps": 2})[0]) == [(None, None, 2)] * 2
+    assert part(only(tmp_path, {**two, "start": [1, None], "end": [None, 2]})[0]) == [(1, None, None), (None, 2, None)]
+
+
+def test_labels_and_empty_keys_do_no_harm(tmp_path):
+    row = {
+        "id": 7,
+        "data_source": "mine",
+        "question_type": "open",
+        "duration": 12.5,
+        "video": "a.mp4",
+        "image": None,
+        "video_start": None,
+        "messages": None,
+        "system": None,
+        "_comment": "checked",
+        "conversations": [{"from": "human", "value": "a?", "id": 1}, {"from": "gpt", "value": "b", "weight": None}],
+    }
+    sample, faults = only(tmp_path, row)
+    assert not faults and part(sample) == [(None, None, None)]
+
+
+def test_the_check_looks_whether_a_part_is_there(tmp_path, clip, capsys):
+    rows = [
+        {"video": str(clip), "video_start": 100, "video_end": 200, "conversations": turns("what?", "that")},
+        {"video": str(clip), "video_start": 1, "video_end": 200, "conversations": turns("what?", "that")},
+    ]
+    path = write(tmp_path, rows)
+    assert main(["finetune", "--check", "--data", str(path)]) == 2
+    told = capsys.readouterr().out
+    assert f"{path}, row 1: {clip}: no frame between 100 and 200 seconds" in told and "row 2" not in told
+
+
+def test_training_sees_the_part_alone(tmp_path, clip):
+    model = wrapped(frames=32)
+    rows = [
+        {"video": str(clip), "conversations": turns("what?", "that")},
+        {"video": str(clip), "video_start": 0.5, "video_end": 1, "conversations": turns("what?", "that")},
+        {"video": str(clip), "fps": 2, "conversations": turns("what?", "that")},
+    ]
+    model.cache = cache = GazedCache(tmp_path / "gazed")
+    store = MediaStore(model, cache)
+    samples = load_samples([write(tmp_path, rows)])
+    assert store.prepare(samples) == {"videos": 3, "gazed": 3}
+    seen = [store.media(sample)[0].content.timestamps.unique().tolist() for sample in samples]
+    assert seen[0] == pytest.approx([number / 10 for number in range(20)])
+    assert seen[1] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
+    assert seen[2] == pytest.approx([0, 0.5, 1, 1.5])
+    gazed = MediaStore(model, cache, films=True)
+    gazed.prepare(samples)
+    assert [gazed.media(sample)[0].video for sample in samples] == [
+        am.Video(clip),
+        am.Video(clip, 0.5, 1),
+        am.Video(clip, fps=2),
+    ]

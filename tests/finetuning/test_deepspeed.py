@@ -18,6 +18,7 @@ from autogaze_mllm.finetuning.deepspeed import FOLDER, NAMES, deepspeed_config, 
 from autogaze_mllm.finetuning.run import finetune
 
 from ..helpers.checkpoints import write_nvila
+from ..helpers.family_models import write_folder
 from ..helpers.finetune_files import config, launch, mixed_data, save_base
 
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
@@ -156,3 +157,19 @@ def test_deepspeed_is_asked_for_where_it_is_missing(place, monkeypatch, capsys):
     assert "pip install 'autogaze_mllm[deepspeed]'" in capsys.readouterr().err
     assert main(["finetune", *arguments(place, "none", "--deepspeed", "zero9")]) == 2
     assert "zero9: neither a file nor one of zero2, zero3" in capsys.readouterr().err
+
+
+@needs_deepspeed
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["qwen3_vl", "gemma3"])
+def test_zero3_learns_with_deepstack_types_and_hooks(name, tmp_path):
+    """Bases whose visual tokens are more than embeddings: those of Qwen3-VL reach three layers of the LLM, Gemma's are
+    put in by a hook."""
+    write_folder(name, tmp_path / "base")
+    mixed_data(tmp_path / "data")
+    model = am.wrap(tmp_path / "base", "pixel-diff", frames=4, ratio=0.5, cache=False)
+    asked = config(tmp_path / "data" / "mixed.jsonl", tmp_path / "plain", max_steps=3)
+    plain = finetune(model, asked, str(tmp_path / "base"))
+    found = launch(arguments(tmp_path, "zero3", "--deepspeed", "zero3", "--max-steps", "3"))
+    assert found["losses"] == pytest.approx(plain["losses"], abs=2e-3)  # the later ones are of weights that have learnt
+    assert abs(found["losses"][-1] - found["losses"][0]) > 0.02

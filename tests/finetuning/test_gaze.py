@@ -85,7 +85,7 @@ def test_the_gradient_is_that_of_the_policy_gradient_by_hand(with_llm, data):
     store = MediaStore(model, model.cache, films=True)
     store.prepare(samples)
     dataset = ConversationDataset(samples, model, store, 4096)
-    batch = collator(0, packing=False, spans=True)([dataset[number] for number in range(len(dataset))])
+    batch = collator(0, packing=False, samples=True)([dataset[number] for number in range(len(dataset))])
 
     torch.manual_seed(5)
     loss = trained(**batch)["loss"]
@@ -136,7 +136,7 @@ def test_the_gradient_is_that_of_the_policy_gradient_by_hand(with_llm, data):
 def _encoded(sample, tokens, model):
     from autogaze_mllm.finetuning.data.conversation import encode_conversation
 
-    return encode_conversation(sample, tokens, model.preprocessing, model.family)
+    return encode_conversation(sample, [[count] for count in tokens], model.preprocessing, model.family)
 
 
 def loss_of(model: am.GazedModel, data: Path) -> float:

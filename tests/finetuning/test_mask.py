@@ -46,7 +46,7 @@ def shown(model, encoded) -> list[str]:
 
 
 def encode(model, sample, tokens=(5,)):
-    return encode_conversation(sample, list(tokens), model.preprocessing, model.family)
+    return encode_conversation(sample, [[count] for count in tokens], model.preprocessing, model.family)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +95,20 @@ def test_up_to_the_answer_a_sample_is_the_prompt_of_the_question(name, template,
     encoded = encode(model, talk(QUESTIONS[0], ANSWERS[0]), [tokens])
     first = next(place for place, label in enumerate(encoded.labels) if label != IGNORED)
     assert encoded.ids[:first] == prompt["input_ids"][0].tolist()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tags_that_are_text_are_learnt_as_text(name, models, clip):
+    """In questions and in answers, and in the prompt of the question as well."""
+    model, end = models[name]
+    question, answer = r"<video>\nIs \<image> there, or \<video>?", r"it is \<video>, not \<image>."
+    prompt = model.prepare(question, [clip])
+    tokens = prompt["media"][0][0].tokens
+    encoded = encode(model, talk(question, answer, QUESTIONS[1], ANSWERS[1]), [tokens])
+    first = next(place for place, label in enumerate(encoded.labels) if label != IGNORED)
+    assert encoded.ids[:first] == prompt["input_ids"][0].tolist()
+    assert [text.strip() for text in shown(model, encoded)] == [f"it is <video>, not <image>.{end}", ANSWERS[1] + end]
+    assert [stop - start for start, stop in encoded.spans] == [tokens]
 
 
 @pytest.mark.parametrize("template", [CHATML, ONEVISION], ids=["chatml", "onevision"])

@@ -15,9 +15,14 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.cache import VideoCache
+from autogaze_mllm.gaze.grid import PatchGrid
+from autogaze_mllm.gaze.token_map import TokenMap
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
+
+NOTHING = torch.empty(0, dtype=torch.long)
+MAP = TokenMap([], [], NOTHING, NOTHING, PatchGrid.of("32+64", 16))
 
 
 def make(folder, gaze="pixel-diff", seed=0, **settings):
@@ -92,26 +97,26 @@ def test_damaged_entries_are_dropped_and_made_again(clip, tmp_path):
 
 
 def test_the_size_limit_drops_what_was_used_longest_ago(tmp_path):
-    cache = VideoCache(tmp_path, limit=3000)
+    cache = VideoCache(tmp_path, limit=4500)
     for number in range(4):
-        cache.put_tokens(f"key{number}", torch.zeros(200), {})
+        cache.put_tokens(f"key{number}", torch.zeros(200), {}, MAP)
         os.utime(cache.entries()[0].path, (number, number))
     assert cache.get_tokens("key0") is None
     cache.get_tokens("key2")  # used again, so now the latest
-    cache.put_tokens("key4", torch.zeros(200), {})
-    cache.put_tokens("key5", torch.zeros(200), {})
+    cache.put_tokens("key4", torch.zeros(200), {}, MAP)
+    cache.put_tokens("key5", torch.zeros(200), {}, MAP)
     kept = {entry.key for entry in cache.entries()}
-    assert "key2" in kept and "key3" not in kept and sum(e.bytes for e in cache.entries()) <= 3000
+    assert "key2" in kept and "key3" not in kept and sum(e.bytes for e in cache.entries()) <= 4500
 
 
 def test_stale_half_written_files_are_swept(tmp_path):
     cache = VideoCache(tmp_path)
     half = tmp_path / ".key.gazed.safetensors.abc"
     half.write_bytes(b"half")
-    cache.put_tokens("key", torch.zeros(2), {})
+    cache.put_tokens("key", torch.zeros(2), {}, MAP)
     assert half.exists()  # it may belong to a running process
     os.utime(half, (time.time() - 2 * 86400,) * 2)
-    cache.put_tokens("key", torch.zeros(2), {})
+    cache.put_tokens("key", torch.zeros(2), {}, MAP)
     assert not half.exists()
 
 
@@ -120,7 +125,7 @@ def write_for_ever(folder: Path, ready: Event) -> None:
     ready.set()
     while True:
         for key in ("one", "two"):
-            cache.put_tokens(key, torch.full((500_000,), 7.0), {"n": 1})
+            cache.put_tokens(key, torch.full((500_000,), 7.0), {"n": 1}, MAP)
 
 
 def test_two_processes_fill_it_at_once_and_one_is_killed(tmp_path):

@@ -97,8 +97,8 @@ def test_tags_and_media_must_match(model, clip):
     ]:
         with pytest.raises(am.InputError, match=message):
             model.prepare(prompt, videos, images)
-    with pytest.raises(am.InputError, match="must be a list"):
-        model.prepare("<video>", clip)
+    with pytest.raises(am.InputError, match="videos must be a list for each of 2 prompts, got PosixPath"):
+        model.prepare(["<video>", "<video>"], clip)
     with pytest.raises(am.InputError, match="2 prompts need videos as 2 lists"):
         model.prepare(["<video>", "<video>"], [clip, clip])
     with pytest.raises(am.InputError, match="has no text"):

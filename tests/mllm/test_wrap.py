@@ -10,7 +10,7 @@ import pytest
 import torch
 from huggingface_hub import constants
 from PIL import Image
-from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration, Qwen2Config
+from transformers import LlavaConfig, LlavaForConditionalGeneration, PixtralVisionConfig, Qwen2Config
 
 import autogaze_mllm as am
 from autogaze_mllm.mllm.tiny import tiny_model
@@ -104,8 +104,8 @@ def test_unsupported_models_are_refused_with_the_list(tmp_path):
         am.wrap(tmp_path / "..", "all")
 
 
-def test_a_clip_tower_is_refused_by_name():
-    vision = CLIPVisionConfig(
+def test_a_tower_that_cannot_be_gazed_is_refused_by_name():
+    vision = PixtralVisionConfig(
         hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16
     )
     text = Qwen2Config(
@@ -118,7 +118,7 @@ def test_a_clip_tower_is_refused_by_name():
     )
     base = LlavaForConditionalGeneration(LlavaConfig(vision_config=vision, text_config=text, image_token_index=4))
     _, processor = tiny_model("llava")
-    with pytest.raises(am.InputError, match=r"clip_vision_model tower.*SigLIP"):
+    with pytest.raises(am.InputError, match=r"pixtral tower.*siglip_vision_model"):
         am.wrap(base, "all", processor=processor)
 
 

@@ -35,6 +35,9 @@ OTHERS = [
     ("webm", "libvpx-vp9", {"g": "30", "cpu-used": "8", "lag-in-frames": "16", "auto-alt-ref": "1"}),
     ("mp4", "mpeg4", {"g": "12", "bf": "2"}),
     ("avi", "mpeg4", {"g": "12", "bf": "2"}),
+    ("avi", "mpeg4", {"g": "12", "bf": "1"}),
+    ("avi", "mpeg4", {"g": "30", "bf": "0"}),
+    ("avi", "msmpeg4v2", {"g": "30"}),
     ("ts", "mpeg4", {"g": "12", "bf": "2"}),
     ("ts", "mpeg2video", {"g": "12", "bf": "2"}),
     ("mp4", "libsvtav1", {"g": "30", "preset": "8", "crf": "10"}),
@@ -231,7 +234,7 @@ def frames_of(reader: VideoReader, indices: list[int]) -> dict[int, np.ndarray]:
 @pytest.mark.parametrize(
     ("name", "count", "shape"),
     [
-        ("nasa_13013.mp4", 325, (180, 320)),
+        ("nasa_13013.mp4", 390, (270, 480)),
         ("flipping_a_pancake.mkv", 310, (240, 426)),
         ("autogaze_example.mp4", 64, (448, 448)),
         ("rotated_90.mov", 3, (568, 320)),

@@ -78,7 +78,7 @@ def test_model_card_preset_has_the_published_values():
     assert (hd.frames, hd.thumbnails, hd.max_tiles, hd.predicted_loss) == (128, 64, 48, 0.6)
     assert hd.ratio == (0.2, *[0.06] * 15)
     assert preset("nvila-hd-1k").frames == 1024
-    assert set(PRESETS) == {"nvila-hd", "nvila-hd-1k", "fast", "quality"}
+    assert set(PRESETS) == {"nvila-hd", "nvila-hd-1k", "qwen-hd", "qwen-fast", "fast", "quality"}
     assert hd.changed(frames=32, thumbnails=8).frames == 32
 
 
@@ -114,3 +114,11 @@ def test_budgets_of_the_preset_are_the_published_ones():
     assert patches_per_frame(ratio, 265, 1, 16)[0].tolist() == [53] + [15] * 15
     upper = 8 * (math.ceil(45 * 4 * 53 / 9) + 15 * math.ceil(45 * 4 * 15 / 9))
     assert upper + 64 * math.ceil(1038 / 9) == 51904
+
+
+def test_numbers_that_would_eat_memory(clip):
+    with pytest.raises(InputError, match="max_tiles must be at least 1, and at most 1024, got 100000000"):
+        VideoSettings(max_tiles=10**8)
+    settings = VideoSettings(frames=10**9, chunk_frames=10**9, thumbnails=10**9)
+    gazed = gaze_video(clip, "pixel-diff", settings)
+    assert (gazed.stats["frames"], gazed.stats["thumbnails"]) == (20, 20)

@@ -89,3 +89,12 @@ def test_what_a_codec_cannot_take_is_said_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="frame rate must be above 0"):
         write_video(tmp_path / "clip.mp4", numbered_frames(2), 0)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T12:30:00.mp4", "12:30.mkv", "frame%d.avi", "pipe:1.webm", "a?b#c.ts"])
+def test_a_name_is_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for given in (name, f"new/{name}"):
+        write_video(given, numbered_frames(6), 10)
+        assert shown(VideoReader(given)) == {number: number for number in range(6)}
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "new"])

@@ -6,6 +6,7 @@ followed by what the model's format ends a turn with, which is learnt too: it is
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +15,9 @@ import jinja2
 
 from ...common.errors import InputError
 from ...mllm.families import Family
+from ...mllm.media import Layout
 from ...mllm.preprocessing import Preprocessing
-from ...mllm.prompt import TAG, placeholder_counts
+from ...mllm.prompt import ESCAPED, LITERAL, TAG, media_text, placeholder_counts, text_tokens
 from .samples import Sample, Turn
 
 IGNORED = -100  # label of what is not learnt
@@ -32,11 +34,13 @@ class Piece:
 
 @dataclass
 class Encoded:
-    """A conversation as tokens. spans: [start, end) of each medium's placeholders, in order."""
+    """A conversation as tokens. spans: [start, end) of what each medium becomes, in order. cut: tokens that were left
+    out at the end."""
 
     ids: list[int]
     labels: list[int]
     spans: list[tuple[int, int]]
+    cut: int = 0
 
 
 def render_conversation(turns: Sequence[Turn], preprocessing: Preprocessing, family: Family) -> list[Piece]:
@@ -105,43 +109,67 @@ def _after(text: str, mark: str) -> str:
     return rest
 
 
-def encode_conversation(sample: Sample, tokens: Sequence[int], preprocessing: Preprocessing, family: Family) -> Encoded:
-    """tokens: visual tokens of each medium. Raises InputError naming the sample."""
+def encode_conversation(
+    sample: Sample, layouts: Sequence[Layout], preprocessing: Preprocessing, family: Family
+) -> Encoded:
+    """layouts: what each medium becomes. Raises InputError naming the sample."""
     try:
         pieces = render_conversation(sample.turns, preprocessing, family)
-        return _encode(pieces, tokens, preprocessing, family)
+        return _encode(pieces, layouts, preprocessing, family)
     except InputError as error:
         raise InputError(f"{sample.place}: {error}") from error
 
 
-def _encode(pieces: Sequence[Piece], tokens: Sequence[int], preprocessing: Preprocessing, family: Family) -> Encoded:
+def _encode(
+    pieces: Sequence[Piece], layouts: Sequence[Layout], preprocessing: Preprocessing, family: Family
+) -> Encoded:
     tokenizer = preprocessing.tokenizer
-    ids_of = {"image": family.image_token_id, "video": family.video_token_id}
-
-    def placeholder(match: Any) -> str:
-        return tokenizer.convert_ids_to_tokens(ids_of[match[1]])
-
-    text, learnt = "", []
-    for piece in pieces:
-        start = len(text)
-        text += piece.text if piece.learnt else TAG.sub(placeholder, piece.text)
-        if piece.learnt:
-            learnt.append((start, len(text)))
+    text, learnt, media = _with_media(pieces, layouts, family)
     starts_itself = bool(tokenizer.bos_token) and text.startswith(tokenizer.bos_token)
-    found = tokenizer(text, add_special_tokens=not starts_itself, return_offsets_mapping=True)
-    ids, offsets = found["input_ids"], found["offset_mapping"]
-    counts = placeholder_counts(ids, tokens, family, "the conversation")
+    special = family.add_special_tokens and not starts_itself
+    ids, offsets = text_tokens(text, tokenizer, special)
+    runs = [piece for layout in layouts for piece in layout if isinstance(piece, int)]
+    counts = placeholder_counts(ids, runs, family, "the conversation")
     expanded: list[int] = []
     labels: list[int] = []
-    spans: list[tuple[int, int]] = []
     inside = _inside(learnt)
-    waiting = iter(tokens)
-    for token, (start, end), count in zip(ids, offsets, counts, strict=True):
-        if token in ids_of.values():
-            spans.append((len(expanded), len(expanded) + next(waiting)))
+    starts = [len(ids)] * len(media)  # of each medium, its first token, and the first after it
+    ends = [len(ids)] * len(media)
+    before = [0, *itertools.accumulate(counts)]
+    for number, (token, (start, end), count) in enumerate(zip(ids, offsets, counts, strict=True)):
         expanded += [token] * count
         labels += [token if end > start and inside(end - 1) else IGNORED] * count
+        for medium, (first, last) in enumerate(media):
+            if end > start and start >= first:
+                starts[medium] = min(starts[medium], number)
+            if end > start and start >= last:
+                ends[medium] = min(ends[medium], number)
+    spans = [(before[start], before[end]) for start, end in zip(starts, ends, strict=True)]
     return Encoded(expanded, labels, spans)
+
+
+def _with_media(
+    pieces: Sequence[Piece], layouts: Sequence[Layout], family: Family
+) -> tuple[str, list[tuple[int, int]], list[tuple[int, int]]]:
+    """-> the conversation's text, one placeholder for each run; characters [start, end) that are learnt, and those of
+    each medium."""
+    text, waiting = "", iter(layouts)
+    learnt: list[tuple[int, int]] = []
+    media: list[tuple[int, int]] = []
+    for piece in pieces:
+        start, said = len(text), ESCAPED.sub(LITERAL, piece.text)
+        if piece.learnt:
+            text += said
+            learnt.append((start, len(text)))
+            continue
+        done = 0
+        for match in TAG.finditer(said):
+            text += said[done : match.start()]
+            shown = media_text(next(waiting), match[1], family)
+            media.append((len(text), len(text) + len(shown)))
+            text, done = text + shown, match.end()
+        text += said[done:]
+    return text, learnt, media
 
 
 def _inside(ranges: Sequence[tuple[int, int]]) -> Callable[[int], bool]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,12 +25,13 @@ GROUPS = 50  # global batches that are sorted by length together; fewer would pa
 
 @dataclass
 class Item:
-    """One sample, ready for a batch."""
+    """One sample, ready for a batch. sample: what it was made of; cut: how many tokens were left out at its end."""
 
     ids: list[int]
     labels: list[int]
     media: Sequence[Media | VideoRef]
-    spans: list[tuple[int, int]] = field(default_factory=list)  # where the placeholders of each medium are
+    sample: Sample | None = None
+    cut: int = 0
 
 
 class ConversationDataset(Dataset[list[Item]]):
@@ -76,7 +77,7 @@ class ConversationDataset(Dataset[list[Item]]):
 
     def _encoded(self, number: int) -> Encoded:
         sample = self.samples[number]
-        encoded = encode_conversation(sample, self.store.tokens(sample), self.preprocessing, self.family)
+        encoded = encode_conversation(sample, self.store.layouts(sample), self.preprocessing, self.family)
         return fitted(encoded, self.max_length, self.too_long, sample.place)
 
     def visual_tokens(self) -> list[int]:
@@ -91,7 +92,7 @@ class ConversationDataset(Dataset[list[Item]]):
         for member in self.groups[number]:
             encoded = self._encoded(member)
             media = self.store.media(self.samples[member])
-            items.append(Item(encoded.ids, encoded.labels, media, encoded.spans))
+            items.append(Item(encoded.ids, encoded.labels, media, self.samples[member], encoded.cut))
         return items
 
 
@@ -108,20 +109,8 @@ def fitted(encoded: Encoded, max_length: int, too_long: TooLong, place: str) -> 
         raise InputError(f"{length}, and what would be cut holds media: take fewer frames or a lower ratio")
     if all(label == IGNORED for label in encoded.labels[:max_length]):
         raise InputError(f"{length}, and nothing of the answers would be left")
-    return Encoded(encoded.ids[:max_length], encoded.labels[:max_length], encoded.spans)
-
-
-def with_counts(
-    ids: torch.Tensor, labels: torch.Tensor, spans: Sequence[tuple[int, int]], counts: Sequence[int]
-) -> tuple[list[int], list[int]]:
-    """A conversation (L,) in which the media have so many visual tokens instead. -> its ids and labels."""
-    parts, start = [], 0
-    both = torch.stack([ids, labels])
-    for (begin, end), count in zip(spans, counts, strict=True):
-        parts += [both[:, start:begin], both[:, begin : begin + 1].expand(-1, count)]
-        start = end
-    told = torch.cat([*parts, both[:, start:]], dim=1)
-    return told[0].tolist(), told[1].tolist()
+    cut = len(encoded.ids) - max_length
+    return Encoded(encoded.ids[:max_length], encoded.labels[:max_length], encoded.spans, cut)
 
 
 def pack(lengths: Sequence[int], capacity: int) -> list[list[int]]:
@@ -178,9 +167,9 @@ def padding_id(model: GazedModel) -> int:
     return model.tokenizer.eos_token_id if own is None else own
 
 
-def collator(pad_id: int, packing: bool, spans: bool = False) -> Callable[[list[list[Item]]], dict[str, Any]]:
+def collator(pad_id: int, packing: bool, samples: bool = False) -> Callable[[list[list[Item]]], dict[str, Any]]:
     """Entries -> input_ids, labels (B, L), media per row, and an attention mask, or where packed position ids.
-    spans: tell also where each row's media are (not with packing)."""
+    samples: tell also what each row was made of (not with packing)."""
 
     def padded(entries: list[list[Item]]) -> dict[str, Any]:
         items = [item for entry in entries for item in entry]
@@ -192,7 +181,8 @@ def collator(pad_id: int, packing: bool, spans: bool = False) -> Callable[[list[
             labels[row, : len(item.ids)] = torch.tensor(item.labels)
             mask[row, : len(item.ids)] = 1
         batch = {"input_ids": ids, "labels": labels, "attention_mask": mask, "media": [item.media for item in items]}
-        return {**batch, "spans": [item.spans for item in items]} if spans else batch
+        made_of = {"samples": [item.sample for item in items], "cuts": [item.cut for item in items]}
+        return {**batch, **made_of} if samples else batch
 
     def packed(entries: list[list[Item]]) -> dict[str, Any]:
         """All in one row. The positions begin anew with every sample, which tells the LLM's attention to keep them

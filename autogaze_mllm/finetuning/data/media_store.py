@@ -18,16 +18,16 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from safetensors import SafetensorError, safe_open
 from tqdm.auto import tqdm
 
 from ...common import distributed
 from ...common.errors import InputError, listed
+from ...common.pixels import open_picture
 from ...gaze.cache import GAZED, VideoCache
 from ...gaze.gazed_video import GazedVideo
-from ...mllm.media import Media
+from ...gaze.token_map import TokenMap
+from ...mllm.media import Layout, Media
 from ...mllm.model import GazedModel
-from ...mllm.prompt import open_image
 from ..rollouts import VideoRef
 from .sample_gaze import KEY, GazeSpecs
 from .samples import SHOWN_FAULTS, Medium, Sample
@@ -49,7 +49,7 @@ class GazedCache(VideoCache):
     def get_tokens(self, key: str) -> None:
         return None
 
-    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any]) -> None:
+    def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any], token_map: TokenMap) -> None:
         return None
 
 
@@ -63,7 +63,7 @@ class MediaStore:
         self.model, self.cache, self.films = model, cache, films
         self._looks = GazeSpecs(model)
         self._keys: dict[Medium, str] = {}
-        self._tokens: dict[_Wanted, int] = {}
+        self._layouts: dict[_Wanted, Layout] = {}
         self._patches: dict[Medium, int] = {}
 
     def prepare(self, samples: Sequence[Sample], progress: bool = False) -> dict[str, int]:
@@ -84,21 +84,21 @@ class MediaStore:
         unseen = [video for video in videos if video in self._keys and not self._entry(video).exists()]
         made += self._gaze_all(unseen[distributed.local_rank() :: distributed.local_count()], faults, progress)
         distributed.wait()
-        tokens: dict[_Wanted, int] = {}
+        layouts: dict[_Wanted, Layout] = {}
         patches: dict[Medium, int] = {}
         for video in own:
             if video in self._keys:
-                counts = self._stored_counts(video)
-                tokens[_Wanted(video)] = self.model.family.gazed_count(counts)
-                patches[video] = sum(counts)
+                stored = self._stored_map(video)
+                layouts[_Wanted(video)] = self.model.family.layout(stored)
+                patches[video] = len(stored)
         for need in tqdm(
             images[distributed.rank() :: distributed.count()], desc="images", disable=not progress or not images
         ):
             try:
-                tokens[need] = self._image(need).tokens
+                layouts[need] = self._image(need).layout
             except InputError as error:
                 faults[str(need.medium.path)] = str(error)
-        self._tokens |= distributed.merged(tokens)
+        self._layouts |= distributed.merged(layouts)
         self._patches |= distributed.merged(patches)
         faults = distributed.merged(faults)
         if faults:
@@ -108,13 +108,17 @@ class MediaStore:
 
     def tokens(self, sample: Sample) -> list[int]:
         """Visual tokens of each medium of a sample that was prepared."""
-        return [self._tokens[need] for need in _needs(sample)]
+        return [_tokens(layout) for layout in self.layouts(sample)]
+
+    def layouts(self, sample: Sample) -> list[Layout]:
+        """What each medium of a sample that was prepared becomes in the prompt."""
+        return [self._layouts[need] for need in _needs(sample)]
 
     def patches(self, sample: Sample) -> int:
         """Patches that the tower encodes: those kept of the videos, and about as many as the images have."""
         joined = max(36 // self.model.family.gazed_count([36]), 1)  # patches to a visual token
         return sum(
-            self._patches[need.medium] if need.medium.kind == "video" else self._tokens[need] * joined
+            self._patches[need.medium] if need.medium.kind == "video" else _tokens(self._layouts[need]) * joined
             for need in _needs(sample)
         )
 
@@ -123,15 +127,15 @@ class MediaStore:
         found: list[Media | VideoRef] = []
         for need in _needs(sample):
             if need.medium.kind == "video" and self.films:
-                found.append(VideoRef(need.medium.path, self._tokens[need]))
+                found.append(VideoRef(need.medium.video(), _tokens(self._layouts[need])))
             elif need.medium.kind == "video":
-                found.append(Media(self._tokens[need], self._gazed(need.medium)))
+                found.append(self.model.gazed_media(self._gazed(need.medium)))
             else:
                 found.append(self._image(need))
         return found
 
     def _image(self, need: _Wanted) -> Media:
-        return self.model.family.dense_image(open_image(need.medium.path), alone=need.alone)
+        return self.model.family.dense_image(open_picture(need.medium.path), alone=need.alone)
 
     def _gaze_all(self, videos: Sequence[Medium], faults: dict[str, str], progress: bool) -> int:
         """How many had to be gazed."""
@@ -149,7 +153,7 @@ class MediaStore:
         return made
 
     def _look_at(self, video: Medium) -> GazedVideo:
-        return self.model.gaze_video(video.path, **self._looks.options(video.look))
+        return self.model.gaze_video(video.video(), **self._looks.options(video.look))
 
     def _make(self, video: Medium) -> None:
         self._look_at(video)  # looks into the cache once more, and puts the result there
@@ -167,7 +171,7 @@ class MediaStore:
         return found
 
     def _key(self, video: Medium) -> str:
-        key = self.model.gazed_key(video.path, **self._looks.options(video.look))
+        key = self.model.gazed_key(video.video(), **self._looks.options(video.look))
         if key is None:
             raise InputError("results of a selector of your own cannot be cached, which fine-tuning needs")
         return key
@@ -175,15 +179,17 @@ class MediaStore:
     def _entry(self, video: Medium) -> Path:
         return self.cache.folder / (self._keys[video] + GAZED)
 
-    def _stored_counts(self, video: Medium) -> list[int]:
-        """Kept patches of each picture, without reading the patches."""
+    def _stored_map(self, video: Medium) -> TokenMap:
+        """Where the visual tokens of a gazed video lie, without reading its patches."""
         try:
-            with safe_open(self._entry(video), framework="pt") as stored:
-                frames, pictures = stored.get_tensor("frame_counts"), stored.get_tensor("pictures")
-        except (SafetensorError, OSError):  # damaged: this drops and makes it anew
-            return self._gazed(video).picture_counts()
-        _, place = pictures.unique(return_inverse=True)
-        return torch.bincount(place, weights=frames.double()).long().tolist()
+            stored = GazedVideo.load(self._entry(video), patches=False)
+        except InputError:  # damaged: this drops and makes it anew
+            stored = self._gazed(video)
+        return TokenMap.of(stored, self.model.family.raster)
+
+
+def _tokens(layout: Layout) -> int:
+    return sum(piece for piece in layout if isinstance(piece, int))
 
 
 def _needs(sample: Sample) -> Iterator[_Wanted]:

@@ -4,7 +4,8 @@
 `messages` (OpenAI, ms-swift, LLaMA-Factory): turns {"role": "user" | "assistant", "content": text} beside `videos` and
 `images`; content may also be a list of parts, in which media stand where they belong.
 
-`gaze` says how a sample's videos are looked at, where not as all others (looks.py).
+`gaze` says how a sample's videos are looked at, where not as all others (sample_gaze.py); `video_start`, `video_end`
+and `fps` say which part of a video is meant. Keys without a meaning are refused (sample_keys.py).
 A `<video>` or `<image>` tag marks the place of a medium. Without any tag the media come before the first question.
 Where a sample has videos only, `<image>` tags stand for them, as in LLaVA's video data.
 """
@@ -20,12 +21,23 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ...common.errors import InputError, listed
+from ...common.pixels import open_picture
 from ...mllm.prompt import TAG, tags_in
-from ...video.reader import VideoReader
+from ...video.sources import Video
 from .sample_gaze import GazeSpec, look_of
+from .sample_keys import (
+    MEDIA_KEYS,
+    PART_KEYS,
+    TURN_KEYS,
+    Part,
+    check_row,
+    check_turn,
+    part_of,
+    parts_of_row,
+    unknown_keys,
+)
 
 ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
-MEDIA_KEYS = {"video": ("video", "videos"), "image": ("image", "images")}
 SHOWN_FAULTS = 5
 
 
@@ -39,11 +51,18 @@ class Turn:
 
 @dataclass(frozen=True)
 class Medium:
-    """kind: video or image. look: how it is looked at, where not as the training says."""
+    """kind: video or image. look: how it is looked at, where not as the training says. start, end, fps: as of `Video`,
+    where a part of it is meant, or frames by the second."""
 
     kind: str
     path: Path
     look: GazeSpec | None = None
+    start: float | None = None
+    end: float | None = None
+    fps: float | None = None
+
+    def video(self) -> Video:
+        return Video(self.path, self.start, self.end, self.fps)
 
 
 @dataclass(frozen=True)
@@ -120,24 +139,12 @@ def medium_fault(medium: Medium) -> str | None:
     """What is wrong with a media file, or None."""
     try:
         if medium.kind == "video":
-            VideoReader(medium.path)
+            medium.video().sampled(1)
         else:
-            _verify_image(medium.path)
+            open_picture(medium.path)
     except InputError as error:
         return str(error)
     return None
-
-
-def _verify_image(path: Path) -> None:
-    from PIL import Image
-
-    if not path.exists():
-        raise InputError(f"{path}: no such file")
-    try:
-        with Image.open(path) as image:
-            image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # damaged PNGs: SyntaxError
-        raise InputError(f"{path}: not a readable image ({error})") from error
 
 
 def _rows(file: Path) -> Iterator[tuple[int, Any]]:
@@ -169,56 +176,57 @@ def _parse(content: Any, root: Path, place: str) -> tuple[Sample | None, list[st
     if not isinstance(content, dict):
         return None, [f"expected an object, got {type(content).__name__}"]
     faults: list[str] = []
+    check_row(content, faults)
     listed = {kind: _listed_media(content, kind, faults) for kind in MEDIA_KEYS}
     turns, inline = _turns(content, faults)
-    for kind, paths in inline.items():
-        if paths and listed[kind]:
+    for kind, found in inline.items():
+        if found and listed[kind]:
             faults.append(f"{kind}s are given both beside the messages and inside them")
-        listed[kind] += paths
+        listed[kind] += found
+    for (_, part), said in zip(listed["video"], parts_of_row(content, len(listed["video"]), faults), strict=True):
+        if part.keys() & said.keys():
+            faults.append(f"{min(part.keys() & said.keys())!r} is said both beside the messages and inside them")
+        part |= said
     if turns:
         _check_order(turns, faults)
-        turns = _placed(turns, {kind: len(paths) for kind, paths in listed.items()}, faults)
+        turns = _placed(turns, {kind: len(found) for kind, found in listed.items()}, faults)
     try:
         look = look_of(content)
     except InputError as error:
         faults.append(str(error))
     if faults:
         return None, faults
-    waiting = {kind: iter(paths) for kind, paths in listed.items()}
-    media = tuple(
-        Medium(kind, root / next(waiting[kind]), look if kind == "video" else None)
-        for turn in turns
-        for kind in tags_in(turn.text)
-    )
-    return Sample(tuple(turns), media, place), []
+    waiting = {kind: iter(found) for kind, found in listed.items()}
+    media = []
+    for kind in (kind for turn in turns for kind in tags_in(turn.text)):
+        path, part = next(waiting[kind])
+        media.append(Medium(kind, root / path, look if kind == "video" else None, **part))
+    return Sample(tuple(turns), tuple(media), place), []
 
 
-def _listed_media(content: dict[str, Any], kind: str, faults: list[str]) -> list[str]:
-    found: list[str] = []
+def _listed_media(content: dict[str, Any], kind: str, faults: list[str]) -> list[tuple[str, Part]]:
+    """The media beside the turns; of which part, is said in other keys."""
+    found: list[tuple[str, Part]] = []
     for key in MEDIA_KEYS[kind]:
         given = content.get(key)
         if given in (None, "", []):
             continue
         for path in given if isinstance(given, list) else [given]:
             if isinstance(path, str) and path.strip():
-                found.append(path)
+                found.append((path, {}))
             else:
                 faults.append(f"{key!r} must be a path or a list of paths, got {path!r}")
     return found
 
 
-def _turns(content: dict[str, Any], faults: list[str]) -> tuple[list[Turn], dict[str, list[str]]]:
+def _turns(content: dict[str, Any], faults: list[str]) -> tuple[list[Turn], dict[str, list[tuple[str, Part]]]]:
     """The turns, and the media that stand inside them, by kind."""
-    inline: dict[str, list[str]] = {kind: [] for kind in MEDIA_KEYS}
-    names = [name for name in ("conversations", "messages") if name in content]
+    inline: dict[str, list[tuple[str, Part]]] = {kind: [] for kind in MEDIA_KEYS}
+    names = [name for name in TURN_KEYS if content.get(name) is not None]
     if len(names) != 1:
         faults.append("expected either 'conversations' or 'messages'" + (", got both" if names else ""))
         return [], inline
-    told, role_key, text_key = (
-        (content["conversations"], "from", "value")
-        if names == ["conversations"]
-        else (content["messages"], "role", "content")
-    )
+    told, (role_key, text_key) = content[names[0]], TURN_KEYS[names[0]]
     if not isinstance(told, list) or not told:
         faults.append(f"{names[0]!r} must be a list of turns")
         return [], inline
@@ -229,6 +237,7 @@ def _turns(content: dict[str, Any], faults: list[str]) -> tuple[list[Turn], dict
             got = turn.get(role_key) if isinstance(turn, dict) else turn
             faults.append(f"turn {number}: {role_key!r} must be one of {', '.join(ROLES)}, got {got!r}")
             continue
+        check_turn(turn, number, (role_key, text_key), faults)
         text = turn.get(text_key)
         if isinstance(text, list):
             text = _joined_parts(text, number, inline, faults)
@@ -239,18 +248,24 @@ def _turns(content: dict[str, Any], faults: list[str]) -> tuple[list[Turn], dict
     return (turns if len(turns) == len(told) else []), inline
 
 
-def _joined_parts(parts: list[Any], number: int, inline: dict[str, list[str]], faults: list[str]) -> str:
+def _joined_parts(parts: list[Any], number: int, inline: dict[str, list[tuple[str, Part]]], faults: list[str]) -> str:
     """A list of content parts as text with tags."""
-    text = ""
+    text, place = "", f"turn {number}: "
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             text += part["text"]
+            faults += unknown_keys(part, ("type", "text"), frozenset(), place)
         elif kind in MEDIA_KEYS:
             text += f"<{kind}>"
+            more = PART_KEYS if kind == "video" else ()
+            faults += unknown_keys(part, ("type", kind, "path", *more), frozenset(), place)
             path = next((part[key] for key in (kind, "path") if isinstance(part.get(key), str)), None)
+            said = part_of(part, place, faults) if kind == "video" else {}
             if path is not None:  # otherwise it is one of those beside the messages
-                inline[kind].append(path)
+                inline[kind].append((path, said))
+            elif said:
+                faults.append(f"{place}{min(said)!r} is said of a video that stands elsewhere: say it there")
         else:
             faults.append(f"turn {number}: a content part must be of type text, video or image, got {part!r}")
     return text

@@ -44,6 +44,8 @@ class Selector:
     """What it selects on where nobody asks for another grid."""
     thread_safe: bool = False
     """Whether `select` may run in several threads at once."""
+    after_tower: bool = False
+    """Whether the ratio limits the tokens after the tower, and not the patches before it."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -7,11 +7,13 @@ this LLM unpooled too), then the same newline token. Images keep the base model'
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 
+from ...common.offloading import present
 from ..media import Media
 from .base import Family
 
@@ -20,6 +22,7 @@ class LlavaOnevisionFamily(Family):
     model_type = "llava_onevision"
     title = "LLaVA-OneVision"
     example = "llava-hf/llava-onevision-qwen2-7b-ov-hf"
+    raster, block_causal = False, True
 
     @property
     def _side(self) -> int:
@@ -30,17 +33,19 @@ class LlavaOnevisionFamily(Family):
         return sum(counts) + 1
 
     def project(self, features: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        return self._with_newline(self.base.model.multi_modal_projector(features))
+        return self._with_newline(self.projector(features))
 
     def _with_newline(self, tokens: torch.Tensor) -> torch.Tensor:
-        return torch.cat([tokens, self.base.model.image_newline[None].to(tokens)])
+        with present(self.base.model):
+            return torch.cat([tokens, self.base.model.image_newline[None].to(tokens)])
 
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
         inputs = self.image_processor(images=[image], return_tensors="pt")
         pixels, size = inputs["pixel_values"], inputs["image_sizes"]
         crops = pixels.shape[1] if alone else 1  # with several images in a prompt the base takes the whole image only
         count = self._packed_length(crops, size)
-        return Media(count, {"pixel_values": pixels[:, :crops], "image_sizes": size, "alone": alone})
+        content = {"pixel_values": pixels[:, :crops], "image_sizes": size, "alone": torch.tensor([alone])}
+        return Media([count], content)
 
     def _packed_length(self, crops: int, size: torch.Tensor) -> int:
         """Length of the base's own packing, run on features without channels to speak of."""
@@ -50,14 +55,14 @@ class LlavaOnevisionFamily(Family):
         )
         return int(lengths.sum())
 
-    def dense_video(self, pixels: torch.Tensor) -> Media:
-        return Media(self.dense_count(len(pixels)), {"pixel_values_videos": pixels[None]})
+    def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
+        return Media([self.dense_count(len(pixels))], {"pixel_values_videos": pixels[None]})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * (-(-self._side // 2)) ** 2 + 1
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:
-        device, dtype = self.base.device, self.base.dtype
+        device, dtype = self.device, self.base.dtype
         if "pixel_values_videos" in content:
             pixels = content["pixel_values_videos"].to(device, dtype)
             tokens = self.base.get_video_features(pixels).pooler_output.flatten(0, 1)
@@ -68,9 +73,19 @@ class LlavaOnevisionFamily(Family):
             pixel_values=content["pixel_values"].to(device, dtype),
             image_sizes=content["image_sizes"],
             # The base only asks whether a prompt has one image (then it is cut into crops) or more.
-            batch_num_images=torch.tensor([1 if content["alone"] else 2]),
+            batch_num_images=torch.tensor([1 if bool(content["alone"]) else 2]),
         )
         return torch.cat(list(features.pooler_output))
+
+    def dense_inputs(self, media: Sequence[Sequence[Media]]) -> dict[str, Any] | None:
+        crops = [item.dense["pixel_values"] for items in media for item in items if "pixel_values" in item.dense]
+        found = super().dense_inputs(media) if len({part.shape[1] for part in crops}) < 2 else None
+        if found is None:
+            return None
+        if found.pop("alone", None) is not None:
+            images = [sum("pixel_values" in item.dense for item in items) for items in media]
+            found["batch_num_images"] = torch.tensor(images, device=self.device)
+        return found
 
     def chat(self, text: str, first: bool = True) -> str:
         return f"<|im_start|>user {text}<|im_end|><|im_start|>assistant\n"

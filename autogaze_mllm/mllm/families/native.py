@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +20,7 @@ class NativeFamily(Family):
     until their count is a multiple of m: a picture with n kept patches takes ceil(n / m) visual tokens.
     """
 
+    raster, block_causal = False, True
     PREFIXES: ClassVar[dict[str, tuple[str, ...]]] = {
         "tower": ("vision_tower.",),
         "projector": ("mm_projector.",),
@@ -53,5 +55,8 @@ class NativeFamily(Family):
         size = {"height": self.dense_side, "width": self.dense_side}
         return self.image_processor(images=[image], size=size, return_tensors="pt")["pixel_values"]
 
-    def dense_video(self, pixels: torch.Tensor) -> Media:
-        return Media(self.dense_count(len(pixels)), {"pixel_values_videos": pixels})
+    def dense_video(self, pixels: torch.Tensor, seconds: list[float]) -> Media:
+        return Media([self.dense_count(len(pixels))], {"pixel_values_videos": pixels})
+
+    def dense_inputs(self, media: Sequence[Sequence[Media]]) -> None:
+        """The base takes embeddings alone."""

@@ -30,6 +30,7 @@ class NvilaFamily(NativeFamily):
     title = "NVILA-HD-Video"
     example = "nvidia/NVILA-8B-HD-Video"
     after_media = "\n\n"  # as in the published prompt
+    trained_gazed = True
 
     def __init__(self, base: Any, preprocessing: Preprocessing) -> None:
         super().__init__(base, preprocessing)
@@ -75,9 +76,9 @@ class NvilaFamily(NativeFamily):
         return super().dense_side if grid is None else max(grid.scales[-1])
 
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
-        return Media(self.dense_count(1), {"pixel_values": self.image_pixels(image)})
+        return Media([self.dense_count(1)], {"pixel_values": self.image_pixels(image)})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         return frames * self.projector.count(self.dense_patches)
 
     def dense_features(self, content: dict[str, Any]) -> torch.Tensor:

@@ -71,9 +71,9 @@ class VilaFamily(NativeFamily):
     def dense_image(self, image: Image.Image, alone: bool) -> Media:
         around = self.config.around_image
         count = self._length(around.start, around.end) + self.projector.dense_count(self.dense_patches)
-        return Media(count, {"pixel_values": self.image_pixels(image)})
+        return Media([count], {"pixel_values": self.image_pixels(image)})
 
-    def dense_count(self, frames: int) -> int:
+    def dense_count(self, frames: int, size: tuple[int, int] | None = None) -> int:
         around = self.config.around_frame
         side = round(self.projector.dense_count(self.dense_patches) ** 0.5)
         total = 0
@@ -101,7 +101,7 @@ class VilaFamily(NativeFamily):
 
     def _embedded(self, text: str) -> torch.Tensor:
         """A text's own embeddings (length, D)."""
-        ids = torch.tensor(self._ids(text), dtype=torch.long, device=self.base.device)
+        ids = torch.tensor(self._ids(text), dtype=torch.long, device=self.device)
         return self.base.get_input_embeddings()(ids)
 
     def _ids(self, text: str) -> list[int]:

@@ -1,0 +1,38 @@
+"""Names of media files: whether there is a file that can be read, and how a name is shown."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from pathlib import Path
+
+from .errors import InputError
+
+_ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+:/+(?=[^/])|data:)")
+_SHOWN = 300  # characters of a name that an error repeats
+
+
+def check_path(path: str | Path, kind: str) -> None:
+    """Raises InputError where there is no regular file of this name. kind: "video" or "picture", for the message."""
+    name = os.fspath(path)
+    try:
+        facts = os.stat(name)
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        if _ADDRESS.match(name) and not isinstance(error, PermissionError):
+            told = f"is an address, not a file: download the {kind} first and give the file's path"
+            raise InputError(f"{shown_name(name)}: {told}") from error
+        absent = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)) or len(name) > 255
+        reason = "no such file" if absent or not isinstance(error, OSError) else error.strerror
+        raise InputError(f"{shown_name(name)}: {reason}") from error
+    if stat.S_ISDIR(facts.st_mode):
+        raise InputError(f"{shown_name(name)}: is a folder, expected a {kind} file")
+    if not stat.S_ISREG(facts.st_mode):
+        told = f"is a pipe or a device, expected a file; write the {kind} to a file first"
+        raise InputError(f"{shown_name(name)}: {told}")
+
+
+def shown_name(name: str) -> str:
+    """A file's name in one line of an error: what cannot be printed is escaped, what is endless is cut."""
+    printable = name if name.isprintable() else repr(name)[1:-1]
+    return printable if len(printable) <= _SHOWN else f"{printable[:_SHOWN]}..."

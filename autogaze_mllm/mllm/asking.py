@@ -1,0 +1,217 @@
+"""Questions in text, answers in text: `ask`, `stream` and `chat` of a wrapped model."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast, overload
+
+import torch
+from transformers import GenerationConfig, GenerationMixin
+
+from ..common.errors import InputError, listed
+from ..common.pixels import PictureSource, pictures_in
+from ..gaze.settings import VideoSettings
+from ..video.sources import videos_in
+from .answers import Answer, TextStream
+from .call_state import Stats
+from .inputs import ModelInputs
+from .messages import messages_text
+from .prompt import tags_in
+from .video_encoder import VideoSource
+
+if TYPE_CHECKING:
+    from .model import GazedModel
+
+MAX_NEW_TOKENS = 64
+
+
+class Asking:
+    """The half of a wrapped model that speaks."""
+
+    @overload
+    def ask(
+        self,
+        video: VideoSource | Sequence[VideoSource] | None,
+        question: str,
+        *,
+        num_return_sequences: int,
+        **options: Any,
+    ) -> list[Answer]: ...
+
+    @overload
+    def ask(
+        self,
+        video: VideoSource | Sequence[VideoSource] | None,
+        question: str,
+        *,
+        images: Sequence[PictureSource] | PictureSource = (),
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
+        max_new_tokens: int | None = None,
+        progress: bool = False,
+        **generation: Any,
+    ) -> Answer: ...
+
+    def ask(
+        self,
+        video: VideoSource | Sequence[VideoSource] | None,
+        question: str,
+        *,
+        images: Sequence[PictureSource] | PictureSource = (),
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
+        max_new_tokens: int | None = None,
+        progress: bool = False,
+        **generation: Any,
+    ) -> Answer | list[Answer]:
+        """Answers a question about a video (or several, or only images). Tags may stand in the question; otherwise the
+        media come before it. A tag that is meant as text is written `\\<video>`.
+
+        start, end, fps: as of `Video`, of each video.
+        generation: as for `generate`; greedy, and at most 64 new tokens, unless told otherwise.
+        -> the answer, a string with `stats` of this call; a list of them with num_return_sequences.
+        """
+        films = videos_in(video, start, end, fps)
+        inputs = self._question(films, question, pictures_in(images), progress, generation)
+        return self._answer(inputs, max_new_tokens, generation)
+
+    def stream(
+        self,
+        video: VideoSource | Sequence[VideoSource] | None,
+        question: str,
+        *,
+        images: Sequence[PictureSource] | PictureSource = (),
+        start: float | None = None,
+        end: float | None = None,
+        fps: float | None = None,
+        max_new_tokens: int | None = None,
+        progress: bool = False,
+        **generation: Any,
+    ) -> TextStream:
+        """As `ask`, and yields the answer piece by piece while it is written. The video is seen before this returns;
+        the stream's `stats` are complete at its end."""
+        if (generation.get("num_beams") or 1) > 1 or (generation.get("num_return_sequences") or 1) > 1:
+            raise InputError("stream() writes one answer: no beams, no further sequences")
+        if generation.get("streamer") is not None:
+            raise InputError("stream() has a streamer of its own; give yours to ask() or generate()")
+        films = videos_in(video, start, end, fps)
+        inputs = self._question(films, question, pictures_in(images), progress, generation)
+        model = cast("GazedModel", self)
+        options = _options(max_new_tokens, generation)
+
+        def write(streamer: Any, stopping_criteria: list[Any]) -> Stats:
+            own = [*(options.pop("stopping_criteria", None) or []), *stopping_criteria]
+            ids = model.generate(**inputs, **options, streamer=streamer, stopping_criteria=own)
+            return {**model.stats, "new_tokens": int(ids.shape[1])}
+
+        return TextStream(model.tokenizer, write)
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        max_new_tokens: int | None = None,
+        progress: bool = False,
+        **generation: Any,
+    ) -> Answer | list[Answer]:
+        """Answers the last of several messages, in the format of transformers: role and content, which is text or a
+        list of parts, {"type": "text", "text": ...}, {"type": "video", "video": ...} or {"type": "image", "image":
+        ...}. Media may be whatever `ask` takes. Text is text: no tags are looked for in it.
+
+        tools, chat_template_kwargs: for the model's chat template, which decides what roles there are. Answers as
+        `ask` does.
+        """
+        _check_options(cast("GazedModel", self), generation)
+        inputs = self.prepare_chat(
+            messages, tools=tools, chat_template_kwargs=chat_template_kwargs, reuse=True, progress=progress
+        )
+        return self._answer(inputs, max_new_tokens, generation)
+
+    def prepare_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Any] | None = None,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
+        reuse: bool = False,
+        progress: bool = False,
+    ) -> ModelInputs:
+        """As `prepare`, of messages as `chat` takes them."""
+        model = cast("GazedModel", self)
+        text, media = messages_text(messages, model.preprocessing, model.family, tools, chat_template_kwargs or {})
+        videos, images = ([part.source for part in media if part.kind == kind] for kind in ("video", "image"))
+        return model.prepare(text, videos, images, chat=False, reuse=reuse, progress=progress)
+
+    def _question(
+        self, films: list[Any], question: str, images: list[Any], progress: bool, generation: Mapping[str, Any]
+    ) -> ModelInputs:
+        model = cast("GazedModel", self)
+        if not question.strip():
+            raise InputError("the question has no text")
+        _check_options(model, generation)
+        if not tags_in(question):
+            after = model.family.after_media
+            question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
+        return model.prepare(question, films, images, reuse=True, progress=progress)
+
+    def _answer(
+        self, inputs: ModelInputs, max_new_tokens: int | None, generation: Mapping[str, Any]
+    ) -> Answer | list[Answer]:
+        model = cast("GazedModel", self)
+        ids = model.generate(**inputs, **_options(max_new_tokens, generation))
+        stats, tokenizer = model.stats, model.tokenizer
+        stats["new_tokens"] = int(ids.shape[1])
+        texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
+        if len(texts) == 1 and generation.get("num_return_sequences") is None:
+            return Answer(texts[0].strip(), stats)
+        lengths = [_length(row, tokenizer) for row in ids]
+        return [
+            Answer(text.strip(), {**stats, "new_tokens": length}) for text, length in zip(texts, lengths, strict=True)
+        ]
+
+
+def _options(max_new_tokens: int | None, generation: Mapping[str, Any]) -> dict[str, Any]:
+    """What `generate` is called with. A generation config that is given says all that is not asked for."""
+    if generation.get("generation_config") is not None:
+        return {**generation, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
+    if max_new_tokens is None and generation.get("max_length") is not None:
+        return {"do_sample": False, **generation}
+    return {"do_sample": False, "max_new_tokens": max_new_tokens or MAX_NEW_TOKENS, **generation}
+
+
+def _length(row: torch.Tensor, tokenizer: Any) -> int:
+    """New tokens of one answer of several, which are padded to the same length."""
+    pad = tokenizer.pad_token_id
+    if pad is None:
+        return len(row)
+    padding = int((row == pad).flip(0).long().cumprod(0).sum())
+    ended = padding > 0 and pad == tokenizer.eos_token_id  # the first of them ends the answer
+    return len(row) - padding + ended
+
+
+def _check_options(model: GazedModel, options: Mapping[str, Any]) -> None:
+    """Raises InputError for generation options that nobody knows; transformers says so only after the video was seen,
+    and in its own words."""
+    if options.get("return_dict_in_generate"):
+        raise InputError("ask() returns text; use prepare() and generate() for return_dict_in_generate")
+    if not options:
+        return
+    base = model.family.base
+    known = vars(GenerationConfig()).keys() | {"tokenizer", "assistant_tokenizer"}
+    for method in (GenerationMixin.generate, base.generate, base.forward):
+        known |= inspect.signature(method).parameters.keys()
+    unknown = sorted(set(options) - known)
+    if not unknown:
+        return
+    name = unknown[0]
+    if name in VideoSettings.__dataclass_fields__:
+        raise InputError(f"{name} is no option of an answer but a setting of the video: give it to wrap() or load()")
+    near = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise InputError(f"no generation option is called {listed(unknown, 3)}{hint}")

@@ -1,0 +1,21 @@
+"""A few damaged files of every kind, each time; `python tests/fuzz.py` tries as many as are wanted."""
+
+from __future__ import annotations
+
+import pytest
+
+from .fuzz import KINDS, REFUSED, RESULT, fuzz
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_damaged_files_give_a_result_or_a_line(name: str) -> None:
+    report = fuzz(name, 60)
+    assert not report.faults, "\n".join(report.faults)
+    assert report.outcomes[RESULT] + report.outcomes[REFUSED] == 60
+    assert report.outcomes[RESULT] and report.outcomes[REFUSED] > 5  # the damage was worth its name
+
+
+@pytest.mark.parametrize(("limit", "reason"), [({"memory": 0.001}, "takes 0."), ({"seconds": 1e-9}, "hangs")])
+def test_limits_are_kept(limit: dict[str, float], reason: str) -> None:
+    faults = fuzz("pictures", 3, **limit).faults  # type: ignore[arg-type]
+    assert faults and all(reason in fault for fault in faults)

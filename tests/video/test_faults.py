@@ -1,0 +1,543 @@
+"""Odd names, streams, pixels, colours, times and tags: what a player shows is right."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+import autogaze_mllm as am
+from autogaze_mllm.cli import main
+from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.video import reader as reader_module
+from autogaze_mllm.video.reader import VideoReader
+from autogaze_mllm.video.writer import write_video
+
+from ..helpers.paths import shared_video
+from ..helpers.video_files import encode, encoder, numbered_frame, numbered_frames, read_number, shown
+
+RED = (200, 60, 30)
+
+
+def first_frame(path: Path) -> np.ndarray:
+    return next(am.Video(path).open().read()).frames[0]
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
+
+NAMES = [
+    "2024-05-01T12:30:00.mp4",
+    "12:30.mp4",
+    "http:/clip.mp4",
+    "file:clip.mp4",
+    "pipe:0",
+    "concat:a.mp4|b.mp4",
+    "frame%d.mp4",
+    "frame%03d.mp4",
+    "a?b#c&d=e.mp4",
+    "-clip.mp4",
+    "@clip.mp4",
+    "ü 日本.mp4",
+    "*.mp4",
+    "a\nb.mp4",
+    os.fsdecode(b"m\xfcller.mp4"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_name_is_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).parent.mkdir(exist_ok=True)
+    write_video("plain.mp4", numbered_frames(3), 10)
+    Path("plain.mp4").rename(name)
+    for source in (name, Path(name), f"./{name}", str(tmp_path / name)):
+        assert shown(VideoReader(source)) == {0: 0, 1: 1, 2: 2}
+
+
+@pytest.mark.parametrize("name", ["2024-05-01T12:30:00.mp4", "f%d.mp4", "a\nb.mp4", os.fsdecode(b"m\xfcller.mp4")])
+def test_the_command_line_takes_every_name(name: str, tmp_path: Path) -> None:
+    """In a process of its own, whose output is strict about what it can say."""
+    write_video(tmp_path / "plain.mp4", numbered_frames(3), 10)
+    (tmp_path / "plain.mp4").rename(tmp_path / name)
+    command = [sys.executable, "-m", "autogaze_mllm.cli", "gaze", name, "--gaze", "pixel-diff", "--out", "o.mp4"]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
+    assert ran.returncode == 0, ran.stderr
+    assert b"(3 frames)" in ran.stdout and (tmp_path / "o.mp4").is_file()
+
+
+def test_a_pattern_is_a_name(tmp_path: Path) -> None:
+    for name, number in (("f%d.png", 7), ("f1.png", 1), ("f2.png", 2), ("g*.png", 8), ("g1.png", 1)):
+        Image.fromarray(numbered_frame(number)).save(tmp_path / name)
+    assert shown(VideoReader(tmp_path / "f%d.png")) == {0: 7}
+    assert shown(VideoReader(tmp_path / "g*.png")) == {0: 8}
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["https://example.com/clip.mp4", "HTTP://example.com/a", "rtsp://camera/1", "s3://bucket/a.mp4", "ftp://x/y.mkv",
+     "file:///nowhere/a.mp4", "data:video/mp4;base64," + "A" * 5000],
+)  # fmt: skip
+def test_an_address_is_refused_in_a_line(address: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["gaze", address, "--gaze", "pixel-diff"]) == 2
+    error = capsys.readouterr().err
+    assert "is an address, not a file: download the video first" in error
+    assert error.count("\n") == 1 and len(error) < 500
+
+
+PLAYLISTS = {
+    "list.m3u8": "#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:9,\nclip.mp4\n#EXT-X-ENDLIST\n",
+    "list.ffconcat": "ffconcat version 1.0\nfile clip.mp4\n",
+    "movie.mp4": "ffconcat version 1.0\nfile clip.mp4\n",
+    "session.sdp": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 5004 RTP/AVP 96\n",
+}
+
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_opens_no_other_file(name: str, tmp_path: Path) -> None:
+    write_video(tmp_path / "clip.mp4", numbered_frames(3), 10)
+    (tmp_path / name).write_text(PLAYLISTS[name])
+    for source in (tmp_path / name, (tmp_path / name).read_bytes()):
+        with pytest.raises(InputError, match="not a readable video"):
+            VideoReader(source)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with a name here")
+@pytest.mark.parametrize("verb", [["gaze"], ["ask", "what?"]], ids=["gaze", "ask"])
+def test_a_pipe_does_not_hang(verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    codes: list[int] = []
+    words = [verb[0], str(tmp_path / "pipe.mp4"), *verb[1:], "--gaze", "pixel-diff"]
+    thread = threading.Thread(target=lambda: codes.append(main(words)), daemon=True)
+    thread.start()
+    thread.join(20)
+    assert codes == [2]
+    assert "is a pipe or a device" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/null"])
+def test_a_device_is_refused(device: str) -> None:
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        am.Video(device).open()
+    with pytest.raises(InputError, match="is a pipe or a device"):
+        am.Video(device).content()
+
+
+# -- times -------------------------------------------------------------------------------------------------------------
+
+DROPPED = [*range(10), *range(20, 60)]
+
+
+def dropped(path: Path, codec: str, slots: list[int], pix_fmt: str = "yuv420p", **options: str) -> Path:
+    """A recording at 25 frames a second that has frames in these slots only; each shows its slot."""
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(encoder(codec), rate=25, options=options)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, pix_fmt
+        stream.codec_context.time_base = Fraction(1, 25)
+        for slot in slots:
+            frame = av.VideoFrame.from_ndarray(numbered_frame(slot), format="rgb24")
+            frame.pts, frame.time_base = slot, Fraction(1, 25)
+            file.mux(stream.encode(frame))
+        file.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("codec", "options"),
+    [
+        ("mpeg4", {}),
+        ("mpeg4", {"bf": "2"}),
+        ("libx264", {"bf": "0"}),
+        ("libx264", {}),
+        ("mjpeg", {}),
+        ("ffv1", {}),
+        ("msmpeg4v2", {}),
+    ],
+)
+def test_avi_with_dropped_frames(
+    codec: str, options: dict[str, str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    reader = VideoReader(dropped(tmp_path / "clip.avi", codec, DROPPED, pix_fmt, **options))
+    assert not caplog.text
+    assert reader.seconds == pytest.approx(np.array(DROPPED) / 25)
+    assert reader.duration == pytest.approx(2.4)
+    assert shown(reader) == dict(enumerate(DROPPED))
+    assert shown(reader, [9, 10, 11]) == {9: 9, 10: 20, 11: 21}
+    assert looked_at(tmp_path / "clip.avi", start=0.4, end=1) == [20, 21, 22, 23, 24]
+
+
+def encoded(path: Path, count: int, between: int) -> tuple[list[bytes], av.container.InputContainer]:
+    """MPEG-4 pictures in the order in which they are decoded, with so many B-frames between the others."""
+    encode(path, numbered_frames(count), codec="mpeg4", options={"bf": str(between), "g": "12"})
+    container = av.open(str(path))
+    return [bytes(packet) for packet in container.demux(video=0) if packet.size], container
+
+
+VOP = b"\0\0\1\xb6"  # what a picture begins with; two bits for its kind follow
+AS_BEFORE = VOP + bytes([0b01010000, 0b01011111])  # P, no second passed, time 0, not coded
+
+
+def rewrapped(path: Path, container: av.container.InputContainer, packets: list[bytes]) -> Path:
+    """An AVI file of these packets, one for each slot."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(container.streams.video[0])
+        stream.time_base = Fraction(1, 25)
+        for slot, data in enumerate(packets):
+            packet = av.Packet(data)
+            packet.stream, packet.time_base, packet.pts, packet.dts, packet.duration = (
+                stream,
+                Fraction(1, 25),
+                slot,
+                slot,
+                1,
+            )
+            packet.is_keyframe = data[data.find(VOP) + 4] >> 6 == 0
+            output.mux(packet)
+    return path
+
+
+def test_pictures_that_are_not_coded_show_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Xvid's way of dropping a frame."""
+    packets, container = encoded(tmp_path / "source.mp4", 30, 0)
+    path = rewrapped(tmp_path / "clip.avi", container, [*packets[:5], *[AS_BEFORE] * 3, *packets[5:]])
+    reader = VideoReader(path)
+    expected = dict(enumerate([0, 1, 2, 3, 4, 4, 4, 4, *range(5, 30)]))
+    assert shown(reader) == expected and shown(reader, [6, 20]) == {6: 4, 20: 17}
+    assert reader.lost == [] and not caplog.text
+    assert reader.seconds == pytest.approx(np.arange(33) / 25)
+
+
+def test_pictures_that_are_packed_two_and_two(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Xvid's and DivX's way of putting B-frames into AVI: with the picture that they need, then nothing."""
+    packets, container = encoded(tmp_path / "source.mp4", 31, 1)
+    packed: list[bytes] = []
+    for data in packets:
+        if data[data.find(VOP) + 4] >> 6 == 2:  # a B-frame
+            packed[-1:] = [packed[-1] + data, AS_BEFORE]
+        else:
+            packed.append(data)
+    first = packed[0].find(VOP)
+    packed[0] = packed[0][:first] + b"\0\0\1\xb2DivX503b1393p" + packed[0][first:]
+    reader = VideoReader(rewrapped(tmp_path / "clip.avi", container, packed))
+    assert shown(reader) == {number: number for number in range(31)}
+    assert reader.seconds == pytest.approx(np.arange(31) / 25)
+    assert reader.lost == [] and not caplog.text
+
+
+def looked_at(path: Path, **part: float) -> list[int]:
+    reader, numbers = am.Video(path, **part).sampled(1000)
+    return [read_number(frame) for chunk in reader.read(numbers) for frame in chunk.frames]
+
+
+def test_avi_that_is_cut_off_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = dropped(tmp_path / "clip.avi", "mjpeg", list(range(60)), "yuvj420p")
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * 0.7)])
+    VideoReader(path)
+    assert "cut off" in caplog.text
+
+
+@pytest.mark.parametrize("suffix", ["mkv", "mp4", "avi"])
+def test_uneven_times_are_not_taken_for_a_cut(suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    slots = [0, 1, 2, 30, 31, 90, 95, 200]
+    reader = VideoReader(dropped(tmp_path / f"clip.{suffix}", "mpeg4", slots))
+    assert reader.seconds == pytest.approx(np.array(slots) / 25, abs=1e-3)
+    assert not caplog.text
+
+
+# -- pixels ------------------------------------------------------------------------------------------------------------
+
+
+def stored(path: Path, frame: np.ndarray, aspect: Fraction | None = None, matrix: list[int] | None = None) -> Path:
+    """A video of one picture, and how it is to be shown."""
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.height, stream.width, stream.pix_fmt = *frame.shape[:2], "yuv420p"
+        if aspect:
+            stream.codec_context.sample_aspect_ratio = aspect
+        if matrix:
+            stream.set_display_matrix(matrix)
+        for _ in range(4):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        output.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "avi"])
+@pytest.mark.parametrize(
+    ("aspect", "shape"),
+    [("3/2", (64, 144)), ("2/3", (96, 96)), ("16/15", (64, 102)), ("1/1", (64, 96)), ("100/1", (64, 96))],
+)
+def test_pixels_that_are_not_square(aspect: str, shape: tuple[int, int], suffix: str, tmp_path: Path) -> None:
+    path = stored(tmp_path / f"clip.{suffix}", numbered_frame(77), Fraction(aspect))
+    frame = first_frame(path)
+    assert frame.shape == (*shape, 3)
+    assert read_number(frame) == 77
+
+
+def test_shown_aspect_decides_the_tiles(tmp_path: Path) -> None:
+    square = stored(tmp_path / "square.mp4", numbered_frame(5, 448, 448))
+    wide = stored(tmp_path / "wide.mp4", numbered_frame(5, 448, 448), Fraction(2))
+    settings = am.VideoSettings(frames=2, max_tiles=4)
+    assert am.gaze_video(square, "pixel-diff", settings).tiles == (2, 2)
+    assert am.gaze_video(wide, "pixel-diff", settings).tiles == (2, 1)
+
+
+UNIT = 1 << 16
+MATRICES = {
+    "as it is": ([UNIT, 0, 0, UNIT], lambda frame: frame),
+    "half a turn": ([-UNIT, 0, 0, -UNIT], lambda frame: frame[::-1, ::-1]),
+    "mirrored": ([-UNIT, 0, 0, UNIT], lambda frame: frame[:, ::-1]),
+    "upside down": ([UNIT, 0, 0, -UNIT], lambda frame: frame[::-1]),
+    "to the right": ([0, UNIT, -UNIT, 0], lambda frame: np.rot90(frame, -1)),
+    "to the left": ([0, -UNIT, UNIT, 0], lambda frame: np.rot90(frame, 1)),
+    "transposed": ([0, UNIT, UNIT, 0], lambda frame: frame.swapaxes(0, 1)),
+    "other diagonal": ([0, -UNIT, -UNIT, 0], lambda frame: np.rot90(frame.swapaxes(0, 1), 2)),
+}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_turned_and_mirrored(name: str, tmp_path: Path) -> None:
+    (a, b, c, d), expected = MATRICES[name]
+    frame = numbered_frame(0b10011101)
+    path = stored(tmp_path / "clip.mp4", frame, matrix=[a, b, 0, c, d, 0, 0, 0, 1 << 30])
+    given = first_frame(path).astype(float)
+    assert given.shape == expected(frame).shape
+    assert np.abs(given - expected(frame)).mean() < 6
+
+
+def test_turned_pixels_that_are_not_square(tmp_path: Path) -> None:
+    turn = [0, UNIT, 0, -UNIT, 0, 0, 0, 0, 1 << 30]
+    assert first_frame(stored(tmp_path / "a.mp4", numbered_frame(9), Fraction(3, 2), turn)).shape == (144, 64, 3)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_a_picture_as_a_video_is_what_it_is_as_a_picture(orientation: int, suffix: str, tmp_path: Path) -> None:
+    from autogaze_mllm.common.pixels import open_picture
+
+    image = Image.fromarray(numbered_frame(0b10011101))
+    exif = image.getexif()
+    exif[0x0112] = orientation
+    image.save(tmp_path / f"a.{suffix}", exif=exif)
+    expected = np.asarray(open_picture(tmp_path / f"a.{suffix}"))
+    assert np.array_equal(first_frame(tmp_path / f"a.{suffix}"), expected)
+    assert expected.shape == ((64, 96, 3) if orientation < 5 else (96, 64, 3))
+
+
+def test_frames_that_would_burst_the_memory_are_refused(tmp_path: Path) -> None:
+    Image.new("1", (20000, 10000)).save(tmp_path / "bomb.png")  # 25 kB
+    with pytest.raises(InputError, match="frames of 20000x10000 pixels are more than memory is spent on"):
+        am.gaze_video(tmp_path / "bomb.png", "pixel-diff")
+
+
+def test_frames_that_turn_out_to_be_huge_are_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = encode(tmp_path / "first.ts", numbered_frames(10), options={"bf": "0"})
+    times = list(range(1000, 1400, 40))
+    larger = (numbered_frame(10 + number, 192, 128) for number in range(10))
+    second = encode(tmp_path / "second.ts", larger, options={"bf": "0"}, times=times)
+    (tmp_path / "both.ts").write_bytes(first.read_bytes() + second.read_bytes())
+    monkeypatch.setattr(reader_module, "MOST_PIXELS", 100 * 100)
+    reader = VideoReader(tmp_path / "both.ts")
+    assert shown(reader) == {number: number for number in range(10)}
+    assert reader.lost == list(range(10, 20))
+
+
+# -- colours -----------------------------------------------------------------------------------------------------------
+
+
+def coloured(path: Path, size: tuple[int, int], matrix: int, full: bool, said: bool, **more: Any) -> Path:
+    """A red video whose colours are stored in this way. said: whether the file says so."""
+    width, height = size
+    pix_fmt, codec = more.get("pix_fmt", "yuv420p"), more.get("codec", "libx264")
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream(encoder(codec), rate=25)
+        stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+        if said:
+            stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 2 if full else 1
+        frame = av.VideoFrame.from_ndarray(np.full((height, width, 3), RED, np.uint8), format="rgb24")
+        frame = frame.reformat(format=pix_fmt, dst_colorspace=matrix, dst_color_range=2 if full else 1)
+        for _ in range(3):
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+@pytest.mark.parametrize("matrix", [1, 5, 9], ids=["BT.709", "BT.601", "BT.2020"])
+@pytest.mark.parametrize("full", [False, True], ids=["limited", "full"])
+@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p", "yuv420p10le"])
+def test_the_colours_that_a_file_says(suffix: str, matrix: int, full: bool, pix_fmt: str, tmp_path: Path) -> None:
+    path = coloured(tmp_path / f"clip.{suffix}", (96, 64), matrix, full, said=True, pix_fmt=pix_fmt)
+    assert first_frame(path).mean(axis=(0, 1)) == pytest.approx(RED, abs=5)
+
+
+@pytest.mark.parametrize(("size", "matrix"), [((1280, 720), 1), ((720, 576), 5), ((320, 240), 5), ((720, 1280), 1)])
+def test_the_colours_of_files_that_say_nothing(size: tuple[int, int], matrix: int, tmp_path: Path) -> None:
+    path = coloured(tmp_path / "clip.mp4", size, matrix, full=False, said=False)
+    assert first_frame(path).mean(axis=(0, 1)) == pytest.approx(RED, abs=5)
+
+
+@pytest.mark.parametrize("size", [(96, 64), (1280, 720)])
+@pytest.mark.parametrize("name", ["clip.mp4", "clip.webm", "clip.avi", "clip.mkv", "clip.ts"])
+def test_what_is_written_is_read_in_its_colours(size: tuple[int, int], name: str, tmp_path: Path) -> None:
+    frames = [np.full((size[1], size[0], 3), RED, np.uint8)] * 6
+    write_video(tmp_path / name, frames, 25)
+    assert first_frame(tmp_path / name).mean(axis=(0, 1)) == pytest.approx(RED, abs=5)
+
+
+@pytest.mark.parametrize(("curve", "white"), [(16, 0.58), (18, 0.75)], ids=["PQ", "HLG"])
+def test_high_dynamic_range_is_brought_to_the_screen(curve: int, white: float, tmp_path: Path) -> None:
+    """White paper is white, as on a screen, and not grey. white: its signal level by the standard (BT.2408)."""
+    frame = av.VideoFrame(96, 64, "yuv420p10le")
+    for plane, value in zip(frame.planes, (int(64 + white * 876), 512, 512), strict=True):
+        plane.update(np.full(plane.buffer_size // 2, value, np.uint16).tobytes())
+    with av.open(str(tmp_path / "clip.mp4"), "w") as output:
+        stream = output.add_stream(encoder("libx264"), rate=25, options={"crf": "1"})
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_range, context.color_trc, context.color_primaries = 9, 1, curve, 9
+        for _ in range(3):
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    assert first_frame(tmp_path / "clip.mp4").mean() > 240
+
+
+# -- streams -----------------------------------------------------------------------------------------------------------
+
+
+def several(path: Path, *streams: dict[str, Any]) -> Path:
+    """A file with several streams; each has a number to show, a size, a codec, frames, and what it is meant for."""
+    with av.open(str(path), "w") as output:
+        made = []
+        for one in streams:
+            codec = one.get("codec", "libx264")
+            stream = output.add_stream(codec, rate=25)
+            stream.width, stream.height = one["size"]
+            stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+            stream.disposition = one.get("disposition", 0)
+            made.append(stream)
+        for stream, one in zip(made, streams, strict=True):
+            frame = av.VideoFrame.from_ndarray(numbered_frame(one["shows"], *one["size"]), format="rgb24")
+            for _ in range(one.get("frames", 5)):
+                output.mux(stream.encode(frame))
+            output.mux(stream.encode())
+    return path
+
+
+DEFAULT, COVER = av.stream.Disposition.default, av.stream.Disposition.attached_pic
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv", "mov"])
+def test_a_cover_picture_is_not_the_video(suffix: str, tmp_path: Path) -> None:
+    if suffix == "mkv":
+        pytest.skip("there, covers are attachments that PyAV does not write")
+    cover = {"shows": 1, "size": (640, 480), "codec": "mjpeg", "frames": 1, "disposition": COVER}
+    path = several(tmp_path / f"clip.{suffix}", cover, {"shows": 2, "size": (96, 64)})
+    assert set(shown(VideoReader(path)).values()) == {2}
+
+
+def test_a_single_picture_beside_a_video_is_not_the_video(tmp_path: Path) -> None:
+    picture = {"shows": 1, "size": (640, 480), "codec": "mjpeg", "frames": 1, "disposition": DEFAULT}
+    path = several(tmp_path / "clip.mp4", picture, {"shows": 2, "size": (96, 64)})
+    assert set(shown(VideoReader(path)).values()) == {2}
+
+
+def test_the_default_stream_is_shown_or_else_the_largest(tmp_path: Path) -> None:
+    small, large = {"shows": 1, "size": (96, 64)}, {"shows": 2, "size": (192, 128)}
+    path = several(tmp_path / "a.mkv", small, large)
+    assert set(shown(VideoReader(path)).values()) == {2}
+    path = several(tmp_path / "b.mkv", {**small, "disposition": DEFAULT}, large)
+    assert set(shown(VideoReader(path)).values()) == {1}
+    path = several(tmp_path / "c.ts", small, large)
+    assert set(shown(VideoReader(path)).values()) == {2}
+
+
+def test_the_stream_of_a_real_file() -> None:
+    """Two streams, of 320x180 and 480x270."""
+    assert first_frame(shared_video("nasa_13013.mp4")).shape == (270, 480, 3)
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "avi"])
+@pytest.mark.parametrize("title", ["Müller", "naïve", "½"])
+def test_titles_that_are_not_utf8(suffix: str, title: str, tmp_path: Path) -> None:
+    path = tmp_path / f"clip.{suffix}"
+    with av.open(str(path), "w", metadata_encoding="latin-1") as output:
+        output.metadata["title"] = title
+        stream = output.add_stream("mpeg4", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        if suffix == "mkv":
+            stream.metadata["title"] = title
+        for frame in numbered_frames(3):
+            output.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        output.mux(stream.encode())
+    assert title.encode("latin-1") in path.read_bytes()
+    assert shown(VideoReader(path)) == {0: 0, 1: 1, 2: 2}
+
+
+# -- animated pictures -------------------------------------------------------------------------------------------------
+
+
+def animation(path: Path, count: int = 5, **more: Any) -> Path:
+    first, *rest = [Image.fromarray(numbered_frame(number)) for number in range(count)]
+    first.save(path, save_all=True, append_images=rest, duration=[100 * (n + 1) for n in range(count)], **more)
+    return path
+
+
+@pytest.mark.parametrize("name", ["a.webp", "a.gif", "a.png", "a.avif"])
+def test_animated_pictures(name: str, tmp_path: Path) -> None:
+    try:
+        path = animation(tmp_path / name, **({"lossless": True} if name == "a.webp" else {}))
+    except (KeyError, OSError, ValueError):
+        pytest.skip("this build of Pillow does not write it")
+    for source in (path, path.read_bytes()):
+        reader = am.Video(source).open()
+        assert shown(reader) == {number: number for number in range(5)}
+        assert reader.seconds == pytest.approx([0, 0.1, 0.3, 0.6, 1.0], abs=0.011)
+        assert shown(reader, [1, 3]) == {1: 1, 3: 3}
+    assert am.gaze_video(path, "pixel-diff", am.VideoSettings(frames=4)).stats["frames"] == 4
+
+
+@pytest.mark.parametrize(("name", "codec"), [("a.mov", "qtrle"), ("a.png", ""), ("a.gif", ""), ("a.mkv", "ffv1")])
+def test_what_is_transparent_is_white(name: str, codec: str, tmp_path: Path) -> None:
+    pixels = np.zeros((48, 64, 4), np.uint8)
+    pixels[:, :32] = (255, 0, 0, 255)
+    path = tmp_path / name
+    if codec:
+        with av.open(str(path), "w") as output:
+            stream = output.add_stream(encoder(codec), rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "argb" if codec == "qtrle" else "bgra"
+            for _ in range(2):
+                output.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgba")))
+            output.mux(stream.encode())
+    else:
+        Image.fromarray(pixels).save(
+            path, save_all=True, append_images=[Image.fromarray(pixels[:, ::-1])], duration=100
+        )
+    frame = first_frame(path)
+    assert frame[10, 10].tolist() == [255, 0, 0] and frame[10, 50].tolist() == [255, 255, 255]
+
+
+def test_an_animation_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = animation(tmp_path / "a.webp")
+    for share in (0.1, 0.5, 0.9):
+        (tmp_path / "cut.webp").write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+        with pytest.raises(InputError, match=r"cut\.webp"):
+            am.gaze_video(tmp_path / "cut.webp", "pixel-diff")
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_seen(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    with caplog.at_level(logging.WARNING):
+        yield
