@@ -31,15 +31,17 @@ def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[
     Raises InputError for another file, and where the sum is not that of what is there (where all of it is read). A file
     without one, of an older version, is taken as it is.
     """
-    with open_weights(path) as stored:
-        told: Mapping[str, str] = stored.metadata() or {}
-        if key not in told:
-            raise InputError(f"{path}: not {what} (it holds no {key!r})")
-        missing = [name for name in names if name not in stored.keys()]  # noqa: SIM118, not a dict
-        if missing:
-            raise InputError(f"{path}: not {what} (it holds no {missing[0]!r})")
-        tensors = {name: stored.get_tensor(name) for name in names}
-        whole = set(names) == set(stored.keys())
+    try:
+        with open_weights(path) as stored:
+            told: Mapping[str, str] = stored.metadata() or {}
+            there = {*told, *stored.keys()}
+            lacking = [name for name in (key, *names) if name not in there]
+            if lacking:
+                raise InputError(f"it holds no {lacking[0]!r}")
+            tensors = {name: stored.get_tensor(name) for name in names}
+            whole = set(names) == set(stored.keys())
+    except InputError as error:
+        raise InputError(f"{path}: not {what} ({str(error).removeprefix(f'{path}: ')})") from error
     if whole and SUM in told and told[SUM] != _sum(tensors, told[key]):
         raise InputError(f"{path}: damaged (its checksum is another)")
     return tensors, Fields(parse_object(told[key], path) | {SUM: told.get(SUM)}, path)
