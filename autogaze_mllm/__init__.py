@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .gaze.selectors.baselines import AllSelector, RandomSelector
     from .gaze.selectors.pixel_diff import PixelDiffSelector
     from .gaze.settings import VideoSettings, preset
-    from .mllm.answers import Answer
+    from .mllm.calls.answers import Answer
     from .mllm.families import Family, register_family
     from .mllm.loading import load
     from .mllm.model import GazedModel
@@ -82,7 +82,7 @@ _HOMES = {
     ".gaze.selectors.baselines": ("AllSelector", "RandomSelector"),
     ".gaze.selectors.pixel_diff": ("PixelDiffSelector",),
     ".gaze.settings": ("VideoSettings", "preset"),
-    ".mllm.answers": ("Answer",),
+    ".mllm.calls.answers": ("Answer",),
     ".mllm.families": ("Family", "register_family"),
     ".mllm.loading": ("load",),
     ".mllm.model": ("GazedModel",),

@@ -66,7 +66,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def _of_the_machine(error: Exception) -> str | None:
     """One line for what no program can help, wherever a library meets it: a full disk, too little memory."""
-    from .common.files import is_full, why_not
+    from .common.storage.files import is_full, why_not
 
     if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and _is_about_output(error)):
         raise error

@@ -13,7 +13,7 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
-from autogaze_mllm.common.json_text import to_json
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.memory_estimate import Load, ModelDims, estimate_memory
 from autogaze_mllm.mllm.native import NativeConfig

@@ -18,7 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
-from autogaze_mllm.common.json_text import to_json
+from autogaze_mllm.common.storage.json_text import to_json
 from gaze_speed import DTYPES, seconds
 
 SHOWN = 12  # kernels of a call

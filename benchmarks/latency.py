@@ -28,8 +28,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
-from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.plots import legend, panels, save_png
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 
 # (frames per second, side in pixels, kept share of the patches): the paper's points

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
-from autogaze_mllm.common.json_text import to_json
-from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.common.pixels import resize_frames
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.pipeline import cut_tiles
 from autogaze_mllm.gaze.selectors.base import Selector, stop_rule
 from autogaze_mllm.gaze.settings import VideoSettings, preset

@@ -22,9 +22,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 import autogaze_mllm as am
+from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
-from autogaze_mllm.common.json_text import to_json
-from autogaze_mllm.common.memory import PeakMemory
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.mllm.native.model import NativeConfig
 from autogaze_mllm.mllm.native.nvila import NvilaModel
 from autogaze_mllm.mllm.preprocessing import Preprocessing

@@ -27,8 +27,8 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import autogaze_mllm as am
+from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
-from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.common.pixels import resize_frames
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 from autogaze_mllm.mllm.tiny import tiny_tokenizer

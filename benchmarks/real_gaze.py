@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import output_folder, read_json, write_json
+from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.gaze.selection import GazingInfo, read_selection
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector

@@ -26,13 +26,13 @@ from typing import Any
 
 import torch
 
-from autogaze_mllm.common.distributed import Shard
+from autogaze_mllm.common.compute.distributed import Shard
+from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import read_json, write_json
-from autogaze_mllm.common.hashing import fingerprint
-from autogaze_mllm.common.json_text import to_json
-from autogaze_mllm.common.memory import PeakMemory
+from autogaze_mllm.common.storage.files import read_json, write_json
+from autogaze_mllm.common.storage.hashing import fingerprint
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.evaluation.benchmarks import Question
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
 from autogaze_mllm.evaluation.reports.curve import CurvePoint, look_of, table, write_curve

@@ -13,7 +13,7 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import read_json, write_json
+from autogaze_mllm.common.storage.files import read_json, write_json
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
 from autogaze_mllm.mllm.saving import SETTINGS_FILE, save_base
 from autogaze_mllm.signvid.plan import TILES_4K

@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import output_folder, read_json, write_json
-from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.labels import in_plot, told_apart
 from autogaze_mllm.common.plots import legend, panels, save_png
+from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.selection import read_selection
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.base import Selector

@@ -21,7 +21,7 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import output_folder, write_json
+from autogaze_mllm.common.storage.files import output_folder, write_json
 from autogaze_mllm.gaze.grid import DEFAULT_GRID
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.settings import VideoSettings

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from autogaze_mllm.common.json_text import to_json
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.video.writer import write_video
 
 COLOURS = {

@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent))
 from make_training_videos import video as generated_video
 
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import read_json
-from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.pixels import resize_frames
+from autogaze_mllm.common.storage.files import read_json
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video

@@ -25,7 +25,7 @@ import torch  # noqa: E402
 
 from autogaze_mllm import AutoGaze  # noqa: E402
 from autogaze_mllm.common.errors import InputError  # noqa: E402
-from autogaze_mllm.common.files import write_json  # noqa: E402
+from autogaze_mllm.common.storage.files import write_json  # noqa: E402
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig  # noqa: E402
 from autogaze_mllm.training.on_device.augment import TakeConfig, TakeSource  # noqa: E402
 from autogaze_mllm.training.on_device.calibrate import LOSSES, calibrate, reached  # noqa: E402

@@ -28,9 +28,9 @@ from tqdm import tqdm
 
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import output_folder
-from autogaze_mllm.common.json_text import to_json
 from autogaze_mllm.common.pixels import PixelFormat
+from autogaze_mllm.common.storage.files import output_folder
+from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.patches import gather_patches

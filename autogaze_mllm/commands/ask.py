@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..common.errors import InputError
-from ..common.json_text import is_text, to_json
+from ..common.storage.json_text import is_text, to_json
 from .options import (
     ONLY_SIGNS,
     chosen_video,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 
-from ..common.json_text import to_json
+from ..common.storage.json_text import to_json
 
 
 def add(verbs: argparse._SubParsersAction) -> None:

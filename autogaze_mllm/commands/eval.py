@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, listed
-from ..common.json_text import to_json
+from ..common.storage.json_text import to_json
 from .config_file import CONFIG, write_config
 from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
-    from ..common.distributed import Shard
+    from ..common.compute.distributed import Shard
     from ..evaluation.benchmarks import Benchmark, Question
     from ..evaluation.responders import Responder, Variant
 
@@ -69,8 +69,8 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
 def run_benchmark(arguments: argparse.Namespace) -> int:
     quiet()
     _check(arguments)
-    from ..common.distributed import Shard
-    from ..common.locks import run_lock
+    from ..common.compute.distributed import Shard
+    from ..common.storage.locks import run_lock
 
     shard = Shard.from_environment()
     out = Path(arguments.out)  # where there is a run, who else is at it is told before anything large is read

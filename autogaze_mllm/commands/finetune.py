@@ -6,7 +6,7 @@ import argparse
 from typing import Any
 
 from ..common.errors import InputError
-from ..common.json_text import to_json
+from ..common.storage.json_text import to_json
 from ..finetuning.config import (
     ALONG,
     HOW,
@@ -65,8 +65,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None and not arguments.dry_run:
         raise InputError("--output is missing: where checkpoints and the result go")
     quiet()
-    from ..common import distributed
-    from ..common.files import output_folder
+    from ..common.compute import distributed
+    from ..common.storage.files import output_folder
     from ..finetuning.benchmark_eval import chosen_benchmark
     from ..finetuning.checkpoints import latest_checkpoint
     from ..finetuning.data.samples import load_samples

@@ -7,8 +7,8 @@ import os
 from contextlib import nullcontext
 
 from ..common.errors import InputError
-from ..common.json_text import to_json
-from ..common.paths import shown_name
+from ..common.storage.json_text import to_json
+from ..common.storage.paths import shown_name
 from .options import (
     chosen_settings,
     chosen_video,

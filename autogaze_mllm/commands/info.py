@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from ..common.json_text import to_json
+from ..common.storage.json_text import to_json
 from .options import print_rows, quiet
 
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.json_text import to_json
+from ..common.storage.json_text import to_json
 from ..training.config import LabelConfig
 from .config_file import CONFIG, write_config
 from .options import add_settings, print_rows, quiet, usable_device, values_of

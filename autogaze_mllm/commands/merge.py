@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from ..common.errors import InputError
-from ..common.json_text import to_json
+from ..common.storage.json_text import to_json
 from .options import quiet
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, first_line
 from ..common.fields import Setting, settings_of
-from ..common.paths import shown_name
+from ..common.storage.paths import shown_name
 from ..gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once

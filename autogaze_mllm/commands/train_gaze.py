@@ -7,7 +7,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
-from ..common.json_text import to_json
+from ..common.storage.json_text import to_json
 from ..training.config import (
     CLIPS,
     LOSSES,
@@ -157,7 +157,7 @@ def _identity(arguments: argparse.Namespace, gaze: AutoGaze, task: Reconstructio
     """What decides the result besides settings and videos, by content."""
     import torch
 
-    from ..common.hashing import content_hash, fingerprint
+    from ..common.storage.hashing import content_hash, fingerprint
     from ..training.data.labels import label_files
 
     labels = label_files(arguments.labels) if arguments.labels is not None else []

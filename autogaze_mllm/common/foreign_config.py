@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from .errors import InputError
-from .json_text import Fields, shown
+from .storage.json_text import Fields, shown
 
 KERNELS = ("attn_implementation", "experts_implementation")
 MOST_LAYERS, LARGEST, LARGEST_SIDE = 10_000, 1 << 24, 1 << 14

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from .errors import InputError, first_line
-from .paths import check_path, shown_name
+from .storage.paths import check_path, shown_name
 
 PictureSource = str | Path | bytes | BinaryIO | Image.Image
 # What Pillow raises for files that are damaged, too large, or of a kind that it does not know.

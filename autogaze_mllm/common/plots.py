@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .files import atomic_write
+from .storage.files import atomic_write
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes

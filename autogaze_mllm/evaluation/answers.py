@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 
 from ..common.errors import InputError
-from ..common.files import read_bytes, why_not, writing
-from ..common.json_text import Fields, parse_object, to_json
-from ..common.locks import run_lock
+from ..common.storage.files import read_bytes, why_not, writing
+from ..common.storage.json_text import Fields, parse_object, to_json
+from ..common.storage.locks import run_lock
 
 logger = logging.getLogger(__name__)
 

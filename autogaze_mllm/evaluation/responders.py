@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.errors import InputError
-from ..common.hashing import fingerprint
+from ..common.storage.hashing import fingerprint
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_variants

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..common.distributed import Shard
+from ..common.compute.distributed import Shard
 from ..common.errors import InputError
-from ..common.files import output_folder, read_fields, write_json
-from ..common.json_diff import check_same
-from ..common.json_text import shown
+from ..common.storage.files import output_folder, read_fields, write_json
+from ..common.storage.json_diff import check_same
+from ..common.storage.json_text import shown
 from .answers import PATTERN, Answer, read_answers
 
 RUN_FILE = "run.json"

@@ -18,7 +18,7 @@ from itertools import chain
 import torch
 from tqdm.auto import tqdm
 
-from ..common.distributed import Shard
+from ..common.compute.distributed import Shard
 from ..common.errors import InputError
 from ..video.reader import FrameReader
 from ..video.sources import Video

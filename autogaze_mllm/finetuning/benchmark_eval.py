@@ -13,10 +13,10 @@ from pathlib import Path
 
 import torch
 
-from ..common import distributed
-from ..common.distributed import Shard
+from ..common.compute import distributed
+from ..common.compute.distributed import Shard
 from ..common.errors import InputError
-from ..common.files import output_folder
+from ..common.storage.files import output_folder
 from ..evaluation.benchmarks import BENCHMARKS, Benchmark, Question
 from ..evaluation.responders import EncodedVideo, ModelAnswerer, Variant
 from ..evaluation.run import Run

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from transformers.trainer_pt_utils import safe_globals
 
-from ..common import distributed
+from ..common.compute import distributed
 from ..common.errors import InputError, first_line, listed
-from ..common.files import read_fields, write_json
-from ..common.hashing import content_hash, fingerprint
-from ..common.json_diff import check_same
-from ..common.weights import open_weights
+from ..common.storage.files import read_fields, write_json
+from ..common.storage.hashing import content_hash, fingerprint
+from ..common.storage.json_diff import check_same
+from ..common.storage.weights import open_weights
 from ..gaze.selectors.base import as_selector
 from ..mllm.model import GazedModel
 from ..mllm.native.checkpoint import find_weights

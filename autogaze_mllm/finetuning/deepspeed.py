@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..common.errors import InputError
-from ..common.files import read_json
-from ..common.json_text import Fields
+from ..common.storage.files import read_json
+from ..common.storage.json_text import Fields
 from .config import FinetuneConfig
 
 NAMES = ("zero2", "zero3", "zero2_offload", "zero3_offload")

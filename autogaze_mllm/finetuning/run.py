@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from transformers import TrainerState, TrainingArguments, set_seed
 
-from ..common import distributed
+from ..common.compute import distributed
 from ..common.errors import DivergenceError, InputError
-from ..common.files import output_folder
-from ..common.hashing import default_folder
-from ..common.locks import run_lock
+from ..common.storage.files import output_folder
+from ..common.storage.hashing import default_folder
+from ..common.storage.locks import run_lock
 from ..mllm.model import GazedModel
 from .benchmark_eval import BenchmarkEval, chosen_benchmark
 from .checkpoints import STATE, identify, latest_checkpoint

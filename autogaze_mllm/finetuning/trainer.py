@@ -25,10 +25,10 @@ from torch import nn
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
 
-from ..common import distributed
+from ..common.compute import distributed
 from ..common.errors import DivergenceError
-from ..common.files import output_folder, read_fields, write_json, writing
-from ..common.weights import check_weights, shapes
+from ..common.storage.files import output_folder, read_fields, write_json, writing
+from ..common.storage.weights import check_weights, shapes
 from ..gaze.autogaze.model import AutoGaze
 from ..mllm.model import GazedModel
 from ..mllm.saving import SETTINGS_FILE, save_settings

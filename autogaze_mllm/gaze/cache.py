@@ -26,9 +26,9 @@ import torch
 from safetensors import SafetensorError
 
 from ..common.errors import InputError
-from ..common.files import output_folder
-from ..common.hashing import default_folder
-from ..common.summed import read_summed, write_summed
+from ..common.storage.files import output_folder
+from ..common.storage.hashing import default_folder
+from ..common.storage.summed import read_summed, write_summed
 from ..video.sources import VideoLike, as_video
 from .gazed_video import GazedVideo
 from .token_map import TokenMap

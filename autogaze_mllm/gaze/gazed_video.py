@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from ..common.errors import InputError
-from ..common.files import output_folder
-from ..common.json_text import Fields, shown
-from ..common.summed import read_summed, write_summed
+from ..common.storage.files import output_folder
+from ..common.storage.json_text import Fields, shown
+from ..common.storage.summed import read_summed, write_summed
 from .grid import PatchGrid
 from .patches import gather_patches
 from .selection import read_selection

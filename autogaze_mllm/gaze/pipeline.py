@@ -14,11 +14,11 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from ..common.compute.memory import release_free_memory
+from ..common.compute.workers import CoreWorkers, Prefetch
 from ..common.errors import InputError
-from ..common.memory import release_free_memory
 from ..common.pixels import PixelFormat
 from ..common.timing import Stopwatch
-from ..common.workers import CoreWorkers, Prefetch
 from ..video.frames import PictureChunk, PictureSource
 from ..video.reader import FrameReader
 from ..video.sources import VideoLike, as_video

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ..common.errors import InputError
-from ..common.files import find_file, read_fields
 from ..common.foreign_config import LARGEST_SIDE
-from ..common.json_text import Fields, shown
+from ..common.storage.files import find_file, read_fields
+from ..common.storage.json_text import Fields, shown
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import VideoCache
 from ..gaze.selector_registry import stored_selector

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..common.compute.offloading import bring_back, present
 from ..common.errors import InputError
-from ..common.offloading import bring_back, present
 from ..common.pixels import open_picture, pictures_in
 from ..common.timing import Stopwatch
 from ..gaze.cache import VideoCache
@@ -26,14 +26,15 @@ from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
 from ..video.sources import VideoLike, videos_in
 from ..vision.tower import GazedVisionModel
-from .asking import Asking
 from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_stats, new_stats
+from .calls.asking import Asking
+from .calls.inputs import MediaRows, ModelInputs, check_complete, stats_of
+from .calls.pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
 from .families import Family
-from .inputs import MediaRows, ModelInputs, check_complete, stats_of
 from .media import Media
 from .preprocessing import Preprocessing
-from .pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
-from .prompt import (
+from .prompt_cache import PromptPrefix, may_share
+from .prompts.prompt import (
     check_counts,
     encode_prompt,
     media_per_prompt,
@@ -41,7 +42,6 @@ from .prompt import (
     render_chat,
     tags_in,
 )
-from .prompt_cache import PromptPrefix, may_share
 from .registry import forget
 from .saving import save
 from .splice import check_helpers, spliced

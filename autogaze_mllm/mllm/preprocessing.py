@@ -15,8 +15,8 @@ import transformers
 from transformers import AutoConfig, AutoTokenizer, BaseImageProcessor
 
 from ..common.errors import InputError, first_line
-from ..common.files import find_file, read_fields
-from ..common.json_text import shown
+from ..common.storage.files import find_file, read_fields
+from ..common.storage.json_text import shown
 from .native.llama_tokenizer import read_llama_tokenizer
 
 # Image processors without a Pillow version, and one with the same steps that has it.

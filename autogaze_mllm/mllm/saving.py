@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
-from ..common.files import output_folder, write_json
+from ..common.storage.files import output_folder, write_json
 from ..gaze.selectors.base import as_selector
 
 if TYPE_CHECKING:

@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from ..common.errors import InputError, first_line
-from ..common.files import output_folder, read_fields
-from ..common.json_text import Fields
-from ..common.weights import read_weights, write_weights
+from ..common.storage.files import output_folder, read_fields
+from ..common.storage.json_text import Fields
+from ..common.storage.weights import read_weights, write_weights
 from .families import Family
 from .native.checkpoint import find_weights, save_weights
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from ..common.compute.offloading import has_all_weights
 from ..common.errors import InputError, first_line, listed
-from ..common.files import find_file, read_fields
-from ..common.offloading import has_all_weights
+from ..common.storage.files import find_file, read_fields
 from ..gaze.cache import VideoCache
 from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector

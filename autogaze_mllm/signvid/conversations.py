@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..common.errors import InputError
-from ..common.files import atomic_write
+from ..common.storage.files import atomic_write
 from .dataset import DEVELOPMENT_SEED, SignVidConfig, video_name, write_videos
 from .plan import VideoPlan
 from .questions import Asked

@@ -20,8 +20,8 @@ from tqdm.auto import tqdm
 
 from ..common.errors import InputError
 from ..common.fields import setting, settings
-from ..common.files import output_folder, read_json, write_json
-from ..common.json_diff import differences
+from ..common.storage.files import output_folder, read_json, write_json
+from ..common.storage.json_diff import differences
 from ..video.writer import write_video
 from .plan import SPLITS, Split, VideoPlan, VideoShape, plan_facts, plan_video
 from .questions import LEAST_SIGNS, Asked, ask_about, balanced_letters

@@ -24,11 +24,11 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 from tqdm.auto import tqdm
 
+from ..common.compute.workers import Prefetch
 from ..common.errors import DivergenceError, InputError
-from ..common.files import output_folder, read_json, write_json
-from ..common.json_diff import check_same
-from ..common.locks import run_lock
-from ..common.workers import Prefetch
+from ..common.storage.files import output_folder, read_json, write_json
+from ..common.storage.json_diff import check_same
+from ..common.storage.locks import run_lock
 from ..gaze.autogaze.model import AutoGaze
 from .checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
 from .config import TrainingConfig

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..common.files import atomic_write, output_folder
+from ..common.storage.files import atomic_write, output_folder
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
 from ..gaze.overlay import draw_patches, patch_box

@@ -22,8 +22,8 @@ from av.container import InputContainer
 from av.video.stream import VideoStream
 
 from ..common.errors import InputError, first_line
-from ..common.hashing import content_hash
-from ..common.paths import check_path, shown_name
+from ..common.storage.hashing import content_hash
+from ..common.storage.paths import check_path, shown_name
 
 FileSource = str | Path | bytes | bytearray | memoryview | BinaryIO
 

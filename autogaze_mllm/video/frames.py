@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..common.compute.workers import Prefetch
 from ..common.pixels import resize_frames
-from ..common.workers import Prefetch
 from .reader import FrameChunk, FrameReader
 from .tiles import choose_thumbnails, choose_tiles
 

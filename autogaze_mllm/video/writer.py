@@ -13,7 +13,7 @@ import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
 from ..common.errors import InputError
-from ..common.files import atomic_write, output_folder
+from ..common.storage.files import atomic_write, output_folder
 
 FORMATS = {".mp4": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi", ".ts": "mpegts"}
 CODECS = {".webm": "libvpx-vp9"}  # libx264 elsewhere

@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..common.compute.offloading import execution_device, present
 from ..common.errors import InputError, listed
-from ..common.offloading import execution_device, present
 from ..common.pixels import resize_bicubic
 
 Mix = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]

@@ -16,8 +16,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
+from ..common.compute.offloading import execution_device
 from ..common.errors import InputError
-from ..common.offloading import execution_device
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from ..gaze.settings import VideoSettings

@@ -18,8 +18,8 @@ from typing import Literal, get_args
 import torch
 import torch.nn.functional as F
 
+from ..common.compute.varlen import can_run, varlen_attention
 from ..common.errors import InputError
-from ..common.varlen import can_run, varlen_attention
 
 AttentionType = Literal["block_causal", "causal", "bidirectional"]
 Backend = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]

@@ -21,9 +21,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from ..common.compiling import Compiled
+from ..common.compute.compiling import Compiled
+from ..common.compute.offloading import execution_device, followed
 from ..common.errors import InputError
-from ..common.offloading import execution_device, followed
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
 from .adapters import TowerAdapter, adapter_of

@@ -9,7 +9,7 @@ import torch
 
 from autogaze_mllm import InputError
 from autogaze_mllm.common.errors import first_line, listed
-from autogaze_mllm.common.weights import check_weights, read_weights, shapes, write_weights
+from autogaze_mllm.common.storage.weights import check_weights, read_weights, shapes, write_weights
 
 
 @pytest.mark.parametrize(

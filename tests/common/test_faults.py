@@ -14,11 +14,11 @@ import pytest
 import torch
 
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import atomic_write, read_fields, read_json, write_json, write_text
-from autogaze_mllm.common.json_text import Fields, finite, parse_json, shown, to_json
 from autogaze_mllm.common.labels import in_plot, told_apart
-from autogaze_mllm.common.locks import run_lock
-from autogaze_mllm.common.weights import write_weights
+from autogaze_mllm.common.storage.files import atomic_write, read_fields, read_json, write_json, write_text
+from autogaze_mllm.common.storage.json_text import Fields, finite, parse_json, shown, to_json
+from autogaze_mllm.common.storage.locks import run_lock
+from autogaze_mllm.common.storage.weights import write_weights
 from autogaze_mllm.evaluation.reports.document import Heading, Items, Table, Text, to_markdown
 from autogaze_mllm.evaluation.reports.plots import Curve, accuracy_plot
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import autogaze_mllm as am
-from autogaze_mllm.common.workers import CoreWorkers, Prefetch
+from autogaze_mllm.common.compute.workers import CoreWorkers, Prefetch
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import autogaze_mllm as am
-from autogaze_mllm.common.summed import read_summed, write_summed
+from autogaze_mllm.common.storage.summed import read_summed, write_summed
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.gaze.gazed_video import TENSORS, GazedVideo
 from autogaze_mllm.gaze.settings import VideoSettings

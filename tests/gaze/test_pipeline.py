@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.common.compute.workers import Prefetch
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.pixels import PixelFormat, resize_frames
-from autogaze_mllm.common.workers import Prefetch
 from autogaze_mllm.gaze.nvila_format import from_gazing_info, to_gazing_info
 from autogaze_mllm.gaze.pipeline import cut_tiles, shared_batch
 from autogaze_mllm.video.reader import VideoReader

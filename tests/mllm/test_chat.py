@@ -10,7 +10,7 @@ from PIL import Image
 
 import autogaze_mllm as am
 from autogaze_mllm.mllm.families import FAMILIES as KNOWN
-from autogaze_mllm.mllm.prompt import media_text
+from autogaze_mllm.mllm.prompts.prompt import media_text
 
 from ..helpers.checkpoints import write_nvila, write_vila
 from ..helpers.families.templates import TEMPLATES

@@ -17,11 +17,11 @@ from peft import LoraConfig
 from transformers import AutoTokenizer
 
 import autogaze_mllm as am
+from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.foreign_config import check_no_code
-from autogaze_mllm.common.memory import PeakMemory
-from autogaze_mllm.common.weights import write_weights
-from autogaze_mllm.mllm import chat_template
+from autogaze_mllm.common.storage.weights import write_weights
 from autogaze_mllm.mllm.loading import load_or_wrap
+from autogaze_mllm.mllm.prompts import chat_template
 from autogaze_mllm.training.tasks.videomae.features import FeatureLoss, PixelStatistics
 
 from ..helpers.checkpoints import write_vila

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from autogaze_mllm import InputError
 from autogaze_mllm.cli import main
 from autogaze_mllm.common.errors import DivergenceError
-from autogaze_mllm.common.locks import run_lock
+from autogaze_mllm.common.storage.locks import run_lock
 from autogaze_mllm.training.checkpoints import checkpoint_folders
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.files import write_json
+from autogaze_mllm.common.storage.files import write_json
 from autogaze_mllm.training.algorithms import GazeLoss, grpo_loss, ntp_loss
 from autogaze_mllm.training.data.clips import frame_indices
 from autogaze_mllm.training.data.labels import collate_labels

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
-from ...common.files import output_folder, read_fields, write_json, write_text
-from ...common.json_text import to_json
+from ...common.storage.files import output_folder, read_fields, write_json, write_text
+from ...common.storage.json_text import to_json
 from ...video.synthetic import moving_scene
 from ...video.writer import write_video
 from .mvbench import VIDEOS as MVBENCH_VIDEOS

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ...common.errors import InputError, first_line
-from ...common.files import output_folder
-from ...common.hashing import default_folder
+from ...common.storage.files import output_folder
+from ...common.storage.hashing import default_folder
 
 if TYPE_CHECKING:
     from ..benchmarks import Benchmark

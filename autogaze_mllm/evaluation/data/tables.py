@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError, first_line
-from ...common.files import read_bytes
-from ...common.json_text import parse_json, shown, writable
+from ...common.storage.files import read_bytes
+from ...common.storage.json_text import parse_json, shown, writable
 
 LETTERS = "ABCDEFGHIJ"
 

@@ -10,7 +10,7 @@ import torch
 from lmms_eval.api.model import lmms
 from tqdm.auto import tqdm
 
-from ...common.distributed import Shard
+from ...common.compute.distributed import Shard
 from ...common.errors import InputError
 from ...gaze.settings import preset as preset_named
 from ...mllm.loading import load_or_wrap

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
-from ...common.json_diff import differences
+from ...common.storage.json_diff import differences
 from ..run import RUN_FILE, Run, read_run
 from ..scoring import RULES, compare
 from .document import Table, to_markdown

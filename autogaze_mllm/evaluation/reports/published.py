@@ -7,7 +7,7 @@ from typing import Any
 
 from ...common.errors import InputError
 from ...common.fields import settings_of
-from ...common.json_text import Fields
+from ...common.storage.json_text import Fields
 from ...gaze.autogaze.config import PUBLISHED_TASK
 from ...gaze.settings import VideoSettings, preset
 from ..benchmarks import BENCHMARKS, Benchmark

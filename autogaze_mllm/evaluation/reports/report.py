@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
-from ...common.files import write_json, write_text
+from ...common.storage.files import write_json, write_text
 from ..answers import Answer
 from ..run import RUN_FILE, Run
 from ..scoring import RULES, Accuracy, grouped, right_by, score

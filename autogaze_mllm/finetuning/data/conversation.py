@@ -17,7 +17,7 @@ from ...common.errors import InputError
 from ...mllm.families import Family
 from ...mllm.media import Layout
 from ...mllm.preprocessing import Preprocessing
-from ...mllm.prompt import ESCAPED, LITERAL, TAG, media_text, placeholder_counts, text_tokens
+from ...mllm.prompts.prompt import ESCAPED, LITERAL, TAG, media_text, placeholder_counts, text_tokens
 from .samples import Sample, Turn
 
 IGNORED = -100  # label of what is not learnt

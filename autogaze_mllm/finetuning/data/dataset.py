@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 from tqdm.auto import tqdm
 
-from ...common import distributed
+from ...common.compute import distributed
 from ...common.errors import InputError, listed
 from ...mllm.media import Media
 from ...mllm.model import GazedModel

@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from ...common import distributed
+from ...common.compute import distributed
 from ...common.errors import InputError, listed
 from ...common.pixels import open_picture
 from ...gaze.cache import GAZED, VideoCache

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ...common.errors import InputError, listed
 from ...common.pixels import open_picture
-from ...mllm.prompt import TAG, tags_in
+from ...mllm.prompts.prompt import TAG, tags_in
 from ...video.sources import Video
 from .sample_gaze import GazeSpec, look_of
 from .sample_keys import (

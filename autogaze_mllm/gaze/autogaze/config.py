@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from ...common.errors import InputError
-from ...common.json_text import Fields, fits, shown
+from ...common.storage.json_text import Fields, fits, shown
 from ..grid import PatchGrid, parse_scales
 
 RatioStrategy = Literal["fixed", "uniform", "exponential"]

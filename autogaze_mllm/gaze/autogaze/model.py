@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from ...common.errors import InputError
-from ...common.hashing import fingerprint
 from ...common.pixels import resize_bicubic
+from ...common.storage.hashing import fingerprint
 from ..grid import PatchGrid, Side, mask_to_positions
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info, read_selection

@@ -9,9 +9,9 @@ from typing import Any, Self
 import torch
 
 from ...common.errors import InputError
-from ...common.files import find_file, output_folder, read_fields, read_json, write_json
-from ...common.json_text import shown
-from ...common.weights import check_weights, read_weights, shapes, write_weights
+from ...common.storage.files import find_file, output_folder, read_fields, read_json, write_json
+from ...common.storage.json_text import shown
+from ...common.storage.weights import check_weights, read_weights, shapes, write_weights
 from .config import AutoGazeConfig
 from .processor import AutoGazeImageProcessor
 

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from ...common.errors import InputError
-from ...common.json_text import Fields, shown
+from ...common.storage.json_text import Fields, shown
 
 Size = int | tuple[int, int] | dict[str, int]
 LARGEST_SIDE = 1 << 14  # pixels

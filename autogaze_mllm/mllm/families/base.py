@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ...common.compute.offloading import execution_device
 from ...common.errors import InputError, listed
-from ...common.offloading import execution_device
 from ...common.pixels import PixelFormat, resize_frames
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.grid import PatchGrid, Side, sides_of

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ...common.offloading import present
+from ...common.compute.offloading import present
 from ..media import Layout
 from .framed import FramedFamily
 

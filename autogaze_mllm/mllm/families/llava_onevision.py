@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...common.offloading import present
+from ...common.compute.offloading import present
 from ..media import Media
 from .base import Family
 

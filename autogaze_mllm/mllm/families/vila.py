@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ...common.errors import InputError
-from ...common.files import find_file, read_json
+from ...common.storage.files import find_file, read_json
 from ..media import Media
 from ..preprocessing import Preprocessing
 from .native import NativeFamily

@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ...common.files import find_file, read_fields, read_json
 from ...common.foreign_config import check_generation, check_no_code, check_sizes
+from ...common.storage.files import find_file, read_fields, read_json
 from .model import NativeConfig, NativeModel
 from .nvila import NvilaModel
 from .vila import VilaModel

@@ -19,9 +19,9 @@ from huggingface_hub import save_torch_state_dict
 from torch import nn
 
 from ...common.errors import InputError, first_line
-from ...common.files import find_file, output_folder, read_fields
-from ...common.json_text import shown
-from ...common.weights import check_weights, open_weights
+from ...common.storage.files import find_file, output_folder, read_fields
+from ...common.storage.json_text import shown
+from ...common.storage.weights import check_weights, open_weights
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}

@@ -17,7 +17,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer
 
 from ...common.errors import InputError
-from ...common.files import find_file, read_json
+from ...common.storage.files import find_file, read_json
 
 BESIDE = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 

@@ -24,8 +24,8 @@ from transformers import (
 )
 
 from ...common.errors import InputError
-from ...common.files import find_file, output_folder, read_json, write_json
 from ...common.foreign_config import check_generation, check_no_code, check_sizes
+from ...common.storage.files import find_file, output_folder, read_json, write_json
 from .checkpoint import Wanted, Weights, chosen_dtype, fill, find_weights, save_weights, usable, without_memory
 from .projectors import Projector
 

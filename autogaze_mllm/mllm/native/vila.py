@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ...common.errors import InputError
-from ...common.files import find_file, read_json
+from ...common.storage.files import find_file, read_json
 from .model import FEATURE_LAYER, NativeConfig, NativeModel
 from .projectors import KINDS, Projector, build_projector
 

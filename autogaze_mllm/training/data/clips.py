@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from ...common.errors import InputError
-from ...common.files import atomic_write
-from ...common.hashing import content_hash
 from ...common.pixels import resize_frames
+from ...common.storage.files import atomic_write
+from ...common.storage.hashing import content_hash
 from ...video.reader import VideoReader
 from ..config import ClipConfig
 

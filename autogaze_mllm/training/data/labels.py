@@ -16,8 +16,8 @@ from typing import TypedDict
 import torch
 
 from ...common.errors import InputError
-from ...common.files import read_json, write_text
-from ...common.json_text import Fields, to_json
+from ...common.storage.files import read_json, write_text
+from ...common.storage.json_text import Fields, to_json
 
 
 class Label(TypedDict):

@@ -19,9 +19,9 @@ import numpy as np
 import torch
 
 from ...common.errors import InputError
-from ...common.files import output_folder
-from ...common.json_text import Fields
-from ...common.locks import run_lock
+from ...common.storage.files import output_folder
+from ...common.storage.json_text import Fields
+from ...common.storage.locks import run_lock
 from ...gaze.autogaze.model import AutoGaze
 from ..checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
 from ..config import TrainingConfig

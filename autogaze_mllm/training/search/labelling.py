@@ -19,10 +19,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ...common.errors import InputError
-from ...common.files import find_file, output_folder, read_fields, read_json, write_json
-from ...common.hashing import content_hash
-from ...common.json_diff import check_same
-from ...common.locks import run_lock
+from ...common.storage.files import find_file, output_folder, read_fields, read_json, write_json
+from ...common.storage.hashing import content_hash
+from ...common.storage.json_diff import check_same
+from ...common.storage.locks import run_lock
 from ...gaze.grid import PatchGrid
 from ..config import LabelConfig
 from ..data.clips import ClipSource

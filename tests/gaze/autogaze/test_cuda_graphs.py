@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from autogaze_mllm.common import compiling
+from autogaze_mllm.common.compute import compiling
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.autogaze.decoding import device_loop, generation
 from autogaze_mllm.gaze.autogaze.decoding.cuda_graphs import Recorder, default_capture

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.memory import PeakMemory
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED_FOLDER
 

@@ -21,9 +21,9 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ....common.compiling import Compiled
+from ....common.compute.compiling import Compiled
+from ....common.compute.varlen import can_run
 from ....common.errors import InputError
-from ....common.varlen import can_run
 from ..config import AutoGazeConfig
 from ..decoder import GazeDecoder
 from ..encoder import ConvState

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from ....common.varlen import varlen_attention
+from ....common.compute.varlen import varlen_attention
 from ..decoder import GazeDecoder, RMSNorm
 from . import kernels
 from .fused_decoder import FusedDecoder, add_linear

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from ....common.errors import InputError, first_line
-from ....common.files import find_file, read_json
 from ....common.foreign_config import check_no_code
+from ....common.storage.files import find_file, read_json
 
 DEFAULT_MODELS = {
     "dinov2_reg": "facebook/dinov2-with-registers-base",

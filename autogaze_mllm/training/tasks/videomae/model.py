@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from ....common.errors import InputError
-from ....common.json_text import Fields
 from ....common.pixels import resize_bicubic
+from ....common.storage.json_text import Fields
 from ....gaze.grid import PatchGrid, parse_scales
 from ....gaze.selection import Selection
 

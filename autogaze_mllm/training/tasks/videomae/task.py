@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from ....common.errors import InputError
-from ....common.files import find_file, output_folder, read_json, write_json
 from ....common.pixels import resize_bicubic
-from ....common.weights import check_weights, read_weights, shapes, write_weights
+from ....common.storage.files import find_file, output_folder, read_json, write_json
+from ....common.storage.weights import check_weights, read_weights, shapes, write_weights
 from ....gaze.autogaze.processor import AutoGazeImageProcessor
 from ....gaze.selection import read_selection
 from ..base import GazeInput, TaskResult, kept_in_frames, trajectory_lengths

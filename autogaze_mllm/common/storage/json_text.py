@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from .errors import InputError
+from ..errors import InputError
 
 T = TypeVar("T")
 _MISSING: Any = object()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from .errors import InputError
+from ..errors import InputError
 
 SAMPLES = 2048  # values of each tensor that a fingerprint reads
 

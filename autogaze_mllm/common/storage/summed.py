@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from .errors import InputError
+from ..errors import InputError
 from .files import atomic_write
 from .json_text import Fields, parse_object, to_json
 from .weights import open_weights

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 
-from ..common.errors import InputError, listed
+from ...common.errors import InputError, listed
+from ..families import Family
+from ..media import TAG, Layout, Media
+from ..preprocessing import Preprocessing
 from .chat_template import render_messages
-from .families import Family
-from .media import TAG, Layout, Media
-from .preprocessing import Preprocessing
 
 LITERAL = "\ufdd0"  # stands for a "<" that begins no tag and no token; text never holds this character
 ESCAPED = re.compile(r"\\<(?=(?:video|image)>)")

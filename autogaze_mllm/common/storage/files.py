@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 
-from .errors import InputError, first_line
+from ..errors import InputError, first_line
 from .json_text import Fields, parse_object, to_json
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import jinja2
 from jinja2 import nodes
 
-from ..common.errors import InputError, first_line
+from ...common.errors import InputError, first_line
 
 SECONDS = 5.0  # a template takes milliseconds
 LARGEST = 1_000_000  # numbers in a template

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from .errors import InputError, listed
+from ..errors import InputError, listed
 
 SHOWN = 12  # differences that are named
 

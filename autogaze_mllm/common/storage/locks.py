@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from .errors import InputError
+from ..errors import InputError
 from .files import output_folder
 
 logger = logging.getLogger(__name__)

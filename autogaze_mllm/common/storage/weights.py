@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from .errors import InputError, listed
+from ..errors import InputError, listed
 from .files import atomic_write
 
 SHOWN = 8  # keys of each kind that are named in an error

@@ -14,13 +14,13 @@ from typing import Any
 
 from transformers.utils import get_json_schema
 
-from ..common.errors import InputError, listed
-from ..gaze.gazed_video import GazedVideo
-from ..video.sources import as_video
+from ...common.errors import InputError, listed
+from ...gaze.gazed_video import GazedVideo
+from ...video.sources import as_video
+from ..families import Family
+from ..media import Media
+from ..preprocessing import Preprocessing
 from .chat_template import OtherFormError, render
-from .families import Family
-from .media import Media
-from .preprocessing import Preprocessing
 from .prompt import LITERAL, placeholder_id
 
 KINDS = ("video", "image")

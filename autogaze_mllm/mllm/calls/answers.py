@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, TextStreamer
 
-from .call_state import Stats
+from ..call_state import Stats
 
 
 class Answer(str):

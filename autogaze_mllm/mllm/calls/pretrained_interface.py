@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from ..common.errors import InputError
+from ...common.errors import InputError
 
 if TYPE_CHECKING:
-    from .families import Family
+    from ..families import Family
 
 IGNORED = -100  # label of what is not learnt
 # What the LLM inside a base answers for it.

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from .errors import InputError
+from ..errors import InputError
 
 T = TypeVar("T")
 

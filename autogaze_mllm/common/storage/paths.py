@@ -7,7 +7,7 @@ import re
 import stat
 from pathlib import Path
 
-from .errors import InputError
+from ..errors import InputError
 
 _ADDRESS = re.compile(r"(?i)([a-z][a-z0-9+.-]+:/+(?=[^/])|data:)")
 _SHOWN = 300  # characters of a name that an error repeats

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any, cast, overload
 import torch
 from transformers import GenerationConfig, GenerationMixin
 
-from ..common.errors import InputError, listed
-from ..common.pixels import PictureSource, pictures_in
-from ..gaze.settings import VideoSettings
-from ..video.sources import videos_in
+from ...common.errors import InputError, listed
+from ...common.pixels import PictureSource, pictures_in
+from ...gaze.settings import VideoSettings
+from ...video.sources import videos_in
+from ..call_state import Stats
+from ..prompts.messages import messages_text
+from ..prompts.prompt import tags_in
+from ..video_encoder import VideoSource
 from .answers import Answer, TextStream
-from .call_state import Stats
 from .inputs import ModelInputs
-from .messages import messages_text
-from .prompt import tags_in
-from .video_encoder import VideoSource
 
 if TYPE_CHECKING:
-    from .model import GazedModel
+    from ..model import GazedModel
 
 MAX_NEW_TOKENS = 64
 

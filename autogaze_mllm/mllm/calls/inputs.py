@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from transformers import BatchFeature
 
-from ..common.errors import InputError
-from .call_state import Stats
-from .families import Family
-from .media import Media
+from ...common.errors import InputError
+from ..call_state import Stats
+from ..families import Family
+from ..media import Media
 
 DENSE_INPUTS = ("pixel_values", "pixel_values_videos")
 

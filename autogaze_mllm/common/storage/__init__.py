@@ -1,0 +1,1 @@
+"""Files: paths, json, weights, checksums, locks."""

@@ -1,0 +1,1 @@
+"""What a wrapped model is asked, answers, and looks like to tools."""

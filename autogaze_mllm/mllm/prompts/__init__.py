@@ -1,0 +1,1 @@
+"""From questions and conversations to token ids."""
