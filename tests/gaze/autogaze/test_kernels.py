@@ -12,7 +12,8 @@ import torch
 if importlib.util.find_spec("triton") is None or os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("needs triton and its interpreter (see conftest.py)", allow_module_level=True)
 
-from autogaze_mllm.common import pixels, varlen
+from autogaze_mllm.common import pixels
+from autogaze_mllm.common.compute import varlen
 from autogaze_mllm.gaze.autogaze.decoding import device_loop, generation, gpu_decoder, kernels
 from autogaze_mllm.gaze.autogaze.encoder import GazeVisionEncoder
 from autogaze_mllm.vision import attention
