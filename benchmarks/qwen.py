@@ -84,7 +84,7 @@ def video_of(arguments: argparse.Namespace, folder: Path, frames: int, fps: int,
         return arguments.video
     path = folder / f"scene_{side}_{frames}_{fps}.mp4"
     if not path.exists():
-        write_video(path, moving_scene(frames, side, side), fps)
+        write_video(path, moving_scene(side, side, frames), fps)
     return path
 
 
@@ -118,28 +118,37 @@ def gazed_run(model: am.GazedModel, video: Path) -> dict[str, Any]:
 
 
 def seconds(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
+    """Gazed on the video's own ladder, as by default, and on one whose finest scale is the dense size."""
     base, preprocessing = model_of(arguments.layers, arguments.small)
     rows = []
     for side in arguments.sides:
         video = video_of(arguments, folder, arguments.frames, 2, side)
         options = {"processor": preprocessing, "frames": arguments.frames, "cache": False, "loss": 0}
-        options["scales"] = ladder(side)
-        best: dict[str, dict[str, Any]] = {}
+        kinds = [(scales, ratio) for scales in (None, ladder(side)) for ratio in arguments.ratios]
+        best: dict[Any, dict[str, Any]] = {}
         for _ in range(arguments.repeats):
-            for ratio in (None, *arguments.ratios):
-                model = am.wrap(base, arguments.gaze, ratio=ratio or 1.0, **options)
-                name = "dense" if ratio is None else str(ratio)
-                found = dense_run(model, video, arguments.frames, side) if ratio is None else gazed_run(model, video)
+            for kind in (None, *kinds):
+                scales, ratio = kind or (None, 1.0)
+                model = am.wrap(base, arguments.gaze, ratio=ratio, scales=scales, **options)
+                found = dense_run(model, video, arguments.frames, side) if kind is None else gazed_run(model, video)
                 model.unwrap()
-                if name not in best or found["seconds"] < best[name]["seconds"]:
-                    best[name] = found
-        dense = best.pop("dense")
-        for name, found in best.items():
+                if kind not in best or found["seconds"] < best[kind]["seconds"]:
+                    best[kind] = found
+        dense = best.pop(None)
+        for (scales, ratio), found in best.items():
             times = dense["seconds"] / found["seconds"]
-            rows.append({"side": side, "ratio": float(name), **found, "dense": dense, "times_faster": times})
-            print(
-                f"{side} px, ratio {name}: {found['tokens']} of {dense['tokens']} tokens, {times:.1f} times", flush=True
+            rows.append(
+                {
+                    "side": side,
+                    "scales": scales or "own",
+                    "ratio": ratio,
+                    **found,
+                    "dense": dense,
+                    "times_faster": times,
+                }
             )
+            told = f"{side} px, {scales or 'own ladder'}, ratio {ratio}"
+            print(f"{told}: {found['tokens']} of {dense['tokens']} tokens, {times:.1f} times", flush=True)
     return rows
 
 

@@ -45,8 +45,18 @@ def test_every_table_that_says_so_is_compared():
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
     tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
-    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes", "presets"}
+    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes", "presets", "qwen_seconds"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
+
+
+def test_what_gaze_saves_in_front_of_qwen():
+    expected = []
+    for row in results("qwen_seconds_cpu"):
+        own = "own shape" if row["scales"] == "own" else row["scales"]
+        dense = row["dense"]
+        spent = [f"{seconds:.1f}" for seconds in (dense["seconds"], row["gaze"], row["forward"], row["times_faster"])]
+        expected.append([str(row["side"]), own, str(row["ratio"]), str(dense["tokens"]), str(row["tokens"]), *spent])
+    assert table("qwen_seconds") == expected
 
 
 def results(name: str) -> list[dict]:
