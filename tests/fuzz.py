@@ -30,6 +30,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from tests.helpers import fuzz_kinds
+
 RESULT, REFUSED = "result", "refused"
 SECONDS, MEMORY_GIB = 20.0, 2.0
 LINE = 600  # characters of a line that somebody still reads
@@ -42,6 +44,8 @@ class Kind:
 
     make: Callable[[Path], list[Path]]
     use: Callable[[Path], None]
+    damage: Callable[[bytes, random.Random], bytes] | None = None
+    """Of meaning, for every second file; None: of bytes alone."""
 
 
 # -- kinds of files ----------------------------------------------------------------------------------------------------
@@ -126,7 +130,30 @@ def _animations(folder: Path) -> list[Path]:
     return made
 
 
-KINDS: dict[str, Callable[[], Kind]] = {"videos": videos, "pictures": pictures}
+def models() -> Kind:
+    return Kind(fuzz_kinds.make_models, fuzz_kinds.use_model, fuzz_kinds.damaged_json)
+
+
+def tensors() -> Kind:
+    return Kind(fuzz_kinds.make_tensors, fuzz_kinds.use_model)
+
+
+def rows() -> Kind:
+    return Kind(fuzz_kinds.make_rows, fuzz_kinds.use_rows, fuzz_kinds.damaged_json)
+
+
+def commands() -> Kind:
+    return Kind(fuzz_kinds.make_commands, fuzz_kinds.use_command, fuzz_kinds.damaged_words)
+
+
+KINDS: dict[str, Callable[[], Kind]] = {
+    "videos": videos,
+    "pictures": pictures,
+    "models": models,
+    "tensors": tensors,
+    "rows": rows,
+    "commands": commands,
+}
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
@@ -202,7 +229,10 @@ def _tried(kind: Kind, path: Path) -> str:
 
 def _worker(name: str, memory: float, link: Connection) -> None:
     import logging
+    import os
     import warnings
+
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a name that is no folder is refused at once
 
     import torch
 
@@ -289,14 +319,16 @@ def fuzz(
     """Tries the sound files of a kind, then damaged ones. keep: where files that show a fault go."""
     chance, outcomes, faults = random.Random(f"{name} {seed}"), Counter[str](), []
     with tempfile.TemporaryDirectory() as folder:
-        sound = KINDS[name]().make(Path(folder))
+        kind = KINDS[name]()
+        sound = kind.make(Path(folder))
         helper = _Helper(name, seconds, memory)
         try:
             for number in range(count):
                 original = sound[number] if number < len(sound) else chance.choice(sound)
                 data = original.read_bytes()
                 path = Path(folder) / f"{number}-{original.name}"
-                path.write_bytes(data if number < len(sound) else damaged(data, chance))
+                by_meaning = kind.damage if kind.damage and (number % 2 or name == "commands") else damaged
+                path.write_bytes(data if number < len(sound) else by_meaning(data, chance))
                 told = helper.tried(path)
                 outcomes[told if told in (RESULT, REFUSED) else "fault"] += 1
                 if number < len(sound) and told != RESULT:
