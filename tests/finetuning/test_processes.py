@@ -93,7 +93,7 @@ def test_the_gaze_model_is_trained_by_two_processes(engine, place):
     assert len(found["eval_losses"]) == len(found["eval_accuracies"]) == 2
     # Each process answered a share of the benchmark's questions.
     folder = place / engine / "benchmark" / f"hlvid-{STEPS}"
-    shares = [len(path.read_text().splitlines()) for path in sorted(folder.iterdir())]
+    shares = [len(path.read_text().splitlines()) for path in sorted(folder.glob("*.jsonl"))]
     assert len(shares) == 2 and all(shares) and sum(shares) == 6
     loaded, before = am.load(place / engine, cache=False), tiny_gaze().state_dict()
     moved = {name for name, tensor in loaded.gaze.state_dict().items() if not torch.equal(tensor, before[name])}
