@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.selectors.post_tower import tokens_to_keep
 from autogaze_mllm.gaze.token_map import TokenMap
 
-from ..helpers.family_models import build
+from ..helpers.family_models import build, write_folder
 from ..helpers.tiny_models import make
 
 
@@ -84,3 +86,15 @@ def test_kept_with_the_video_and_refused_where_counts_come_first(clip, tmp_path)
     with pytest.raises(am.InputError, match="dropped after the tower"):
         model.gazed_media(again)
     assert model.gazed_media(dataclasses.replace(again, keep_after=None)).tokens == 4 * model.tower.grid.counts[-1]
+
+
+def test_before_and_after_the_tower_in_one_sweep(tmp_path):
+    write_folder("qwen3_vl", tmp_path / "base")
+    command = ["eval", "hlvid", "--made-up", tmp_path / "data", "--model", tmp_path / "base", "--out", tmp_path / "run"]
+    command += ["--limit", 2, "--gaze", "random", "--frames", 6, "--max-tiles", 1]
+    assert main([*map(str, command), "--sweep", "gaze=post-tower,random; ratio=0.5"]) == 0
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    rows = {entry["name"]: entry for entry in report["sweep"]}
+    after, before = rows["gaze=post-tower_ratio=0.5"], rows["gaze=random_ratio=0.5"]
+    assert after["visual_tokens"] == round(0.5 * 3 * 196)
+    assert 0 < before["visual_tokens"] < 3 * 265 and before["patches_kept"] != after["patches_kept"]
