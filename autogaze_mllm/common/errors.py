@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+LONGEST = 300  # characters of another library's line
+
 
 class InputError(ValueError):
     """Bad input. The message is one line: what was wrong, where, and what to do about it. Exit code 2."""
@@ -21,5 +23,6 @@ def listed(items: Sequence[object], limit: int, separator: str = ", ") -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """What an error says, in one line that somebody still reads; its type where it says nothing."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]} ..."

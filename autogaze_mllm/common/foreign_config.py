@@ -42,6 +42,10 @@ def check_sizes(stored: Any, path: str | Path) -> None:
 def check_generation(stored: Mapping[str, Any], path: str | Path) -> None:
     """Raises InputError for values of a generation_config.json that are of another type than they have there."""
     fields = Fields(stored, path)
+    for key, value in stored.items():
+        whole = [one for one in (value if isinstance(value, list) else [value]) if isinstance(one, int)]
+        if any(abs(one) >= 1 << 31 for one in whole):
+            raise InputError(f"{path}: {key!r} is a number beyond what a token or a length can be")
     for key in ("pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"):
         fields.get(key, int | list[int] | None, None)
     for key in ("temperature", "top_p", "repetition_penalty", "length_penalty"):

@@ -27,7 +27,10 @@ def parse_scales(scales: str | int | Iterable[int]) -> tuple[int, ...]:
         except ValueError:
             raise InputError(f"scales {scales!r}: expected sides joined by '+', such as 56+112+196+392") from None
     else:
-        parts = [int(part) for part in scales]
+        try:
+            parts = [int(part) for part in scales]
+        except (TypeError, ValueError):
+            raise InputError(f"scales {scales!r}: expected sides in pixels") from None
     if not parts or min(parts) < 1:
         raise InputError(f"scales {scales!r}: every side must be at least 1 pixel")
     return tuple(sorted(parts))
@@ -56,7 +59,10 @@ class PatchGrid:
         """From square sides (`"56+112"`, ints) or (height, width) pairs; sorted ascending by area."""
         if isinstance(scales, (str, int)):
             scales = parse_scales(scales)
-        sides = [(side, side) if isinstance(side, int) else (int(side[0]), int(side[1])) for side in scales]
+        try:
+            sides = [(side, side) if isinstance(side, int) else (int(side[0]), int(side[1])) for side in scales]
+        except (TypeError, ValueError, IndexError):
+            raise InputError(f"scales {scales!r}: expected sides in pixels, or pairs of height and width") from None
         return cls(tuple(sorted(sides, key=lambda side: side[0] * side[1])), patch)
 
     @functools.cached_property

@@ -82,6 +82,7 @@ def wrap(
     preprocessing = _preprocessing(adapter, base, processor, origin, hub or {})
     family = adapter(base, preprocessing)
     adapter.check_tower(base.config)
+    family.check_placeholders()
     selector = load_selector(gaze, device=family.device, dtype=base.dtype)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
     shape = _tower_shape(family, selector, given) | {"coarse_positions": coarse_positions}

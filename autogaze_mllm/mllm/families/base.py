@@ -257,6 +257,14 @@ class Family(ABC):
         """Which ids are placeholders of visual tokens."""
         return (input_ids == self.image_token_id) | (input_ids == self.video_token_id)
 
+    def check_placeholders(self) -> None:
+        """Raises InputError where the tokenizer does not have what stands for pictures in a prompt."""
+        for kind, number in (("an image", self.image_token_id), ("a video", self.video_token_id)):
+            known = isinstance(number, int) and not isinstance(number, bool) and 0 <= number < 1 << 31
+            token = self.tokenizer.convert_ids_to_tokens(number) if known else None
+            if not isinstance(token, str) or self.tokenizer.convert_tokens_to_ids(token) != number:
+                raise InputError(f"the tokenizer has no token {number!r}, which stands for {kind} in config.json")
+
     @property
     def context_length(self) -> int | None:
         """Tokens that the LLM was made for, if its configuration says."""

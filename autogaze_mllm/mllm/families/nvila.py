@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...common.errors import InputError
 from ...gaze.grid import PatchGrid
 from ...gaze.settings import VideoSettings, preset
 from ..media import Media
@@ -34,9 +33,6 @@ class NvilaFamily(NativeFamily):
 
     def __init__(self, base: Any, preprocessing: Preprocessing) -> None:
         super().__init__(base, preprocessing)
-        for kind, number in (("an image", self.image_token_id), ("a video", self.video_token_id)):
-            if self.tokenizer.convert_ids_to_tokens(number) is None:
-                raise InputError(f"the tokenizer has no token {number}, which stands for {kind} in config.json")
         self._report_grid()
 
     @classmethod
