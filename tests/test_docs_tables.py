@@ -45,7 +45,8 @@ def test_every_table_that_says_so_is_compared():
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
     tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
-    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes", "presets", "qwen_seconds"}
+    tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
+    tables |= {"presets", "qwen_seconds", "qwen_tokens"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
 
 
@@ -57,6 +58,18 @@ def test_what_gaze_saves_in_front_of_qwen():
         spent = [f"{seconds:.1f}" for seconds in (dense["seconds"], row["gaze"], row["forward"], row["times_faster"])]
         expected.append([str(row["side"]), own, str(row["ratio"]), str(dense["tokens"]), str(row["tokens"]), *spent])
     assert table("qwen_seconds") == expected
+
+
+def test_tokens_of_qwen():
+    found: dict[tuple[int, int], list[str]] = {}
+    for row in results("qwen_tokens"):
+        cells = found.setdefault((row["side"], row["fps"]), [str(row["side"]), str(row["fps"]), str(row["dense"])])
+        cells.append(str(row["gazed"]))
+    assert table("qwen_tokens") == list(found.values())
+    (row,) = results("qwen_memory_cpu")
+    page = (ROOT / "docs" / "qwen.md").read_text(encoding="utf-8")
+    told = f"A video of {row['frames']} frames of {row['side']} pixels"
+    assert told in page and f"{row['tokens']:,} tokens" in page and f"{row['peak_mib']:,} MiB" in page
 
 
 def results(name: str) -> list[dict]:
