@@ -5,9 +5,9 @@
     python benchmarks/qwen.py memory --out benchmarks/results/qwen_memory_cpu.json
 
 seconds: tower and LLM of Qwen2.5-VL-3B cut to --layers layers each, prefill of a video of --frames frames at 2 a
-second;
-the dense base against the gazed one at each ratio (without a stop rule), gazing included, each the least of --repeats
-alternating runs. tokens: of 16 seconds of video at 1, 2 and 4 frames a second and several sizes, dense and gazed.
+second; the dense base against the gazed one at each ratio (without a stop rule), gazing included, each the least of
+--repeats alternating runs.
+tokens: of 16 seconds of video at 1, 2 and 4 frames a second and several sizes, dense and gazed.
 memory: of 1024 frames gazed with the family's defaults, beyond what the model holds.
 The video is --video, or one that is made: textured, with parts that move.
 """

@@ -1,9 +1,8 @@
 """Gazed towers that take pictures of any size: those of Qwen-VL and VideoLLaMA3, called as they are.
 
 Such a tower takes rows of patches and a layout (rotary positions, segments of attention, windows, places in its
-position
-table) that it would otherwise compute for whole pictures. Here the layout is that of the kept groups, so nothing of the
-tower is written again. Groups of merge x merge patches stay whole: each becomes one visual token.
+position table) that it would otherwise compute for whole pictures. Here the layout is that of the kept groups, so
+nothing of the tower is written again. Groups of merge x merge patches stay whole: each becomes one visual token.
 
 Shapes: N kept groups, r patches per side of a group, p pixels per side of a patch, f frames of a tubelet.
 """

@@ -1,9 +1,8 @@
 """The rival that serving engines offer: every patch goes through the tower, and tokens are dropped afterwards.
 
 It saves the LLM's time and none of the tower's. Tokens of the first frame stay; of all others those stay that differ
-most
-from the token at the same place one frame before (cosine of the projected features), until the share is reached. This
-is the rule of Efficient Video Sampling (EVS) as vLLM offers it.
+most from the token at the same place one frame before (cosine of the projected features), until the share is reached.
+This is the rule of Efficient Video Sampling (EVS) as vLLM offers it.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import transformers
+from packaging.version import Version
 
 import autogaze_mllm as am
 from autogaze_mllm.finetuning.config import AdapterConfig, PartConfig, RolloutConfig
@@ -25,7 +26,7 @@ from ...helpers.tiny_models import tiny_gaze
 
 # The trainer of early transformers asks accelerate for names of DeepSpeed, whether it is there or not.
 needs_trainer = pytest.mark.skipif(
-    transformers.__version__ < "5.20" and importlib.util.find_spec("deepspeed") is None,
+    Version(transformers.__version__) < Version("5.20") and importlib.util.find_spec("deepspeed") is None,
     reason="the trainer of this transformers does not run without deepspeed",
 )
 
