@@ -63,7 +63,8 @@ def check_facts(where: Path, facts: Mapping[str, Any], *advice: str) -> None:
     defaults = _as_json(TrainingConfig().to_dict() | {"clips": vars(ClipConfig())})
     stored = _filled(stored, defaults) if path.is_file() else stored
     known = {name for name in facts if name in stored and name not in FREE}  # some came after a run was begun
-    check_same(where, *({name: one[name] for name in known} for one in (stored, facts)), *advice)
+    before, now = ({name: one[name] for name in known} for one in (stored, facts))
+    check_same(where, before, now, *advice)
 
 
 def _files(source: ClipSource) -> str:

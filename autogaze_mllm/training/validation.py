@@ -63,7 +63,8 @@ def validate(
     budget = settings.val_budget(gaze.config.budget, clips.settings.frames // gaze.config.encoder.temporal_patch_size)
     count = len(clips) if settings.val_clips < 0 else min(settings.val_clips, len(clips))
     mine = np.array_split(np.arange(count), world)[rank].tolist()
-    results, shown = [], []
+    results: list[ClipResult] = []
+    shown: list[ShownClip] = []
     with _evaluating(gaze, task):
         for number in tqdm(mine, desc="validation", unit="clip", leave=False, disable=not progress):
             clip = clips.clip(number)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ...common.plots import legend, panels, save_png
 from ..checkpoints import read_metrics
+
+if TYPE_CHECKING:  # it takes a second to import
+    from matplotlib.figure import Figure
 
 SMOOTH = 50  # points that a line has at most; each is the mean of the steps it stands for
 PREDICTION = "prediction of the loss"
@@ -29,28 +34,32 @@ PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
 
 
 def plot_curves(metrics: Path, picture: Path) -> None:
-    """The panels of which the run wrote a number more than once; nothing without any. What is in no panel gets one of
-    its own."""
-    rows = read_metrics(metrics)
+    """Nothing where the run wrote no number more than once."""
+    figure = curves(read_metrics(metrics))
+    if figure is not None:
+        save_png(figure, picture)
+
+
+def curves(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
+    """The panels of which `rows` have a number more than once. What is in no panel gets one of its own."""
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("step", "val_clips")]
-    series = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names}
-    series = {name: points for name, points in series.items() if len(points) > 1}
+    found = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names}
+    series = {name: points for name, points in found.items() if len(points) > 1}
     known = {name for _, _, lines in PANELS for name in lines}
     wanted = [*PANELS, *((name, name, {name: name}) for name in series if name not in known)]
     drawn = [(title, unit, lines) for title, unit, lines in wanted if lines.keys() & series.keys()]
     if not drawn:
-        return
+        return None
     figure, axes = panels(len(drawn), columns=3, size=(4.6, 3.0))
     for axis, (title, unit, lines) in zip(axes, drawn, strict=True):
-        for name, label in lines.items():
-            if name not in series:
-                continue
+        for name in (name for name in lines if name in series):
             parts = np.array_split(np.array(series[name]), min(SMOOTH, len(series[name])))
             means = np.array([part.mean(axis=0) for part in parts])
-            axis.plot(means[:, 0], means[:, 1], label=label, marker="." if len(means) < 10 else None)
+            axis.plot(means[:, 0], means[:, 1], label=lines[name], marker="." if len(means) < 10 else None)
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("optimizer step", fontsize=9)
         axis.set_ylabel(unit, fontsize=9)
-        if len(lines.keys() & series.keys()) > 1:
+        axis.xaxis.get_major_locator().set_params(integer=True)
+        if len(lines) > 1:
             legend(axis)
-    save_png(figure, picture)
+    return figure

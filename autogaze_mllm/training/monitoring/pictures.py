@@ -83,11 +83,11 @@ def sheet(clip: ShownClip) -> Image.Image:
     canvas = Image.new(
         "RGB", (TITLES + (cell[0] + GAP) * max(len(shown), 4), 2 * LINE + (cell[1] + GAP) * len(rows)), PAPER
     )
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
+    draw, font, small = ImageDraw.Draw(canvas), ImageFont.load_default(size=15), ImageFont.load_default(size=12)
     draw.text((GAP, 4), clip.title, fill=INK, font=font)
     for column, t in enumerate(shown):
         left = TITLES + column * (cell[0] + GAP)
-        draw.text((left, LINE + 4), f"{t}: loss {clip.losses[t]:.3f}", fill=INK, font=font)
+        draw.text((left, LINE + 4), f"frame {t}, loss {clip.losses[t]:.3f}", fill=INK, font=small)
     for number, (title, colour, pictures) in enumerate(rows):
         top = 2 * LINE + number * (cell[1] + GAP)
         draw.rectangle((GAP, top + 5, GAP + 10, top + 15), fill=colour)
