@@ -14,7 +14,7 @@ import numpy as np
 from accelerate import Accelerator
 from PIL import Image
 
-from ...common.errors import InputError
+from ...common.errors import InputError, first_line
 from ...common.storage.files import atomic_write
 from .pictures import ShownClip, film, sheet, stacked
 
@@ -40,7 +40,11 @@ class Trackers:
         options = {"wandb": {"dir": str(self.run), **kept}, "trackio": {"embed": False, "resume": "allow", **kept}}
         with redirect_stdout(sys.stderr):  # where the banner of a library does no harm
             project = self.name if self.name == "tensorboard" else PROJECT
-            self.accelerator.init_trackers(project, init_kwargs=options)
+            try:
+                self.accelerator.init_trackers(project, init_kwargs=options)
+            except Exception as error:  # no account, no server: each has its own
+                offline = " (WANDB_MODE=offline needs no account)" if self.name == "wandb" else ""
+                raise InputError(f"{self.name} cannot be started: {first_line(error)}{offline}") from error
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         self.accelerator.log(dict(values), step)
