@@ -189,8 +189,8 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Responder, l
     if points is None:
         variants = [Variant(model.gaze, model.settings, gaze)]
     else:
-        place = {"device": model.device, "dtype": model.dtype}
-        variants = sweep_variants(points, model.gaze, gaze, model.settings, arguments.seed, **place)
+        target = {"device": model.device, "dtype": model.dtype}
+        variants = sweep_variants(points, model.gaze, gaze, model.settings, arguments.seed, **target)
     return ModelAnswerer(model, arguments.model), variants
 
 

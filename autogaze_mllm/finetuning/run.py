@@ -84,7 +84,7 @@ def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
     set_precision(model, precision, mixed=engine is None)
     # Entries of this training must not push each other out, so the folder has no limit.
     model.cache = GazedCache(config.cache or default_folder() / "finetune", limit=1 << 62)
-    store = MediaStore(model, model.cache, films=config.trains_gaze)
+    store = MediaStore(model, model.cache, keep_videos=config.trains_gaze)
     videos = store.prepare([*samples, *held_out], progress)
 
     def dataset(chosen: Sequence[Sample]) -> ConversationDataset:

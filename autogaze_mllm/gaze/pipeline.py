@@ -157,7 +157,7 @@ def gaze_variants(
     """
     _check_variants(variants, clip_batch)
     selector, settings = variants[0]
-    place = torch.device(device) if device is not None else torch.device("cpu")
+    target = torch.device(device) if device is not None else torch.device("cpu")
     if settings.chunk_frames % tubelet:
         raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
     start = time.perf_counter()
@@ -166,7 +166,7 @@ def gaze_variants(
     form = _Form(
         whole or (as_selector(selector).grid if grid is None else grid),
         pixels or PixelFormat(),
-        place,
+        target,
         dtype or torch.float32,
         clip_batch,
         tubelet,
@@ -176,7 +176,7 @@ def gaze_variants(
     pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
-        CoreWorkers(place) as workers,
+        CoreWorkers(target) as workers,
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
