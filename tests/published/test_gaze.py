@@ -152,11 +152,14 @@ def test_what_is_no_batch_is_refused_in_a_line() -> None:
 @pytest.mark.parametrize("case", load("data")[0]["preprocess"], ids=label)
 def test_pixel_values(case: dict[str, Any], tmp_path: Path) -> None:
     golden = part(load("data")[1], f"{case['name']}/")
-    OurProcessor.from_dict(case["saved"]).save_pretrained(tmp_path)
+    ours = OurProcessor.from_dict(case["saved"])
+    ours.save_pretrained(tmp_path)
     process, frames = AutoGazeImageProcessor.from_pretrained(tmp_path), list(golden["frames_u8"].numpy())
-    plain = process(frames)
-    assert_close(torch.from_numpy(plain.pixel_values[0][1]), golden["pixel_values"][1])
-    assert_close(process(frames, return_tensors="pt").pixel_values, golden["pixel_values"][None])
+    found = process(frames, return_tensors="pt").pixel_values
+    level = 1.001 * ours.rescale_factor / min(ours.image_std)  # by which other versions of Pillow round otherwise
+    assert float((found - golden["pixel_values"][None]).abs().max()) <= level
+    assert torch.equal(found[0], ours(frames))  # which tests/gaze/autogaze/test_golden.py compares with the version
+    assert torch.equal(torch.from_numpy(process(frames).pixel_values[0][1]), found[0, 1])
     assert process([frames, frames], return_tensors="np")["pixel_values"].shape[:2] == (2, 2)
     process.save_pretrained(tmp_path / "again")
     assert AutoGazeImageProcessor.from_pretrained(tmp_path / "again") == process
