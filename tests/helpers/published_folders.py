@@ -1,4 +1,4 @@
-"""Folders in the layouts of the published repositories, with small random weights, and golden models written as such."""
+"""Folders in the layouts of the published repositories: small random weights, and golden models written as such."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `from_pretrained` is told beside the source: device, dtype, the hub's arguments; transformers' names work too."""
+"""What `from_pretrained` is told beside the source: device, dtype, the hub's arguments, by either of their names."""
 
 from __future__ import annotations
 

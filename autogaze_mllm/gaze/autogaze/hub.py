@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ...common.errors import InputError, first_line
 from .config import PUBLISHED_TASK, AutoGazeConfig
@@ -95,5 +94,5 @@ def upload(write: Callable[[Path], None], card: str, repo_id: str, **options: An
         return _Upload(write, card).push_to_hub(repo_id, **options)
     except InputError:
         raise
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except Exception as error:  # of the hub, its client, the network: of many types
         raise InputError(f"{repo_id}: cannot be uploaded: {first_line(error)}") from error
