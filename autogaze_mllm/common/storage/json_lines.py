@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from ..errors import InputError
 from .files import read_bytes, why_not, writing
@@ -50,7 +50,7 @@ class JsonLines:
         except OSError as error:  # a full disk
             raise InputError(f"{self.path}: cannot be written ({why_not(error)}); {self._go_on}") from error
 
-    def __enter__(self) -> JsonLines:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
