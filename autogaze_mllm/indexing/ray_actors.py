@@ -6,7 +6,8 @@ Notable design decisions:
 - one video is one block, in order as they come, and nothing is repartitioned: a shuffle beside actors that hold all
   CPUs waits for ever;
 - Ray's own checkpoints are not used: they do nothing for rows that come from memory. What was done stands in the index;
-- actors are restarted, but not without end: a video that kills its worker is known by its mark on the disk;
+- Ray starts actors anew, and hands them the same video, without end: what kills them, a video or the loading of the
+  model, is known by its marks on the disk, and is refused by the next one;
 - what an actor refuses comes back as a row, because an error in a row ends Ray's job with a page of traceback.
 """
 
@@ -22,13 +23,13 @@ from typing import Any
 
 from ..common.errors import InputError, first_line
 from ..common.storage.json_text import Fields, to_json
-from .attempts import MOST, Attempts
+from .attempts import Attempts
 from .folder import StoreError, claim
 from .records import Record
 from .worker import IndexJob, Worker
 
 LOCAL = "local"
-SPARE = 8  # restarts of actors for other reasons than videos: nodes that go
+LOADING, LOADS = "", 8  # what the loading of a model is called among the attempts, and how often it may end an actor
 STORE_BYTES = 128 << 20  # of a local cluster's object store: rows are tiny
 
 
@@ -68,6 +69,7 @@ class RayActors:
         from ray.exceptions import RayError
 
         attempts = Attempts(Path(self.job.out))
+        attempts.set(LOADING, 0)
         self._before = {video: attempts.count(video) for video in videos}
         try:
             for row in self._rows(videos):
@@ -95,8 +97,6 @@ class RayActors:
             compute=data.ActorPoolStrategy(size=count, max_tasks_in_flight_per_actor=1),
             num_cpus=1,
             num_gpus=self.gpus,
-            max_restarts=MOST * len(videos) + SPARE,
-            max_task_retries=MOST + SPARE,
         )
         yield from made.iter_rows()
 
@@ -109,9 +109,13 @@ class _Actor:
     """Runs on a node of the cluster."""
 
     def __init__(self, job: IndexJob) -> None:
-        self.refused = ""
+        self.refused, attempts = "", Attempts(Path(job.out))
+        if attempts.count(LOADING) >= LOADS:
+            self.refused = "workers were killed again and again while they loaded the model: is there memory for it?"
+            return
         try:
-            self.worker = Worker(job)
+            with attempts.counted(LOADING):
+                self.worker = Worker(job)
             claim(self.worker.out, self.worker.info())  # another version on this node would index otherwise
         except InputError as error:
             self.refused = str(error)
