@@ -166,6 +166,11 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
 
+    def cache_facts(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """What decides the kept patches of a video, and its visual tokens; None where they cannot be cached."""
+        encoder = self._encoder()
+        return encoder.gaze_facts(), encoder.token_facts()
+
     def _encoder(
         self,
         settings: VideoSettings | None = None,

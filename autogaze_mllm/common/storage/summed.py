@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,19 @@ def write_summed(path: Path, tensors: Mapping[str, torch.Tensor], key: str, fact
     text = to_json(facts)
     with atomic_write(path) as temporary:
         save_file(dict(tensors), temporary, metadata={key: text, SUM: _sum(tensors, text)})
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes the keys of the metadata in any order; the same content is to be the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        if len(text) == size:
+            file.seek(8)
+            file.write(text)
 
 
 def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[dict[str, torch.Tensor], Fields]:

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ...common.compute import distributed
 from ...common.errors import InputError, listed
 from ...common.pixels import open_picture
-from ...gaze.cache import GAZED, VideoCache
+from ...gaze.cache import VideoCache
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.token_map import TokenMap
 from ...mllm.media import Layout, Media
@@ -177,7 +177,7 @@ class MediaStore:
         return key
 
     def _entry(self, video: Medium) -> Path:
-        return self.cache.folder / (self._keys[video] + GAZED)
+        return self.cache.gazed_path(self._keys[video])
 
     def _stored_map(self, video: Medium) -> TokenMap:
         """Where the visual tokens of a gazed video lie, without reading its patches."""
