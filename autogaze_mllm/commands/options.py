@@ -16,9 +16,8 @@ if TYPE_CHECKING:  # the verbs import what they need where they need it, so that
     from ..mllm.model import GazedModel
     from ..video.sources import Video
 
-ONLY_SIGNS = (
-    "the bundled model reads the signs of SignVid's generated videos and nothing else. Name a real one with --model"
-)
+BUNDLED_READS = "the bundled model reads the signs of SignVid's generated videos and nothing else"
+ONLY_SIGNS = f"{BUNDLED_READS}. Name a real one with --model"
 
 
 def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
