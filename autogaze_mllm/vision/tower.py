@@ -112,6 +112,7 @@ class GazedVisionModel(nn.Module):
         return self.adapter.embed(patches) + self.position_table()[index]
 
     tubelet = 1  # frames that a patch reaches over
+    thumbnail_cells = None  # thumbnails are pictures of their own
     fixed = True  # the same grid for every video
 
     def facts(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,14 +73,11 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its name only when the block ends without an error. Raises
     InputError where nothing can be written, as on a full disk; then there is no half of a file either."""
     with writing(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
+        # With the permissions of any new file: the umask applies here, and is changed for no other thread.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             yield temporary
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)  # mkstemp makes files that only the owner reads
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)

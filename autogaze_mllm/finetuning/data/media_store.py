@@ -185,7 +185,7 @@ class MediaStore:
             stored = GazedVideo.load(self._entry(video), patches=False)
         except InputError:  # damaged: this drops and makes it anew
             stored = self._gazed(video)
-        return TokenMap.of(stored, self.model.family.raster)
+        return self.model.family.token_map(stored)
 
 
 def _tokens(layout: Layout) -> int:

@@ -12,7 +12,6 @@ Where a sample has videos only, `<image>` tags stand for them, as in LLaVA's vid
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ...common.errors import InputError, listed
 from ...common.pixels import open_picture
+from ...common.storage.json_text import parse_json
 from ...mllm.prompts.prompt import TAG, tags_in
 from ...video.sources import Video
 from .sample_gaze import GazeSpec, look_of
@@ -155,17 +155,17 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{file}: cannot be read ({reason})") from error
     if file.suffix.lower() == ".jsonl":
-        for row, line in enumerate(text.splitlines(), 1):
+        for row, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand inside a text
             if line.strip():
                 try:
-                    yield row, json.loads(line)
-                except ValueError as error:
-                    yield row, Fault(str(file), row, f"not json ({error})")
+                    yield row, parse_json(line, "")
+                except InputError as error:
+                    yield row, Fault(str(file), row, str(error).removeprefix(": "))
         return
     try:
-        content = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{file}: not json ({error}); one sample per line needs the ending .jsonl") from error
+        content = parse_json(text, file)
+    except InputError as error:
+        raise InputError(f"{error}; one sample per line needs the ending .jsonl") from error
     if not isinstance(content, list):
         raise InputError(f"{file}: expected a json list of samples")
     yield from enumerate(content, 1)

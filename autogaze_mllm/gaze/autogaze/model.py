@@ -16,9 +16,9 @@ from torch import nn
 from ...common.errors import InputError
 from ...common.pixels import resize_bicubic
 from ...common.storage.hashing import fingerprint
-from ..grid import PatchGrid, Side, mask_to_positions
+from ..grid import PatchGrid, Side
 from ..ratio import Ratio, patches_per_frame
-from ..selection import GazingInfo, build_info, read_selection
+from ..selection import GazingInfo, build_info, info_of_masks, read_selection
 from ..selectors.base import PUBLISHED_LOSS, Selector
 from . import budget as budgets
 from .config import PUBLISHED_TASK, AutoGazeConfig
@@ -340,18 +340,12 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         """Selection per tile -> selection on the target grid, positions ascending within a frame."""
         assert tiles.gazing_mask is not None
         mask = tiling.merge(torch.cat(tiles.gazing_mask, dim=2))
-        frames = [mask_to_positions(mask[:, t]) for t in range(mask.shape[1])]
         need = tiles.task_loss_requirement
         if need is not None:
             need = need.view(-1, tiling.count, need.shape[1])[:, 0]
-        ids = torch.cat([index for index, _ in frames], dim=1)
-        keep = ~torch.cat([padded for _, padded in frames], dim=1)
-        return build_info(
-            ids.clamp(min=0),
-            keep,
-            [index.shape[1] for index, _ in frames],
+        return info_of_masks(
+            mask,
             tiling.target,
-            pad_id=-1,
             task_loss_requirement=need,
             has_task_loss_requirement=need is not None,
             frame_sampling_rate=self.config.encoder.temporal_patch_size,

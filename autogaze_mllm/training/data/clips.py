@@ -45,7 +45,7 @@ def find_videos(sources: str | Sequence[str], split: str = "train") -> list[Path
         elif path.suffix.lower() in VIDEO_ENDINGS:
             result += [path] * (split == "train")
         elif split == "train":
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")  # others may stand in a name
             result += [path.parent / line.strip() for line in lines if line.strip()]
     return result
 
