@@ -55,6 +55,7 @@ class Setting:
     low_in: bool = True
     high: float | None = None
     high_in: bool = True
+    slider: tuple[float, float, float] | None = None  # in a page: least, most, and the step between
     # Known once the class is made:
     name: str = ""
     kind: type = str
