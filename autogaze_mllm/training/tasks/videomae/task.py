@@ -16,13 +16,17 @@ from ....common.pixels import resize_bicubic
 from ....common.storage.files import find_file, output_folder, read_json, write_json
 from ....common.storage.weights import check_weights, read_weights, shapes, write_weights
 from ....gaze.autogaze.processor import AutoGazeImageProcessor
+from ....gaze.grid import PatchGrid
 from ....gaze.selection import read_selection
+from ...config import VIDEOMAE_LOSS
 from ..base import GazeInput, TaskResult, kept_in_frames, trajectory_lengths
 from .features import PixelStatistics, WeightedLosses
 from .model import VideoMAE, VideoMAEConfig
 
 # What a plain ViT-MAE does not have; it starts from random values there.
 ADDED = ("vit.embeddings.scale_embed", "vit.embeddings.time_embed", "decoder.decoder_scale_embed", "decoder.time_embed")
+
+FIXED = ("position_embeddings", "decoder_pos_embed")
 
 
 class VideoMAETask(nn.Module):
@@ -32,6 +36,7 @@ class VideoMAETask(nn.Module):
     """
 
     name = "videomae"
+    usual_loss = VIDEOMAE_LOSS
 
     def __init__(
         self,
@@ -49,6 +54,12 @@ class VideoMAETask(nn.Module):
         self.processor = processor or AutoGazeImageProcessor()
         statistics = PixelStatistics.from_dict(self.processor.to_dict())
         self.losses = WeightedLosses(config.loss_type, config.loss_weights, statistics, feature_models)
+
+    def requires_grad_(self, requires_grad: bool = True) -> VideoMAETask:
+        """Whether it learns. What never does stays as it is: position tables, and the networks behind the losses."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(requires_grad and not name.endswith(FIXED))
+        return self
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         return self.processor.normalize(frames)
@@ -93,9 +104,10 @@ class VideoMAETask(nn.Module):
         source: str | Path,
         *,
         device: torch.device | str | None = None,
-        sample_rate: float = 1.0,
+        sample_rate: float | None = None,
         feature_models: Mapping[str, str] | None = None,
         changes: Mapping[str, str] | None = None,
+        grid: PatchGrid | None = None,
     ) -> VideoMAETask:
         """From a folder or a hub repository: a published checkpoint (also with `module.` before its keys), or a plain
         ViT-MAE, whose embeddings of scale and time start anew. changes: of the configuration (loss_type, scales, ...).
@@ -120,7 +132,7 @@ class VideoMAETask(nn.Module):
             processor = AutoGazeImageProcessor.from_dict(
                 {"offset": False} | stored | {"size": {"height": side, "width": side}}, processor_path
             )
-        task = cls(config, processor, sample_rate=sample_rate, feature_models=feature_models)
+        task = cls(config, processor, sample_rate=sample_rate or 1.0, feature_models=feature_models)
         task.load_weights(weights, str(source))
         return task.to(device).eval()
 
@@ -128,7 +140,7 @@ class VideoMAETask(nn.Module):
         """Weights by their published keys. Raises InputError naming `source` when they do not fit."""
         self.model.load_state_dict(_check(self.model, weights, source), strict=False)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, *, frozen: bool = True) -> None:
         """config.json, preprocessor_config.json and model.safetensors, under the published keys."""
         target = output_folder(folder)
         write_json(target / "config.json", self.model.config.to_dict())
