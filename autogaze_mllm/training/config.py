@@ -19,11 +19,13 @@ LogProbabilities = Literal["matched", "published"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["no", "bf16"]
 ClipStart = Literal["auto", "random", "first"]
+Selections = Literal["gaze", "random"]
 
 CLIPS, STEPS, LOSSES, BUDGETS, WATCH = "clips", "steps", "losses", "budgets", "watch"  # groups of options
 MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
 VAL_RATIO = "0.25"
 OWN = "default: the model's own"
+VIDEOMAE_LOSS = 0.7  # of a VideoMAE, the published stop rule
 
 
 def _require(condition: bool, message: str) -> None:
@@ -278,6 +280,12 @@ class TrainingConfig:
         off="--freeze-gaze",
     )
     train_task: bool = setting("train the reconstruction model, too", default=False, usual=False)
+    selections: Selections = setting(
+        default="gaze",
+        flag="",
+        manual="what a reconstruction model that is trained alone rebuilds frames from, without labels: selections of "
+        "the gaze model, or random patches",
+    )
     seed: int = setting(
         default=0,
         usual=False,
@@ -321,10 +329,10 @@ class TrainingConfig:
         metavar="R",
         group=WATCH,
     )
-    val_loss: Number = setting(
-        "stop rule in validation, and the new model's own; 0: none",
-        default=MOSAIC_LOSS,
-        usual=False,
+    val_loss: Number | None = setting(
+        "stop rule in validation, and the new model's own",
+        default=None,
+        usual=f"default: the task's, {MOSAIC_LOSS} with the mosaic and {VIDEOMAE_LOSS} with a VideoMAE; 0: none",
         at_least=0,
         refusal="val_loss must be at least 0 (0: no stop rule)",
         group=WATCH,

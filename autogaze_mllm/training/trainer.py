@@ -9,7 +9,6 @@ Notable design decisions:
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,24 +24,26 @@ from tqdm.auto import tqdm
 
 from ..common.compute.workers import Prefetch
 from ..common.errors import DivergenceError, InputError
-from ..common.storage.files import output_folder, read_json, write_json
+from ..common.storage.files import output_folder, write_json
 from ..common.storage.locks import run_lock
 from ..gaze.autogaze.model import AutoGaze
-from .checkpoints import MetricsFile, Trained, checkpoint_folders, load_from, load_newest, save_checkpoint
+from .checkpoints import METRICS, MetricsFile, Trained, save_checkpoint
 from .config import TrainingConfig
 from .data.clips import ClipSource
 from .data.labels import Label, collate_labels, key_of
-from .identity import SETTINGS, check_facts, run_facts
+from .identity import run_facts
 from .monitoring.curves import plot_curves
 from .monitoring.log import EVERY, in_words, of_run, run_log
 from .monitoring.trackers import NONE, Trackers, check_tracker
 from .objective import Batch, GazeObjective
+from .resuming import begin_run
 from .schedules import learning_rate, temperature
+from .selections import check_budget
 from .tasks.base import ReconstructionTask, TrainableTask
+from .tasks.mosaic import MosaicTask
 from .validation import validate
 
 LOWER = "a lower --lr may help"
-METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,8 @@ class GazeTrainer:
         weights came from, labels, ...), as json values: a run is only gone on with where it is the same. resume: a
         checkpoint, or another run, that this run is the continuation of; once it has checkpoints of its own, they
         count."""
+        if settings.val_loss is None:
+            settings = replace(settings, val_loss=task.usual_loss)
         self.settings, self.data = settings, data
         self.identity = dict(identity or {})
         self.last_step = min(settings.steps, until or settings.steps)
@@ -95,20 +98,20 @@ class GazeTrainer:
         self.progress = progress and self.accelerator.is_main_process
         self.gaze, self.task = gaze.train(), task
         self._set_budgets()
-        if settings.train_task and not isinstance(task, TrainableTask):
-            raise InputError(f"the task {task.name!r} has no parameters to train")
+        self._check()
         gaze.requires_grad_(settings.train_gaze)
         if isinstance(task, nn.Module):
-            task.requires_grad_(settings.train_task).train(settings.train_task)
-        if data.labels is not None and settings.algorithm != "ntp":
-            raise InputError("labels are for ntp; grpo learns from the model's own selections")
+            task.requires_grad_(settings.train_task).train()  # it rebuilds a share of the frames, learning or not
         objective = GazeObjective(gaze, task, settings, self._over_all, data.labels is not None)
         self.hints = objective.hints
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(objective, settings)
         self.validation: dict[str, float] = {}  # of the trained model
-        self.trained = Trained(gaze, self._trained_task(), self.hints, self.optimizer)
-        self.first_step = self._begin(None if resume is None else Path(resume))
+        trained_gaze = gaze if settings.train_gaze else None
+        self.trained = Trained(trained_gaze, self._trained_task(), self.hints, self.optimizer)
+        facts = run_facts(settings, data.train, data.val, gaze, task, self.identity)
+        origin = None if resume is None else Path(resume)
+        self.first_step = begin_run(self.run_folder, facts, self.trained, origin, self.accelerator.is_main_process)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
 
     def train(self) -> AutoGaze:
@@ -172,56 +175,11 @@ class GazeTrainer:
         if main:
             plot_curves(self.run_folder / METRICS, self.run_folder / "curves.png")
             with self._own_budget():
-                self.gaze.save_pretrained(self.run_folder / "gaze")
-            trained = self._trained_task()
-            if trained is not None:
-                trained.save_pretrained(self.run_folder / "task")
+                self._save_models()
         self.accelerator.wait_for_everyone()
+        if isinstance(self.task, nn.Module):
+            self.task.eval()
         return self.gaze.eval()
-
-    def _begin(self, resume: Path | None) -> int:
-        """Puts the newest checkpoint in place, if there is one. -> the step to go on at.
-
-        All that decides the result is kept beside the checkpoints; a run that would go on as another one is refused.
-        """
-        facts = run_facts(self.settings, self.data.train, self.data.val, self.gaze, self.task, self.identity)
-        path, origin = self.run_folder / SETTINGS, None if resume is None else key_of(resume.resolve())
-        begun = any((self.run_folder / "checkpoints").glob("step-*"))
-        if begun:
-            if resume is not None and self.run_folder.resolve() in (resume.resolve(), *resume.resolve().parents):
-                self._check_newest(resume)
-                origin = None
-            stored = read_json(path).get("resumed_from") if path.is_file() else None
-            facts |= {"resumed_from": stored if origin is None else origin}
-            check_facts(self.run_folder, facts)
-            step, _ = load_newest(self.run_folder, self.trained)
-        elif resume is not None:
-            facts |= {"resumed_from": origin}
-            step = load_from(resume, self.trained)
-            same = {name: fact for name, fact in facts.items() if name != "resumed_from"}
-            check_facts(resume, same, "to train its model on in another way, give --init CHECKPOINT/gaze")
-        else:
-            facts |= {"resumed_from": None}
-            step = 0
-        if self.accelerator.is_main_process:
-            if resume is not None and not begun:
-                self._copy_metrics(resume)
-            write_json(path, facts)
-        return step
-
-    def _check_newest(self, resume: Path) -> None:
-        """Of this run's own checkpoints, only the newest can be gone on from in its folder."""
-        newest = checkpoint_folders(self.run_folder)[-1:]
-        if resume.resolve() != self.run_folder.resolve() and [resume.resolve()] != [one.resolve() for one in newest]:
-            raise InputError(
-                f"{resume}: {self.run_folder} has newer checkpoints than this one; give what begins there another --out"
-            )
-
-    def _copy_metrics(self, resume: Path) -> None:
-        """So that curves begin where the training did. Those of later steps are dropped when the file is opened."""
-        for run in (resume, resume.parent.parent):
-            if (run / METRICS).is_file() and not (self.run_folder / METRICS).exists():
-                shutil.copyfile(run / METRICS, self.run_folder / METRICS)
 
     def _set_budgets(self) -> None:
         """The budgets of rollouts become those of the model's configuration while it is trained."""
@@ -240,6 +198,31 @@ class GazeTrainer:
             yield
         finally:
             self.gaze.config = config
+
+    def _save_models(self) -> None:
+        """What was trained, as folders of the run."""
+        if self.settings.train_gaze:
+            self.gaze.save_pretrained(self.run_folder / "gaze")
+        trained = self._trained_task()
+        if trained is not None:
+            trained.save_pretrained(self.run_folder / "task")
+
+    def _check(self) -> None:
+        """Raises InputError for a task and settings that do not go together."""
+        settings, task, labels = self.settings, self.task, self.data.labels
+        if settings.train_task and not isinstance(task, TrainableTask):
+            raise InputError(f"the task {task.name!r} has no parameters to train")
+        if not settings.train_gaze:
+            if settings.selections == "random" and labels is None:
+                check_budget(self.gaze.config.budget)
+            return
+        if labels is not None and settings.algorithm != "ntp":
+            raise InputError("labels are for ntp; grpo learns from the model's own selections")
+        if labels is None and settings.algorithm == "ntp" and not isinstance(task, MosaicTask):
+            raise InputError(
+                f"ntp searches labels with the mosaic only; search those of {task.name!r} once, with "
+                f"`autogaze-mllm label --task`, and give them to --labels"
+            )
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step. -> its numbers, averaged over processes and rounds."""

@@ -20,6 +20,7 @@ from ..gaze.grid import PatchGrid
 from ..gaze.overlay import draw_patches, patch_box
 from ..gaze.ratio import Ratio, patches_per_frame
 from ..gaze.selection import GazingInfo, Selection, read_selection
+from ..gaze.selectors.baselines import RandomSelector
 from .config import TrainingConfig
 from .data.clips import Clip, ClipSource
 from .monitoring.pictures import ShownClip
@@ -63,6 +64,7 @@ def validate(
     budget = settings.val_budget(gaze.config.budget, clips.settings.frames // gaze.config.encoder.temporal_patch_size)
     count = len(clips) if settings.val_clips < 0 else min(settings.val_clips, len(clips))
     mine = np.array_split(np.arange(count), world)[rank].tolist()
+    asked = settings.train_gaze or settings.selections == "gaze"
     results: list[ClipResult] = []
     shown: list[ShownClip] = []
     with _evaluating(gaze, task):
@@ -70,7 +72,7 @@ def validate(
             clip = clips.clip(number)
             random.seed(settings.seed * 1_000_003 + number)
             torch.manual_seed(settings.seed * 1_000_003 + number)
-            result, picture = _measure(gaze, task, clip, budget, len(shown) < PICTURES)
+            result, picture = _measure(gaze if asked else None, gaze.device, task, clip, budget, len(shown) < PICTURES)
             results.append(result)
             shown += [picture] if picture is not None else []
     return _means([one for part in gathered(results) for one in part]), shown
@@ -107,12 +109,23 @@ def _evaluating(*models: object) -> Iterator[None]:
 
 
 def _measure(
-    gaze: AutoGaze, task: ReconstructionTask, clip: Clip, budget: BudgetConfig, show: bool
+    gaze: AutoGaze | None,
+    device: torch.device,
+    task: ReconstructionTask,
+    clip: Clip,
+    budget: BudgetConfig,
+    show: bool,
 ) -> tuple[ClipResult, ShownClip | None]:
-    frames = clip.pixels[None].to(gaze.device).float() / 255
-    info, limits, need = select(gaze, gaze.processor.normalize(frames), budget)
+    """gaze: None for random patches, as many as the ratio lets a frame have."""
+    frames = clip.pixels[None].to(device).float() / 255
+    need: float | None = None
+    if gaze is None:
+        info = RandomSelector().select(frames, task.grid, draw_ratio(budget, False), None)
+        limits = patches_per_frame(1.0, task.grid.size, 1, frames.shape[1])[0]
+    else:
+        info, limits, need = select(gaze, gaze.processor.normalize(frames), budget)
     video = task.normalize(frames)
-    result = task(video, info)
+    result = task(video, info, list(range(frames.shape[1])))
     losses = result.frame_losses[0].tolist()
     measured = ClipResult(
         loss=float(result.loss.mean()),

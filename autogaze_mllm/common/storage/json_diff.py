@@ -25,8 +25,8 @@ def check_same(
     """Raises InputError with every setting that is another now. where: the run's folder or file."""
     changes = [f"{name}: {old} -> {new}" for name, old, new in differences(before, now)]
     if changes:
-        told = listed(changes, SHOWN, "; ")
-        raise InputError(f"{where}: this run was begun with other settings; {advice} ({told})")
+        text = listed(changes, SHOWN, "; ")
+        raise InputError(f"{where}: this run was begun with other settings; {advice} ({text})")
 
 
 def _plain(value: Any) -> Any:

@@ -42,6 +42,8 @@ def plot_curves(metrics: Path, picture: Path) -> None:
 
 def curves(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
     """The panels of which `rows` have a number more than once. What is in no panel gets one of its own."""
+    from matplotlib.ticker import MaxNLocator
+
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in ("step", "val_clips")]
     found = {name: [(row["step"], row[name]) for row in rows if row.get(name) is not None] for name in names}
     series = {name: points for name, points in found.items() if len(points) > 1}
@@ -59,7 +61,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("optimizer step", fontsize=9)
         axis.set_ylabel(unit, fontsize=9)
-        axis.xaxis.get_major_locator().set_params(integer=True)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         if len(lines) > 1:
             legend(axis)
     return figure

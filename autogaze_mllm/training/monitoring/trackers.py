@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
@@ -15,6 +14,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from ...common.errors import InputError, first_line
+from ...common.extras import require_extra
 from ...common.storage.files import atomic_write
 from .pictures import ShownClip, film, sheet, stacked
 
@@ -24,8 +24,8 @@ NONE = "none"
 
 def check_tracker(name: str) -> None:
     """Raises InputError where it is not installed."""
-    if name != NONE and importlib.util.find_spec(name) is None:
-        raise InputError(f"{name} is not installed: pip install {name}, or --tracker none")
+    if name != NONE:
+        require_extra("train" if name == "tensorboard" else name, f"--tracker {name}", name)
 
 
 class Trackers:
