@@ -13,6 +13,7 @@
 # All other options are those of `autogaze-mllm train-gaze --help` and go before those of the recipe.
 
 NAME=$(basename "$0")
+HERE=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python}
 SMALL=${SMALL:-0}
 DOWNLOAD=${DOWNLOAD:-0}
@@ -60,8 +61,7 @@ else
 fi
 
 if [ "$DOWNLOAD" = 1 ]; then
-    "$PYTHON" -c 'import sys; from huggingface_hub import snapshot_download as fetch; fetch(sys.argv[1], repo_type="dataset", local_dir=sys.argv[2])' \
-        "$DATA_ID" "$DATA" || fail "$DATA_ID cannot be fetched from the hub; name its folder by DATA"
+    "$PYTHON" "$HERE/fetch_training_data.py" "$DATA" --repository "$DATA_ID" || exit 2
 fi
 
 joined() { # lines -> one line with commas
@@ -75,8 +75,13 @@ if [ -d "$DATA" ] && [ ! -d "$DATA/train" ]; then
 else
     ROOTS=$DATA
 fi
+IFS=, read -ra folders <<< "$ROOTS"
+for folder in "${folders[@]}"; do
+    [ -e "$folder" ] || fail "$folder: no such folder, video or list of videos"
+done
 if [ -z "${LABELS:-}" ]; then
-    LABELS=$(IFS=,; find -L $ROOTS $([ -d "$DATA" ] && echo "$DATA") -maxdepth 1 -name 'gazing_labels*.json' 2> /dev/null | sort -u | joined)
+    [ ! -d "$DATA" ] || folders+=("$DATA")
+    LABELS=$(find -L "${folders[@]}" -maxdepth 1 -name 'gazing_labels*.json' | sort -u | joined)
 fi
 
 TASK_OPTIONS=(--task "$TASK")
