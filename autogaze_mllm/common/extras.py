@@ -14,7 +14,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "train": {"scikit-image": "skimage", "scikit-learn": "sklearn", "tensorboard": "tensorboard"},
     "wandb": {"wandb": "wandb"},
     "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"},
-    "app": {"gradio": "gradio"},
+    "app": {"gradio": "gradio", "starlette": "starlette"},
     "ray": {"ray": "ray"},
 }
 
