@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib.util
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -27,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..common.compute.workers import Prefetch
 from ..common.errors import DivergenceError, InputError
+from ..common.extras import require_extra
 from ..common.storage.files import output_folder, read_json, write_json
 from ..common.storage.json_diff import check_same
 from ..common.storage.locks import run_lock
@@ -80,8 +80,9 @@ class GazeTrainer:
         self.identity = dict(identity or {})
         self.last_step = min(settings.steps, until or settings.steps)
         self.run_folder = output_folder(run)
-        if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:
-            raise InputError(f"{settings.tracker} is not installed: pip install {settings.tracker}, or --tracker none")
+        if settings.tracker != "none":
+            extra = "wandb" if settings.tracker == "wandb" else "train"
+            require_extra(extra, f"--tracker {settings.tracker}", settings.tracker)
         # Buffers are never trained here, and their broadcast would cost a message for each step.
         options = DistributedDataParallelKwargs(broadcast_buffers=False)
         # Precision is ours to choose: accelerate's would be fixed for the whole process by the first trainer in it.

@@ -86,8 +86,8 @@ def check_weights(
         ],
     }
     if any(faults.values()):
-        told = "; ".join(f"{kind}: {listed(sorted(keys), SHOWN)}" for kind, keys in faults.items() if keys)
-        raise InputError(f"{source}: the weights do not fit {against}: {told}")
+        text = "; ".join(f"{kind}: {listed(sorted(keys), SHOWN)}" for kind, keys in faults.items() if keys)
+        raise InputError(f"{source}: the weights do not fit {against}: {text}")
 
 
 def shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..grid import PatchGrid, mask_to_positions
+from ..grid import PatchGrid
 from ..ratio import Ratio, patches_per_frame
-from ..selection import GazingInfo, build_info
+from ..selection import GazingInfo, build_info, info_of_masks
 from .base import Selector
 
 
@@ -66,7 +66,4 @@ def random_patches(
         for t in range(steps):
             kept = torch.randperm(grid.size, generator=generator)[: int(budgets[row, t])]
             masks[row, t, kept] = 1
-    found = [mask_to_positions(masks[:, t].to(device)) for t in range(steps)]
-    ids = torch.cat([index.clamp(min=0) for index, _ in found], dim=1)
-    keep = ~torch.cat([padded for _, padded in found], dim=1)
-    return build_info(ids, keep, [index.shape[1] for index, _ in found], grid, pad_id=-1)
+    return info_of_masks(masks.to(device), grid)
