@@ -21,9 +21,9 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from . import fragments
-from .addresses import NoAddresses
 from .config import AppConfig
 from .examples import Example
+from .isolation import Isolation
 from .lines import one_line
 from .looker import SLIDERS, Looker, Reply, Seen
 
@@ -33,7 +33,7 @@ INTRODUCTION = (
     "A selector looks at every frame and keeps the few patches worth looking at; "
     "the vision tower and the LLM see only those."
 )
-START = "Drop a video or take an example, then press Gaze. Click the chart to see a frame."
+STEPS = ("Drop a video, or take an example.", "Press Gaze.", "Click the chart to see a frame. Ask a question.")
 PROGRESS = gr.Progress()  # a parameter with it is how Gradio knows where to report
 ONE_JOB = "model"  # all that looks or answers waits for each other
 OTHER_QUESTIONS = ("What happens in this video?", "What does the sign say?")
@@ -134,17 +134,21 @@ class Page:
                     go = gr.Button("Gaze", variant="primary", elem_id="go")
                 with gr.Column(scale=1, min_width=320, elem_id="results"):
                     viewer = gr.HTML(
-                        fragments.hint(START),
+                        fragments.steps(STEPS),
                         elem_id="viewer",
                         js_on_load=(STATIC / "page.js").read_text(encoding="utf-8"),
-                        min_height=120,
                     )
-                    with gr.Row(elem_id="asking", equal_height=True):
+                    with gr.Row(elem_id="asking"):
                         question = gr.Textbox(
-                            label="Question", placeholder="What does the red sign say?", scale=4, elem_id="question"
+                            label="Question", placeholder=self._questions()[0], scale=1, elem_id="question"
                         )
-                        dense = gr.Checkbox(True, label="also without gaze", scale=1, min_width=150, elem_id="dense")
-                        ask = gr.Button("Ask", variant="primary", scale=1, min_width=100, elem_id="ask")
+                        ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
+                    dense = gr.Checkbox(
+                        True,
+                        label="Ask the dense model, too, which sees whole frames",
+                        container=False,
+                        elem_id="dense",
+                    )
                     gr.Examples(
                         [[text] for text in self._questions()],
                         [question],
@@ -177,7 +181,7 @@ class Page:
         return page
 
     def _head(self) -> str:
-        note = f"<p><b>{fragments.escape(self.note)}</b></p>" if self.note else ""
+        note = f'<p class="ag-note">{fragments.escape(self.note)}</p>' if self.note else ""
         return f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>{note}"
 
     def _questions(self) -> Sequence[str]:
@@ -206,12 +210,14 @@ class Page:
 
 def theme() -> gr.themes.Base:
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-    return gr.themes.Default(
+    look = gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
         neutral_hue=gr.themes.colors.slate,
         font=fonts,
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
+    # Small print that can be read: Gradio's own is paler than 4.5 to 1.
+    return look.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
 def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str]:
@@ -232,7 +238,7 @@ def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str
         ssr_mode=False,
         footer_links=[],
         enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(NoAddresses)]},
+        app_kwargs={"middleware": [Middleware(Isolation)]},
         theme=theme(),
         css=(STATIC / "page.css").read_text(encoding="utf-8"),
     )
