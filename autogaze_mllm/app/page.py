@@ -10,6 +10,8 @@ Notable design decisions:
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -167,10 +169,10 @@ class Page:
                 "concurrency_limit": 1,
                 "show_progress_on": [viewer],
             }
-            go.click(self.gaze, [video, selector, *sliders], api_name="gaze", **told)
+            go.click(_named(self.gaze), [video, selector, *sliders], api_name="gaze", **told)
             asked = [video, question, dense, shown, selector, *sliders]
-            ask.click(self.ask, asked, api_name="ask", **told)
-            question.submit(self.ask, asked, api_visibility="private", **told)
+            ask.click(_named(self.ask), asked, api_name="ask", **told)
+            question.submit(_named(self.ask), asked, api_visibility="private", **told)
             selector.change(
                 lambda name: self.looker.usual("loss", name),
                 [selector],
@@ -206,6 +208,19 @@ class Page:
                 )
             )
         return selector, sliders
+
+
+def _named(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its `*values` called as the sliders are: Gradio's clients give arguments by these names."""
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(function).parameters.values():
+        if one.kind is inspect.Parameter.VAR_POSITIONAL:
+            parameters += [inspect.Parameter(name, one.POSITIONAL_OR_KEYWORD) for name in SLIDERS]
+        else:
+            parameters.append(one)
+    named = functools.partial(function)
+    named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return named
 
 
 def theme() -> gr.themes.Base:
