@@ -22,6 +22,7 @@ from typing import Any
 
 from ..common.errors import InputError
 from ..common.fields import settings_of
+from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.overlay import pace
 from ..gaze.pipeline import gaze_video
@@ -83,8 +84,9 @@ class Looker:
 
     @property
     def selectors(self) -> list[str]:
-        """Their names, the model's own first."""
-        return list(dict.fromkeys((selector_name(self.model.gaze), *NAMED, "bundled")))
+        """Their names, the model's own first. One that keeps all patches and drops tokens later shows nothing here."""
+        others = [name for name, kind in NAMED.items() if not kind.after_tower]
+        return list(dict.fromkeys((selector_name(self.model.gaze), *others, BUNDLED)))
 
     def selector(self, name: str) -> AnySelector:
         if name not in self.selectors:
