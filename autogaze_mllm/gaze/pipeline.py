@@ -44,12 +44,14 @@ MEMORY_SHARE = 32
 @dataclass(frozen=True)
 class GazedChunk:
     """What a listener sees of a chunk. pictures: (n, 3, H, W) uint8, all tiles together; masks: per scale (tiles, n,
-    n_s) 0/1; tiles: (columns, rows); display: (n, 3, h, DISPLAY_WIDTH) uint8, the frames in their own aspect."""
+    n_s) 0/1; tiles: (columns, rows); display: (n, 3, h, DISPLAY_WIDTH) uint8, the frames in their own aspect; grid: of
+    each tile."""
 
     pictures: torch.Tensor
     masks: list[torch.Tensor]
     tiles: tuple[int, int]
     display: torch.Tensor
+    grid: PatchGrid
 
     def tile(self, number: int) -> torch.Tensor:
         """(n, 3, tile height, tile width) uint8."""
@@ -157,7 +159,7 @@ def gaze_variants(
     """
     _check_variants(variants, clip_batch)
     selector, settings = variants[0]
-    place = torch.device(device) if device is not None else torch.device("cpu")
+    target = torch.device(device) if device is not None else torch.device("cpu")
     if settings.chunk_frames % tubelet:
         raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
     start = time.perf_counter()
@@ -166,7 +168,7 @@ def gaze_variants(
     form = _Form(
         whole or (as_selector(selector).grid if grid is None else grid),
         pixels or PixelFormat(),
-        place,
+        target,
         dtype or torch.float32,
         clip_batch,
         tubelet,
@@ -176,7 +178,7 @@ def gaze_variants(
     pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
-        CoreWorkers(place) as workers,
+        CoreWorkers(target) as workers,
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
@@ -186,7 +188,7 @@ def gaze_variants(
             bar.update(len(chunk.pictures))
             bar.set_postfix(kept=gazers[0].kept)
             if listener is not None:
-                listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
+                listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display, form.grid))
             release_free_memory()
     results = [_result(gazer, reader.name, len(reader.lost), pictures.spent, start) for gazer in gazers]
     for result in results:
