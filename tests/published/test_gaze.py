@@ -130,6 +130,8 @@ def test_attributes_of_the_published_model() -> None:
     assert model.scales == [32, 64, 112, 224] and model.num_vision_tokens_each_frame == 265
     assert model.num_vision_tokens_each_scale_each_frame == [4, 16, 49, 196] and model.frame_sampling_rate == 1
     config = model.config
+    assert str(config.scales) == "32+64+112+224" and config.scales.split("+") == ["32", "64", "112", "224"]
+    assert type(config).from_dict(config.to_dict()) == config and config.scales == (32, 64, 112, 224)
     inner = config.gaze_model_config
     assert config.max_num_frames == 16 and inner.input_img_size == 224 and inner.connector_config.num_tokens == 196
     assert inner.gaze_decoder_config.num_multi_token_pred == 10 and inner.vision_model_config.temporal_patch_size == 1
