@@ -14,6 +14,7 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
 from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
+from autogaze_mllm.evaluation.config import EvalConfig
 from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
@@ -36,6 +37,7 @@ CLASSES = {
     TrainingConfig: ("train-gaze", "gaze-training.md"),
     SearchConfig: ("train-gaze", "gaze-training.md"),
     LabelConfig: ("label", "gaze-training.md"),
+    EvalConfig: ("eval hlvid", "benchmarks.md"),
     FinetuneConfig: ("finetune", "finetuning.md"),
     AdapterConfig: ("finetune", "finetuning.md"),
     RolloutConfig: ("finetune", "finetuning.md"),
