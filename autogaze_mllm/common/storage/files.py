@@ -19,7 +19,7 @@ from ..errors import InputError, first_line
 from .json_text import Fields, parse_object, to_json
 
 # What huggingface_hub is told of a repository.
-HUB = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download", "endpoint")
+HUB = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
 
 
 def find_file(source: str | Path, name: str, *, required: bool = True, **hub: Any) -> Path | None:
