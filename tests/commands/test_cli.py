@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from autogaze_mllm.cli import main
-from autogaze_mllm.gaze.overlay import COLOURS
+from autogaze_mllm.common.palette import COLOURS
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.reader import VideoReader
 
