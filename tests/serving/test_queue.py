@@ -41,7 +41,9 @@ class Held(am.PixelDiffSelector):
 
 
 class HeldEngine(LocalEngine):
-    """Writes each id when it may. begun, ended: answers; ids: written in all."""
+    """Writes each id when it may. begun, ended: answers; ids: written in all; call: the latest."""
+
+    call = Cancellation()
 
     def __init__(self, model: am.GazedModel) -> None:
         super().__init__(model)
@@ -54,6 +56,7 @@ class HeldEngine(LocalEngine):
             self.ids += 1
             return emit(token)
 
+        self.call = call
         self.begun += 1
         try:
             return super().generate(ready, sampling, choice, held, call)
@@ -153,12 +156,14 @@ def test_who_leaves_while_it_waits_loses_its_place(model, clip):
 
 def test_who_leaves_while_its_video_is_gazed_stops_that(clip):
     gaze = Held()
+    calls: list[Cancellation] = []
     with served(talkative(gaze, chunk_frames=1)) as server:
+        prepare = server.gateway.vision.prepare
+        server.gateway.vision.prepare = lambda sighting, call: (calls.append(call), prepare(sighting, call))[1]
         leaving = sent(server, asked(data_url(clip)))
         until(lambda: gaze.begun == 1)
         leaving.close()
-        until(lambda: server.gateway.in_work == 1)
-        time.sleep(0.2)
+        until(lambda: calls[0].cancelled)
         gaze.may.release(1)  # what is in hand comes to its end, and no more of the 8 frames is begun
         until(lambda: server.gateway.in_work == 0)
         assert gaze.begun == 1
@@ -174,10 +179,10 @@ def test_who_leaves_while_its_answer_is_written_stops_that(model, stream):
         engine.may.release(4)
         until(lambda: engine.ids == 4)
         leaving.close()
-        time.sleep(0.2)
+        until(lambda: engine.call.cancelled)
         engine.may.release(1)
         until(lambda: engine.ended == 1 and server.gateway.in_work == 0)
-        assert engine.ids <= 6
+        assert engine.ids == 5
         engine.may.release(100)
         assert server.post(body_of(TEXT))[0] == 200
 
