@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.errors import InputError
+from ..common.fields import settings_of
 from ..common.storage.json_text import to_json
 from ..serving.config import GROUPS, ServeConfig
 from .options import ONLY_SIGNS, add_settings, gaze_options, load_model, quiet, values_of
@@ -15,6 +16,8 @@ from .options import ONLY_SIGNS, add_settings, gaze_options, load_model, quiet, 
 if TYPE_CHECKING:
     from ..mllm.model import GazedModel
     from ..serving.engines.base import Engine
+
+LISTS = {"allow_folder": "FOLDER", "allow_domain": "HOST"}  # options that may be repeated
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -28,13 +31,12 @@ def add(verbs: argparse._SubParsersAction) -> None:
     for group in GROUPS:
         options = serve.add_argument_group(group)
         add_settings(options, ServeConfig, group)
-        if group == "allowed":
-            options.add_argument(
-                "--allow-folder", action="append", metavar="FOLDER", help="files below it may be asked about"
-            )
-            options.add_argument(
-                "--allow-domain", action="append", metavar="HOST", help="URLs of this host (or HOST:PORT) are fetched"
-            )
+        for one in settings_of(ServeConfig):
+            if one.group == group and one.name in LISTS:
+                flag = f"--{one.name.replace('_', '-')}"
+                options.add_argument(
+                    flag, action="append", metavar=LISTS[one.name], help=f"{one.help}; may be repeated"
+                )
     serve.add_argument("--no-cache", action="store_true", help="keep nothing that was seen of videos on disk")
     gaze_options(serve, "default: nvidia/AutoGaze with MODEL, otherwise pixel-diff")
     serve.set_defaults(run=run)
@@ -42,8 +44,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    folders = {"allow_folder": arguments.allow_folder, "allow_domain": arguments.allow_domain}
-    config = ServeConfig(**values_of(arguments, ServeConfig), **folders)
+    config = ServeConfig(**values_of(arguments, ServeConfig), **{name: getattr(arguments, name) for name in LISTS})
     try:
         from ..serving.app import make_app
         from ..serving.gateway import Gateway

@@ -43,8 +43,8 @@ class ServeConfig:
         usual="default: its hub id, or the name of its folder",
         group=LISTENING,
     )
-    allow_folder: Names = ()
-    allow_domain: Names = ()
+    allow_folder: Names = setting("files below it may be asked about", default=(), flag="", group=ALLOWED)
+    allow_domain: Names = setting("URLs of this host (or HOST:PORT) are fetched", default=(), flag="", group=ALLOWED)
     allow_private: bool = setting(
         "allowed domains may have addresses in this machine or its private network",
         default=False,
