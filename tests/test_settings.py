@@ -50,6 +50,7 @@ NO_OPTION = {
     (LabelConfig, "scales"),  # labels are in the published grid
     (LabelConfig, "patch"),
     (TrainingConfig, "search"),  # fields of its own
+    (TrainingConfig, "selections"),  # --only-task chooses by --init
     (FinetuneConfig, "lora"),
     (FinetuneConfig, "rollouts"),
     (FinetuneConfig, "parts"),  # presets, and two options for each part

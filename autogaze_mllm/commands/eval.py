@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import InputError, listed
 from ..common.storage.json_text import to_json
 from .config_file import CONFIG, write_config
-from .options import ONLY_SIGNS, chosen_settings, gaze_options, load_model, quiet
+from .options import ONLY_SIGNS, chosen_settings, gaze_options, index_option, load_model, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard
@@ -61,7 +61,9 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--sweep", metavar="GRID", help='try a grid of settings, for example "gaze=pixel-diff,random; ratio=0.1,0.25"'
     )
-    parser.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the videos")
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the videos")
+    index_option(kept)
     gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     parser.set_defaults(run=run_benchmark, benchmark=name)
 
@@ -130,6 +132,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
     if not 0 <= arguments.seed < 2**32:
         raise InputError(f"--seed must lie in [0, 2**32 - 1], got {arguments.seed}")
+    if arguments.index is not None and arguments.sweep is not None:
+        raise InputError("--sweep looks at the videos in several ways, anew: leave --index out")
     if arguments.retry_failed and not arguments.resume:
         raise InputError("--retry-failed goes with --resume")
 
@@ -189,8 +193,8 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Responder, l
     if points is None:
         variants = [Variant(model.gaze, model.settings, gaze)]
     else:
-        place = {"device": model.device, "dtype": model.dtype}
-        variants = sweep_variants(points, model.gaze, gaze, model.settings, arguments.seed, **place)
+        target = {"device": model.device, "dtype": model.dtype}
+        variants = sweep_variants(points, model.gaze, gaze, model.settings, arguments.seed, **target)
     return ModelAnswerer(model, arguments.model), variants
 
 

@@ -11,7 +11,6 @@ from ..common.storage.json_text import to_json
 from ..training.config import (
     CLIPS,
     LOSSES,
-    MOSAIC_LOSS,
     STEPS,
     WATCH,
     ClipConfig,
@@ -22,6 +21,7 @@ from .config_file import CONFIG, write_config
 from .options import add_settings, print_rows, quiet, values_of
 
 if TYPE_CHECKING:
+    from ..gaze.autogaze.config import AutoGazeConfig
     from ..gaze.autogaze.model import AutoGaze
     from ..training.tasks.base import ReconstructionTask
     from ..training.trainer import TrainingData
@@ -67,7 +67,14 @@ def _what(train: argparse.ArgumentParser) -> None:
     train.add_argument("--task-weights", metavar="W", help="weights of these losses, joined by +")
     train.add_argument("--dinov2-reg", metavar="MODEL", help="folder or id of the model behind dinov2_reg")
     train.add_argument("--siglip2", metavar="MODEL", help="folder or id of the model behind siglip2")
-    train.add_argument("--rebuild", type=float, default=1.0, help="share of a clip's frames that a VideoMAE rebuilds")
+    train.add_argument(
+        "--rebuild", type=float, help="share of a clip's frames that a VideoMAE rebuilds (default: its own, else 1)"
+    )
+    train.add_argument(
+        "--only-task",
+        action="store_true",
+        help="train the VideoMAE alone, on labels, on selections of --init, or on random patches",
+    )
     add_settings(train, TrainingConfig)
 
 
@@ -103,8 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
     if steps is None:
         steps = max(int(len(data.train) * arguments.epochs / arguments.batch_size), 1)
     settings = _settings(arguments, steps)
-    gaze = _gaze(arguments, data)
-    task = _task(arguments, gaze)
+    gaze, task = _models(arguments, data)
     trainer = GazeTrainer(
         gaze,
         task,
@@ -125,7 +131,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not trainer.accelerator.is_main_process:
         return 0
     result: dict[str, Any] = {
-        "model": str(trainer.run_folder / "gaze"),
+        "model": str(trainer.run_folder / ("gaze" if settings.train_gaze else "task")),
         "steps": trainer.last_step,
         "resumed_at": first,
         "videos": len(data.train),
@@ -149,7 +155,7 @@ def _check(arguments: argparse.Namespace) -> None:
         raise InputError(f"--epochs must be a number above 0, got {arguments.epochs}")
     for name in ("unreadable", "rebuild"):
         value = getattr(arguments, name)
-        if not 0 <= value <= 1:
+        if value is not None and not 0 <= value <= 1:
             raise InputError(f"--{name} is a share, in [0, 1], got {value}")
 
 
@@ -181,7 +187,10 @@ def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
 
 def _settings(arguments: argparse.Namespace, steps: int) -> TrainingConfig:
     search = SearchConfig(**values_of(arguments, SearchConfig))
-    return TrainingConfig(**{**values_of(arguments, TrainingConfig), "steps": steps, "search": search})
+    values = {**values_of(arguments, TrainingConfig), "steps": steps, "search": search}
+    if arguments.only_task:
+        values |= {"train_gaze": False, "train_task": True, "selections": "gaze" if arguments.init else "random"}
+    return TrainingConfig(**values)
 
 
 def _data(arguments: argparse.Namespace) -> TrainingData:
@@ -209,34 +218,50 @@ def _data(arguments: argparse.Namespace) -> TrainingData:
     return TrainingData(train, val, labels)
 
 
-def _gaze(arguments: argparse.Namespace, data: TrainingData) -> AutoGaze:
-    import dataclasses
-
+def _models(arguments: argparse.Namespace, data: TrainingData) -> tuple[AutoGaze, ReconstructionTask]:
+    """A gaze model that is given decides the grid; a new one takes that of the task."""
     import torch
 
-    from ..gaze.autogaze.config import PUBLISHED_TASK, AutoGazeConfig, BudgetConfig
     from ..gaze.autogaze.model import AutoGaze
-    from ..training.initialize import initialize
 
     changes = _budget(arguments)
     torch.manual_seed(arguments.seed)
-    if arguments.init is None:
-        gaze = AutoGaze()
-        # A frame of each of some videos, the same ones in every process.
-        some = range(0, len(data.train), max(len(data.train) // 48, 1))
-        frames = torch.stack([data.train.clip(number).pixels[-1] for number in some])
-        initialize(gaze, gaze.processor.normalize(frames.float() / 255), arguments.seed)
-    else:
-        gaze = AutoGaze.from_pretrained(arguments.init)
-    config: AutoGazeConfig = gaze.config
-    task = arguments.task if arguments.task == "mosaic" else PUBLISHED_TASK
-    if task != config.reconstruction_task:  # a stop rule in the unit of the other task would mean nothing
-        usual = MOSAIC_LOSS if task == "mosaic" else BudgetConfig.requirement
-        changes = {"requirement": arguments.val_loss or usual} | changes
+    given = None if arguments.init is None else AutoGaze.from_pretrained(arguments.init)
+    task = _task(arguments, given)
+    gaze = given or _new_gaze(arguments, data, task)
+    gaze.config = _configured(gaze.config, arguments, task, changes)
+    return gaze.float(), task
+
+
+def _new_gaze(arguments: argparse.Namespace, data: TrainingData, task: ReconstructionTask) -> AutoGaze:
+    import torch
+
+    from ..gaze.autogaze.config import AutoGazeConfig
+    from ..gaze.autogaze.model import AutoGaze
+    from ..training.initialize import initialize
+
+    scales = tuple(side for side, _ in task.grid.scales)
+    gaze = AutoGaze(AutoGazeConfig(scales=scales, num_vision_tokens_each_frame=task.grid.size))
+    if arguments.only_task:  # it is never asked
+        return gaze
+    # A frame of each of some videos, the same ones in every process.
+    some = range(0, len(data.train), max(len(data.train) // 48, 1))
+    frames = torch.stack([data.train.clip(number).pixels[-1] for number in some])
+    initialize(gaze, gaze.processor.normalize(frames.float() / 255), arguments.seed)
+    return gaze
+
+
+def _configured(
+    config: AutoGazeConfig, arguments: argparse.Namespace, task: ReconstructionTask, changes: dict[str, Any]
+) -> AutoGazeConfig:
+    """With the budgets, and with the stop rule in the unit of the task: one of another task would mean nothing."""
+    import dataclasses
+
+    if arguments.init is None or task.name != config.reconstruction_task:
+        changes = {"requirement": arguments.val_loss or task.usual_loss} | changes
     budget = dataclasses.replace(config.budget, **changes)
     frames = max(arguments.frames, config.max_num_frames or 0)
-    gaze.config = dataclasses.replace(config, budget=budget, reconstruction_task=task, max_num_frames=frames)
-    return gaze.float()
+    return dataclasses.replace(config, budget=budget, reconstruction_task=task.name, max_num_frames=frames)
 
 
 def _budget(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -269,15 +294,15 @@ def _budget(arguments: argparse.Namespace) -> dict[str, Any]:
     return changes
 
 
-def _task(arguments: argparse.Namespace, gaze: AutoGaze) -> ReconstructionTask:
+def _task(arguments: argparse.Namespace, gaze: AutoGaze | None) -> ReconstructionTask:
     from ..training.tasks.registry import load_task
 
     changes = {"loss_type": arguments.task_losses, "loss_weights": arguments.task_weights}
     models = {"dinov2_reg": arguments.dinov2_reg, "siglip2": arguments.siglip2}
     return load_task(
         arguments.task,
-        gaze.grid,
-        gaze.processor,
+        None if gaze is None else gaze.grid,
+        None if gaze is None else gaze.processor,
         sample_rate=arguments.rebuild,
         feature_models={name: source for name, source in models.items() if source is not None},
         changes={name: value for name, value in changes.items() if value is not None},

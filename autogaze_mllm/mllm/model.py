@@ -166,6 +166,11 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
 
+    def cache_facts(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """What decides the kept patches of a video, and its visual tokens; None where they cannot be cached."""
+        encoder = self._encoder()
+        return encoder.gaze_facts(), encoder.token_facts()
+
     def _encoder(
         self,
         settings: VideoSettings | None = None,
@@ -208,17 +213,17 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise InputError("no prompt was given")
-        film_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
+        video_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
         image_lists = media_per_prompt(images, pictures_in, single, len(texts), "images")
         stats = keep_stats(self, new_stats())
         encoder = self._encoder(stats=stats)
         rows, media = [], MediaRows(stats=stats)
-        for number, (text, films, pictures) in enumerate(zip(texts, film_lists, image_lists, strict=True)):
-            check_counts(text, len(films), len(pictures), number)
-            items, film, picture = [], iter(films), iter(pictures)
+        for number, (text, prompt_videos, pictures) in enumerate(zip(texts, video_lists, image_lists, strict=True)):
+            check_counts(text, len(prompt_videos), len(pictures), number)
+            items, next_video, picture = [], iter(prompt_videos), iter(pictures)
             for kind in tags_in(text):
                 if kind == "video":
-                    items.append(encoder.media(next(film), reuse, progress))
+                    items.append(encoder.media(next(next_video), reuse, progress))
                 else:
                     items.append(self.family.dense_image(open_picture(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
@@ -285,9 +290,9 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         features = encoder.features([item for items in media for item in items], clock)
         rest = iter(features)
         for row, items in enumerate(media):
-            count, places = sum(len(next(rest)) for _ in items), int(visual[row].sum())
-            if count != places:
-                raise InputError(f"prompt {row}: {places} visual placeholders, but its media give {count} features")
+            count, slots = sum(len(next(rest)) for _ in items), int(visual[row].sum())
+            if count != slots:
+                raise InputError(f"prompt {row}: {slots} visual placeholders, but its media give {count} features")
         encoder.count({"seconds": clock.seconds})
         if family.deepstack:
             embedded = F.pad(embedded, (0, family.deepstack * embedded.shape[-1]))

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from ..common.compute.offloading import has_all_weights
 from ..common.errors import InputError, first_line, listed
 from ..common.storage.files import find_file, read_fields
-from ..gaze.cache import VideoCache
+from ..gaze.cache import VideoCache, is_index
 from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector
 from ..gaze.selectors.base import AnySelector, as_selector
@@ -65,7 +65,7 @@ def wrap(
     compile: torch.compile the gazed tower, which takes a minute at its first call.
     hub: revision, token, cache_dir, ... for downloads of the base model.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
-    with a size limit, or False).
+    with a size limit, or False). A folder that `autogaze-mllm index` filled is looked into besides the usual one.
     Raises InputError for a model that is not supported or already wrapped.
     """
     if isinstance(model, (str, Path)):
@@ -151,7 +151,9 @@ def _cache(cache: VideoCache | str | Path | bool) -> VideoCache | None:
         except InputError as error:  # nobody asked for this folder, so nobody should be stopped by it
             logger.warning("going without a cache: %s", error)
             return None
-    return cache if isinstance(cache, VideoCache) else VideoCache(cache)
+    if isinstance(cache, VideoCache):
+        return cache
+    return VideoCache(index=cache) if is_index(cache) else VideoCache(cache)
 
 
 def _base_loader(source: str | Path, hub: dict[str, Any]) -> tuple[type[Family], Callable[..., Any]]:

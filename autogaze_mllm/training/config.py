@@ -16,9 +16,11 @@ Algorithm = Literal["ntp", "grpo"]
 LogProbabilities = Literal["matched", "published"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["no", "bf16"]
+Selections = Literal["gaze", "random"]
 
 CLIPS, STEPS, LOSSES, WATCH = "clips", "steps", "losses", "watch"  # groups of options
 MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
+VIDEOMAE_LOSS = 0.7  # of a VideoMAE, the published stop rule
 
 
 def _require(condition: bool, message: str) -> None:
@@ -226,6 +228,12 @@ class TrainingConfig:
         off="--freeze-gaze",
     )
     train_task: bool = setting("train the reconstruction model, too", default=False, usual=False)
+    selections: Selections = setting(
+        default="gaze",
+        flag="",
+        manual="what a reconstruction model that is trained alone rebuilds frames from, without labels: selections of "
+        "the gaze model, or random patches",
+    )
     seed: int = setting(
         default=0,
         usual=False,
@@ -244,10 +252,10 @@ class TrainingConfig:
     )
     val_clips: int = setting("clips of val/ looked at; 0: none", default=16, usual=False, metavar="N", group=WATCH)
     val_ratio: Number = setting("budget in validation", default=0.25, usual=False, above=0, at_most=1, group=WATCH)
-    val_loss: Number = setting(
-        "stop rule in validation, and the new model's own; 0: none",
-        default=MOSAIC_LOSS,
-        usual=False,
+    val_loss: Number | None = setting(
+        "stop rule in validation, and the new model's own",
+        default=None,
+        usual=f"default: the task's, {MOSAIC_LOSS} with the mosaic and {VIDEOMAE_LOSS} with a VideoMAE; 0: none",
         at_least=0,
         refusal="val_loss must be at least 0 (0: no stop rule)",
         group=WATCH,

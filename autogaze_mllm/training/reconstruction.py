@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..common.errors import InputError
+from ..common.extras import require_extra
 from ..common.pixels import resize_frames
 from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import DEFAULT_GRID, PatchGrid
@@ -237,10 +238,9 @@ def default_task(selector: AnySelector) -> MosaicTask:
 
 def _ssim(one: torch.Tensor, other: torch.Tensor) -> float:
     """Structural similarity (Wang et al. 2004) of images (3, H, W) in [0, 1], mean over channels."""
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise InputError("SSIM needs scikit-image: pip install 'autogaze_mllm[train]'") from error
+    require_extra("train", "SSIM", "scikit-image")
+    from skimage.metrics import structural_similarity
+
     return float(structural_similarity(one.cpu().numpy(), other.cpu().numpy(), channel_axis=0, data_range=1.0))
 
 

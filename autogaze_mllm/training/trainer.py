@@ -8,8 +8,8 @@ Notable design decisions:
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import importlib.util
 import random
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -26,6 +26,7 @@ from tqdm.auto import tqdm
 
 from ..common.compute.workers import Prefetch
 from ..common.errors import DivergenceError, InputError
+from ..common.extras import require_extra
 from ..common.storage.files import output_folder, read_json, write_json
 from ..common.storage.json_diff import check_same
 from ..common.storage.locks import run_lock
@@ -37,7 +38,9 @@ from .data.clips import ClipConfig, ClipSource
 from .data.labels import Label, collate_labels, key_of
 from .objective import Batch, GazeObjective
 from .schedules import learning_rate, temperature
+from .selections import check_budget
 from .tasks.base import ReconstructionTask, TrainableTask
+from .tasks.mosaic import MosaicTask
 from .validation import validate
 
 LOWER = "a lower --lr may help"
@@ -71,12 +74,15 @@ class GazeTrainer:
     ) -> None:
         """until: stop after this step, short of the schedule's end. identity: what else decides the result (where the
         weights came from, labels, ...), as json values: a run is only gone on with where it is the same."""
+        if settings.val_loss is None:
+            settings = dataclasses.replace(settings, val_loss=task.usual_loss)
         self.settings, self.data = settings, data
         self.identity = dict(identity or {})
         self.last_step = min(settings.steps, until or settings.steps)
         self.run_folder = output_folder(run)
-        if settings.tracker != "none" and importlib.util.find_spec(settings.tracker) is None:
-            raise InputError(f"{settings.tracker} is not installed: pip install {settings.tracker}, or --tracker none")
+        if settings.tracker != "none":
+            extra = "wandb" if settings.tracker == "wandb" else "train"
+            require_extra(extra, f"--tracker {settings.tracker}", settings.tracker)
         # Buffers are never trained here, and their broadcast would cost a message for each step.
         options = DistributedDataParallelKwargs(broadcast_buffers=False)
         # Precision is ours to choose: accelerate's would be fixed for the whole process by the first trainer in it.
@@ -90,20 +96,18 @@ class GazeTrainer:
         self.micro, self.rounds = settings.accumulation(self.accelerator.num_processes)
         self.progress = progress and self.accelerator.is_main_process
         self.gaze, self.task = gaze.train(), task
-        if settings.train_task and not isinstance(task, TrainableTask):
-            raise InputError(f"the task {task.name!r} has no parameters to train")
+        self._check()
         gaze.requires_grad_(settings.train_gaze)
         if isinstance(task, nn.Module):
-            task.requires_grad_(settings.train_task).train(settings.train_task)
-        if data.labels is not None and settings.algorithm != "ntp":
-            raise InputError("labels are for ntp; grpo learns from the model's own selections")
+            task.requires_grad_(settings.train_task).train()  # it rebuilds a share of the frames, learning or not
         objective = GazeObjective(gaze, task, settings, self._over_all, data.labels is not None)
         self.hints = objective.hints
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(objective, settings)
         self._identify()
         self.validation: dict[str, float] = {}  # of the trained model
-        self.trained = Trained(gaze, self._trained_task(), self.hints, self.optimizer)
+        trained_gaze = gaze if settings.train_gaze else None
+        self.trained = Trained(trained_gaze, self._trained_task(), self.hints, self.optimizer)
         self.first_step, _ = load_newest(self.run_folder, self.trained)
         self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
 
@@ -147,12 +151,32 @@ class GazeTrainer:
             write_json(self.run_folder / "validation.json", self.validation)
         if main:
             plot_curves(self.run_folder / "metrics.jsonl", self.run_folder / "curves.png")
-            self.gaze.save_pretrained(self.run_folder / "gaze")
+            if self.settings.train_gaze:
+                self.gaze.save_pretrained(self.run_folder / "gaze")
             trained = self._trained_task()
             if trained is not None:
                 trained.save_pretrained(self.run_folder / "task")
         self.accelerator.wait_for_everyone()
+        if isinstance(self.task, nn.Module):
+            self.task.eval()
         return self.gaze.eval()
+
+    def _check(self) -> None:
+        """Raises InputError for a task and settings that do not go together."""
+        settings, task, labels = self.settings, self.task, self.data.labels
+        if settings.train_task and not isinstance(task, TrainableTask):
+            raise InputError(f"the task {task.name!r} has no parameters to train")
+        if not settings.train_gaze:
+            if settings.selections == "random" and labels is None:
+                check_budget(self.gaze.config.budget)
+            return
+        if labels is not None and settings.algorithm != "ntp":
+            raise InputError("labels are for ntp; grpo learns from the model's own selections")
+        if labels is None and settings.algorithm == "ntp" and not isinstance(task, MosaicTask):
+            raise InputError(
+                f"ntp searches labels with the mosaic only; search those of {task.name!r} once, with "
+                f"`autogaze-mllm label --task`, and give them to --labels"
+            )
 
     def _start_tracker(self) -> None:
         """Beside `metrics.jsonl`: tensorboard in the run's folder of that name, or a run of wandb's project."""

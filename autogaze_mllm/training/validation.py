@@ -13,6 +13,7 @@ from ..gaze.autogaze.model import AutoGaze
 from ..gaze.grid import PatchGrid
 from ..gaze.overlay import draw_patches, patch_box
 from ..gaze.selection import GazingInfo, Selection, read_selection
+from ..gaze.selectors.baselines import RandomSelector
 from .config import TrainingConfig
 from .data.clips import ClipSource
 from .search.greedy import search_mosaic
@@ -37,14 +38,12 @@ def validate(
     device = gaze.device
     for number in range(min(settings.val_clips, len(clips))):
         frames = clips.clip(number).pixels[None].to(device).float() / 255
-        info = gaze.generate(
-            gaze.processor.normalize(frames), settings.val_ratio, settings.val_loss or None, do_sample=False
-        )
-        result = task(task.normalize(frames), info)
+        info = _select(gaze, task, frames, settings)
+        result = task(task.normalize(frames), info, list(range(frames.shape[1])))  # all, as training may not
         losses.append(float(result.loss.mean()))
         ratios.append(result.gazing_ratio)
         patches.append(float(result.kept.sum()))
-        if settings.val_loss:
+        if settings.val_loss and info.task_loss_requirement is not None:
             stopped += _stopped_losses(info, result.frame_losses, result.kept, settings)
         if isinstance(task, MosaicTask):
             greedy.append(_greedy_patches(task, task.normalize(frames), result.frame_losses))
@@ -59,11 +58,19 @@ def validate(
         "val_gazing_ratio": float(np.mean(ratios)),
         "val_patches": float(np.mean(patches)),
     }
-    if stopped:
+    if stopped and settings.val_loss:
         values["val_asked"] = float(np.mean(stopped)) / settings.val_loss
     if greedy:
         values["val_greedy_patches"] = float(np.mean(greedy))
     return values
+
+
+def _select(gaze: AutoGaze, task: ReconstructionTask, frames: torch.Tensor, settings: TrainingConfig) -> GazingInfo:
+    if not settings.train_gaze and settings.selections == "random":
+        return RandomSelector().select(frames, task.grid, settings.val_ratio, None)
+    return gaze.generate(
+        gaze.processor.normalize(frames), settings.val_ratio, settings.val_loss or None, do_sample=False
+    )
 
 
 def _stopped_losses(

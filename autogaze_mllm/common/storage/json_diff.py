@@ -23,8 +23,8 @@ def check_same(where: object, before: dict[str, Any], now: dict[str, Any]) -> No
     """Raises InputError with every setting that is another now. where: the run's folder or file."""
     changes = [f"{name}: {old} -> {new}" for name, old, new in differences(before, now)]
     if changes:
-        told = listed(changes, SHOWN, "; ")
-        raise InputError(f"{where}: this run was begun with other settings; choose another folder ({told})")
+        text = listed(changes, SHOWN, "; ")
+        raise InputError(f"{where}: this run was begun with other settings; choose another folder ({text})")
 
 
 def _plain(value: Any) -> Any:

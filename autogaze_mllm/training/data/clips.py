@@ -18,12 +18,11 @@ from ...common.errors import InputError
 from ...common.pixels import resize_frames
 from ...common.storage.files import atomic_write
 from ...common.storage.hashing import content_hash
+from ...video.folder import VIDEO_ENDINGS
 from ...video.reader import VideoReader
 from ..config import ClipConfig
 
 logger = logging.getLogger(__name__)
-
-VIDEO_ENDINGS = {".mp4", ".mkv", ".mov", ".webm", ".avi", ".ts", ".m4v", ".mpg", ".mpeg", ".gif"}
 
 
 def find_videos(sources: str | Sequence[str], split: str = "train") -> list[Path]:
@@ -45,7 +44,7 @@ def find_videos(sources: str | Sequence[str], split: str = "train") -> list[Path
         elif path.suffix.lower() in VIDEO_ENDINGS:
             result += [path] * (split == "train")
         elif split == "train":
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")  # others may stand in a name
             result += [path.parent / line.strip() for line in lines if line.strip()]
     return result
 
