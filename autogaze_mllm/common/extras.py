@@ -14,8 +14,13 @@ EXTRAS: dict[str, dict[str, str]] = {
     "train": {"scikit-image": "skimage", "scikit-learn": "sklearn", "tensorboard": "tensorboard"},
     "wandb": {"wandb": "wandb"},
     "trackio": {"trackio": "trackio"},
-    "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"},
-    "app": {"gradio": "gradio"},
+    "serve": {
+        "fastapi": "fastapi",
+        "starlette": "starlette",
+        "uvicorn": "uvicorn",
+        "prometheus-client": "prometheus_client",
+    },
+    "app": {"gradio": "gradio", "starlette": "starlette"},
     "ray": {"ray": "ray"},
 }
 

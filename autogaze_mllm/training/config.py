@@ -26,6 +26,8 @@ MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
 VAL_RATIO = "0.25"
 OWN = "default: the model's own"
 VIDEOMAE_LOSS = 0.7  # of a VideoMAE, the published stop rule
+# Labels go on below the stop rule, so that the model learns what comes after it, too.
+MOSAIC_LABEL_LOSS, VIDEOMAE_LABEL_LOSS = 0.1, 0.5
 
 
 def _require(condition: bool, message: str) -> None:
@@ -96,9 +98,10 @@ class LabelConfig:
     """How labels are searched for files of labels."""
 
     task: str = setting("mosaic, or the folder or id of a VideoMAE", default="mosaic")
-    target: Number = setting(
+    target: Number | None = setting(
         "a frame is done at this loss",
-        default=0.1,
+        default=None,
+        usual=f"default: {MOSAIC_LABEL_LOSS} with the mosaic, {VIDEOMAE_LABEL_LOSS} with a VideoMAE",
         at_least=0,
         flag="--loss",
         refusal="the target loss must be at least 0",

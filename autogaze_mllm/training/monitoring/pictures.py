@@ -13,8 +13,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ...common.palette import COLOURS
 from ...gaze.grid import PatchGrid
-from ...gaze.overlay import COLOURS, draw_patches, patch_box
+from ...gaze.overlay import draw_patches, patch_box
 from ...gaze.selection import Selection
 
 COLUMNS = 8  # frames of a sheet at most
