@@ -52,12 +52,14 @@ done
 cores=$(( $(nproc 2> /dev/null || echo 1) / PROCESSES ))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 0 ? cores : 1 ))}
 
-launch=(--nproc-per-node "$PROCESSES")
+launch=("$PYTHON" -m torch.distributed.run --nproc-per-node "$PROCESSES")
 if [ "$NODES" -gt 1 ]; then
     [ -n "${MASTER:-}" ] && [ -n "${NODE:-}" ] || fail "with NODES=$NODES name MASTER, the first machine, and NODE, the number of this one"
     launch+=(--nnodes "$NODES" --node-rank "$NODE" --master-addr "$MASTER" --master-port "${PORT:-29500}")
-else
+elif [ "$PROCESSES" -gt 1 ]; then
     launch+=(--standalone)
+else
+    launch=("$PYTHON") # one process has nobody to talk to
 fi
 
 if [ "$DOWNLOAD" = 1 ]; then
@@ -94,6 +96,6 @@ AS_PUBLISHED=(--log-probabilities published --optimizer adam --schedule linear -
     --hint-weight 0 --clip-norm 0)
 
 train() { # options of the recipe, then those of the command line
-    exec "$PYTHON" -m torch.distributed.run "${launch[@]}" -m autogaze_mllm.cli train-gaze "$ROOTS" --out "$OUTPUT" \
+    exec "${launch[@]}" -m autogaze_mllm.cli train-gaze "$ROOTS" --out "$OUTPUT" \
         "${TASK_OPTIONS[@]}" "${AS_PUBLISHED[@]}" "${DEVICE[@]}" "$@"
 }

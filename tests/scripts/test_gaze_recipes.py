@@ -6,6 +6,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,6 +121,27 @@ def test_both_stages_run_in_small_and_a_kill_changes_nothing(data: Path, gaze: P
     assert any(not before[name].equal(after[name]) for name in before)
     refused = run(GRPO, "--json", **second, INIT=gaze, check=False)
     assert refused.returncode != 0 and "this run was begun with other settings" in refused.stderr
+
+
+@pytest.mark.slow
+def test_the_manual_s_way_for_newcomers(tmp_path: Path) -> None:
+    """From made videos to a model, as the page has it."""
+    page = (ROOT / "docs/gaze-training.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL) if "SMALL=1" in b)
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, words in (("python", ""), ("autogaze-mllm", "-m autogaze_mllm.cli")):
+        (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words} "$@"\n')
+        (programs / name).chmod(0o755)
+    environment = {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    environment["OMP_NUM_THREADS"] = "1"
+    done = subprocess.run(
+        ["bash", "-ec", block], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "patches kept" in done.stdout
+    assert settings(tmp_path / "ntp")["labels"] != [] and "Traceback" not in done.stderr
 
 
 def published_command(script: str, tmp_path: Path, **variables: object) -> list[str]:
