@@ -101,9 +101,9 @@ class VideoMAECheckpoint:
                 continue
             model = self.networks.get(name, DEFAULT_MODELS[name])
             if name in frozen:
-                told = published.describe(model, self.source, **self.hub)
-                where = f"{self.weights}: {name}, with {told.where}"
-                sources[name] = StoredNetwork(told.config, told.preprocessor, frozen[name], where)
+                described = published.describe(model, self.source, **self.hub)
+                where = f"{self.weights}: {name}, with {described.where}"
+                sources[name] = StoredNetwork(described.config, described.preprocessor, frozen[name], where)
             else:
                 sources[name] = published.beside(model, self.source) or model
         return sources

@@ -125,13 +125,13 @@ def _load_network(name: str, source: NetworkSource) -> Any:
 
     kind: Any = Dinov2WithRegistersModel if name == "dinov2_reg" else SiglipVisionModel
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, "output_loading_info": True}
-    options["ignore_mismatched_sizes"] = True  # they are told of below, in one line
-    place: Any = None
+    options["ignore_mismatched_sizes"] = True  # they are named below, in one line
+    folder: Any = None
     if isinstance(source, StoredNetwork):
         where, stored = source.where, dict(source.config)
         options["state_dict"] = dict(source.weights)
     else:
-        place, where = source, str(source)
+        folder, where = source, str(source)
         path = find_file(source, "config.json", required=False)
         stored = {} if path is None else read_json(path)
     check_no_code(stored, where)
@@ -141,9 +141,9 @@ def _load_network(name: str, source: NetworkSource) -> Any:
             f"{where}: is a {shown(stored['model_type'])}, the loss {name} needs a {' or '.join(TYPES[name])}"
         )
     try:
-        if place is None:
+        if folder is None:
             options["config"] = kind.config_class.from_dict(stored.get("vision_config", stored))
-        found, report = kind.from_pretrained(place, **options)
+        found, report = kind.from_pretrained(folder, **options)
     except Exception as error:  # damaged files come as errors of many types
         raise InputError(f"{where}: cannot be loaded for the loss {name}: {first_line(error)}") from error
     faults = {
@@ -151,8 +151,8 @@ def _load_network(name: str, source: NetworkSource) -> Any:
         "of another shape": sorted(str(key[0]) if isinstance(key, tuple) else key for key in report["mismatched_keys"]),
     }
     if any(faults.values()):
-        told = "; ".join(f"{kind}: {listed(keys, 4)}" for kind, keys in faults.items() if keys)
-        raise InputError(f"{where}: its weights are not those of the model for the loss {name}: {told}")
+        summary = "; ".join(f"{kind}: {listed(keys, 4)}" for kind, keys in faults.items() if keys)
+        raise InputError(f"{where}: its weights are not those of the model for the loss {name}: {summary}")
     return found
 
 
