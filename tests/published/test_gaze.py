@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import autogaze_mllm as am
 from autogaze_mllm import InputError
 from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor as OurProcessor
 from autogaze_mllm.published import AutoGaze, AutoGazeImageProcessor
@@ -128,6 +130,8 @@ def test_attributes_of_the_published_model() -> None:
     assert model.scales == [32, 64, 112, 224] and model.num_vision_tokens_each_frame == 265
     assert model.num_vision_tokens_each_scale_each_frame == [4, 16, 49, 196] and model.frame_sampling_rate == 1
     config = model.config
+    assert str(config.scales) == "32+64+112+224" and config.scales.split("+") == ["32", "64", "112", "224"]
+    assert type(config).from_dict(config.to_dict()) == config and config.scales == (32, 64, 112, 224)
     inner = config.gaze_model_config
     assert config.max_num_frames == 16 and inner.input_img_size == 224 and inner.connector_config.num_tokens == 196
     assert inner.gaze_decoder_config.num_multi_token_pred == 10 and inner.vision_model_config.temporal_patch_size == 1
@@ -135,6 +139,18 @@ def test_attributes_of_the_published_model() -> None:
     assert config.gazing_ratio_each_frame_config["sample_strategy_during_inference"] == "uniform"
     assert config.task_loss_requirement_config["fixed"]["task_loss_requirement"] == 0.7
     assert config.has_task_loss_requirement_during_inference and not config.has_task_loss_requirement_during_training
+
+
+def test_it_stands_wherever_our_own_model_does(clip: Path, tmp_path: Path) -> None:
+    small_gaze().save_pretrained(tmp_path / "gaze")
+    ours, theirs = am.AutoGaze.from_pretrained(tmp_path / "gaze"), AutoGaze.from_pretrained(tmp_path / "gaze")
+    settings = am.VideoSettings(frames=3, ratio=0.1, loss=0.0)
+    gazed = [am.gaze_video(clip, model, settings) for model in (ours, theirs, copy.deepcopy(theirs))]
+    assert all(torch.equal(one.positions, gazed[0].positions) for one in gazed)
+    assert theirs.identity() == ours.identity() and theirs.thread_safe  # so that one cache serves both
+    theirs.save_pretrained(tmp_path / "again")
+    for file in (tmp_path / "gaze").iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_what_is_no_batch_is_refused_in_a_line() -> None:

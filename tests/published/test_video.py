@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from transformers import SiglipImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from autogaze_mllm import InputError
 from autogaze_mllm.published import (

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from ..errors import InputError, first_line, listed
 from .files import atomic_write
 
-SHOWN = 8  # keys of each kind that are named in an error
+SHOWN = 4  # keys of each kind that an error names
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
