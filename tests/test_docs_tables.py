@@ -239,7 +239,7 @@ def test_what_a_family_cannot_do_is_refused_in_the_line_that_is_shown(clip: Path
 
     vit = LlavaConfig(vision_config=ViTConfig().to_dict())
     said = [
-        refused(lambda: wrapped("qwen3_vl", thumbnails=1).gaze_video(clip)),
+        refused(lambda: wrapped("qwen3_vl", thumbnails=1, thumbnail_ratio=0.5).gaze_video(clip)),
         refused(lambda: wrapped("qwen3_vl", frame_independent=False)),
         refused(lambda: wrapped("qwen3_vl", compile=True)),
         refused(lambda: wrapped("video_llava", max_tiles=2).gaze_video(clip)),

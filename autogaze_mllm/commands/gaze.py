@@ -35,7 +35,7 @@ def run(arguments: argparse.Namespace) -> int:
     quiet()
     settings = chosen_settings(arguments)
     from ..gaze.autogaze.pretrained import BUNDLED
-    from ..gaze.overlay import Overlay
+    from ..gaze.overlay import Overlay, pace
     from ..gaze.pipeline import gaze_video
     from ..gaze.selector_registry import load_selector
     from ..gaze.selectors.base import as_selector
@@ -47,9 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InputError(f"{arguments.out}: is the video itself; give the overlay another name")
     device = usable_device(arguments.device)
     selector = as_selector(load_selector(arguments.gaze or BUNDLED, device=device))
-    times = reader.seconds[numbers]
-    fps = max((len(times) - 1) / (times[-1] - times[0]), 1.0) if len(times) > 1 else 1.0  # at the video's own pace
-    output = video_writer(arguments.out, fps) if arguments.out else nullcontext(None)
+    output = video_writer(arguments.out, pace(reader.seconds[numbers])) if arguments.out else nullcontext(None)
     with output as write:
         overlay = Overlay(selector.grid, write)
         gazed = gaze_video(video, selector, settings, device=device, listener=overlay, progress=not arguments.json)

@@ -1,4 +1,7 @@
-"""Answers on disk: one json line each, in one file per process that wrote at the same time."""
+"""Answers on disk: one json line each, written so that a killed run loses at most the one in flight.
+
+A folder may hold several files, one per process that wrote at the same time.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,12 @@ import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from ..common.storage.json_log import JsonLog, read_logs
+from ..common.storage.json_lines import JsonLines, read_lines
+from ..common.storage.json_text import Fields
 
 logger = logging.getLogger(__name__)
 
-NAME = "answers"
-PATTERN = f"{NAME}-*.jsonl"
+PATTERN = "answers-*.jsonl"
 _warned: set[Path] = set()  # folders; a run reads its own many times
 
 
@@ -39,14 +42,14 @@ class Answer:
     seconds: dict[str, float] = field(default_factory=dict)
 
 
-class AnswerLog(JsonLog):
-    """Appends answers to one file, which is this process's alone; each is on the disk when `append` returns."""
+class AnswerLog(JsonLines):
+    """Appends answers to one file, which is this process's alone."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
-        super().__init__(folder, NAME, rank, advice="; go on with --resume")
+        super().__init__(folder / f"answers-{rank:05}.jsonl", f"-{rank:05}", "go on with --resume")
 
-    def append(self, answer: Answer) -> None:
-        self.write(dataclasses.asdict(answer))
+    def add(self, answer: Answer) -> None:
+        self.append(dataclasses.asdict(answer))
 
 
 def read_answers(folder: Path) -> dict[str, Answer]:
@@ -54,15 +57,14 @@ def read_answers(folder: Path) -> dict[str, Answer]:
     the first answer to a question counts, with a warning."""
     found: dict[str, Answer] = {}
     again = 0
-    for stored in read_logs(folder, NAME):
-        for name in ("id", "video"):
-            stored.get(name, str)
-        answer = Answer(**stored.known(Answer))
-        before = found.get(answer.id)
-        if before is not None and before.error is None:
-            again += answer.error is None
-            continue
-        found[answer.id] = answer
+    for path in sorted(folder.glob(PATTERN)):
+        for line in read_lines(path):
+            answer = _parse(line)
+            before = found.get(answer.id)
+            if before is not None and before.error is None:
+                again += answer.error is None
+                continue
+            found[answer.id] = answer
     if again and folder not in _warned:
         _warned.add(folder)
         logger.warning(
@@ -71,3 +73,9 @@ def read_answers(folder: Path) -> dict[str, Answer]:
             again,
         )
     return found
+
+
+def _parse(stored: Fields) -> Answer:
+    for name in ("id", "video"):
+        stored.get(name, str)
+    return Answer(**stored.known(Answer))

@@ -23,7 +23,7 @@ from ...common.errors import InputError
 from ...common.storage.files import output_folder, read_json, write_json
 from ...common.storage.hashing import content_hash
 from ...common.storage.json_diff import check_same
-from ...common.storage.json_log import JsonLog, read_logs
+from ...common.storage.json_lines import JsonLines, read_lines
 from ..tasks.mosaic import MosaicTask
 from .clips import Clip
 from .matching import match
@@ -60,13 +60,14 @@ class Evaluation:
         self._begin()
         mine = [part[0] for part in self.shard.part({clip.id: [clip] for clip in self.clips}).values()]
         known = self._known().keys()
-        with JsonLog(self.out, LOG, self.shard.rank, advice="; the same command goes on") as log:
+        rank = f"-{self.shard.rank:05}"
+        with JsonLines(self.out / f"{LOG}{rank}.jsonl", rank, "the same command goes on") as log:
             waiting = [clip for clip in mine if any(key not in known for key in self._keys(clip))]
             if waiting:
                 self._warm_up(waiting[0])
             for clip in tqdm(waiting, unit="clip", disable=self.shard.rank > 0):
                 for row in self._measure(clip, {key for key in self._keys(clip) if key not in known}):
-                    log.write(row)
+                    log.append(row)
         return self._gather() if self.shard.rank == 0 else []
 
     def decides(self) -> Row:
@@ -105,7 +106,8 @@ class Evaluation:
 
     def _known(self) -> dict[Key, Row]:
         found: dict[Key, Row] = {}
-        for stored in read_logs(self.out, LOG):
+        paths = sorted(self.out.glob(f"{LOG}-*.jsonl"))
+        for stored in (line for path in paths for line in read_lines(path)):
             names = [stored.get(name, str) for name in ("selector", "id", "setting")]
             found.setdefault((names[0], names[1], names[2]), dict(stored.values))
         return found

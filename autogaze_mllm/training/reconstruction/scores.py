@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ...common.errors import InputError
+from ...common.extras import require_extra
 from ...gaze.grid import PatchGrid
 from ...gaze.mosaic import psnr
 from ...gaze.ratio import patches_per_frame
@@ -134,10 +134,9 @@ def calibration(scores: Sequence[ClipScore]) -> float | None:
 
 def _ssim(one: torch.Tensor, other: torch.Tensor) -> float:
     """Structural similarity (Wang et al. 2004) of images (3, H, W) in [0, 1], mean over channels."""
-    try:
-        from skimage.metrics import structural_similarity
-    except ImportError as error:
-        raise InputError("SSIM needs scikit-image: pip install 'autogaze_mllm[train]'") from error
+    require_extra("train", "SSIM", "scikit-image")
+    from skimage.metrics import structural_similarity
+
     return float(structural_similarity(one.cpu().numpy(), other.cpu().numpy(), channel_axis=0, data_range=1.0))
 
 

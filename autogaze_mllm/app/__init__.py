@@ -1,0 +1,1 @@
+"""What is looked at in a browser: the page, and the static report of one video."""
