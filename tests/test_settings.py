@@ -19,6 +19,7 @@ from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
 from autogaze_mllm.finetuning.config import AdapterConfig, FinetuneConfig, RolloutConfig
+from autogaze_mllm.serving.config import ServeConfig
 from autogaze_mllm.signvid.dataset import SignVidConfig
 from autogaze_mllm.signvid.plan import VideoShape
 from autogaze_mllm.training.config import ClipConfig, LabelConfig, SearchConfig, TrainingConfig
@@ -43,6 +44,7 @@ CLASSES = {
     RolloutConfig: ("finetune", "finetuning.md"),
     VideoShape: ("make_signvid", "signvid.md"),
     SignVidConfig: ("make_signvid", "signvid.md"),
+    ServeConfig: ("serve", "serving.md"),
 }
 # Fields that have no option of their own, each for a reason.
 NO_OPTION = {
@@ -62,8 +64,9 @@ NO_OPTION = {
 BY_HAND = {(FinetuneConfig, name): f"--{name.replace('_', '-')}" for name in ("data", "output", "eval_data", "resume")}
 BY_HAND |= {(VideoShape, "width"): "--size", (VideoShape, "height"): "--size"}
 BY_HAND |= {(SignVidConfig, "split"): "--dev", (SignVidConfig, "seed"): "--seed"}
+BY_HAND |= {(ServeConfig, "allow_folder"): "--allow-folder", (ServeConfig, "allow_domain"): "--allow-domain"}
 REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
-VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
+VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune", "serve")
 
 
 def names(kind: type) -> list[str]:

@@ -22,6 +22,7 @@ from typing import Any
 
 from ..common.errors import InputError
 from ..common.fields import settings_of
+from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.overlay import pace
 from ..gaze.pipeline import gaze_video
@@ -83,8 +84,9 @@ class Looker:
 
     @property
     def selectors(self) -> list[str]:
-        """Their names, the model's own first."""
-        return list(dict.fromkeys((selector_name(self.model.gaze), *NAMED, "bundled")))
+        """Their names, the model's own first. One that keeps all patches and drops tokens later shows nothing here."""
+        others = [name for name, kind in NAMED.items() if not kind.after_tower]
+        return list(dict.fromkeys((selector_name(self.model.gaze), *others, BUNDLED)))
 
     def selector(self, name: str) -> AnySelector:
         if name not in self.selectors:
@@ -150,7 +152,6 @@ class Looker:
     def _look(
         self, key: str, path: str, video: Video, selector: AnySelector, settings: VideoSettings, report: Report
     ) -> Seen:
-        report(0, 1, "opening the video")
         reader, numbers = video.sampled(settings.frames, settings.fps)
         if len(numbers) > (most := int(self.range_of("frames")[1])):
             raise InputError(f"{reader.name}: {len(numbers)} frames would be looked at, here at most {most}: lower fps")
@@ -167,10 +168,10 @@ class Looker:
             self.model.cache.put_gazed(kept_as, gazed)  # `ask` on the command line finds it, too
         counts = frame_counts(gazed)
         seen = Seen(key, gazed, settings, films.paths, fps, counts, {})
-        seen.facts = self._facts(seen, Path(path).name, films.psnr)
+        seen.facts = self._facts(seen, Path(path).name, films)
         return seen
 
-    def _facts(self, seen: Seen, name: str, psnr: float) -> dict[str, Any]:
+    def _facts(self, seen: Seen, name: str, films: Films) -> dict[str, Any]:
         gazed, stats = seen.gazed, seen.gazed.stats
         if gazed.keep_after is not None:  # how many tokens are left is known behind the tower only
             self._encode(seen)
@@ -186,9 +187,10 @@ class Looker:
             "reduction": gazed.total_patches / max(len(gazed), 1),
             "visual_tokens": tokens,
             "dense_tokens": self.model.family.dense_count(stats["frames"], tuple(stats["size"])),
-            "psnr_db": psnr if math.isfinite(psnr) else None,
+            "psnr_db": films.psnr if math.isfinite(films.psnr) else None,
             "seconds": stats["seconds"],
-            "seconds_wall": stats["seconds_wall"],
+            "seconds_wall": stats["seconds_wall"] - films.seconds,
+            "seconds_drawing": films.seconds,
             "selector": stats["selector"],
             "settings": {name: value for name, value in seen.settings.to_dict().items() if value is not None},
             "command": self._command(name, stats["selector"], seen.settings),

@@ -10,6 +10,8 @@ Notable design decisions:
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +23,9 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from . import fragments
-from .addresses import NoAddresses
 from .config import AppConfig
 from .examples import Example
+from .isolation import Isolation
 from .lines import one_line
 from .looker import SLIDERS, Looker, Reply, Seen
 
@@ -33,7 +35,7 @@ INTRODUCTION = (
     "A selector looks at every frame and keeps the few patches worth looking at; "
     "the vision tower and the LLM see only those."
 )
-START = "Drop a video or take an example, then press Gaze. Click the chart to see a frame."
+STEPS = ("Drop a video, or take an example.", "Press Gaze.", "Click the chart to see a frame. Ask a question.")
 PROGRESS = gr.Progress()  # a parameter with it is how Gradio knows where to report
 ONE_JOB = "model"  # all that looks or answers waits for each other
 OTHER_QUESTIONS = ("What happens in this video?", "What does the sign say?")
@@ -134,17 +136,21 @@ class Page:
                     go = gr.Button("Gaze", variant="primary", elem_id="go")
                 with gr.Column(scale=1, min_width=320, elem_id="results"):
                     viewer = gr.HTML(
-                        fragments.hint(START),
+                        fragments.steps(STEPS),
                         elem_id="viewer",
                         js_on_load=(STATIC / "page.js").read_text(encoding="utf-8"),
-                        min_height=120,
                     )
-                    with gr.Row(elem_id="asking", equal_height=True):
+                    with gr.Row(elem_id="asking"):
                         question = gr.Textbox(
-                            label="Question", placeholder="What does the red sign say?", scale=4, elem_id="question"
+                            label="Question", placeholder=self._questions()[0], scale=1, elem_id="question"
                         )
-                        dense = gr.Checkbox(True, label="also without gaze", scale=1, min_width=150, elem_id="dense")
-                        ask = gr.Button("Ask", variant="primary", scale=1, min_width=100, elem_id="ask")
+                        ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
+                    dense = gr.Checkbox(
+                        True,
+                        label="Ask the dense model, too, which sees whole frames",
+                        container=False,
+                        elem_id="dense",
+                    )
                     gr.Examples(
                         [[text] for text in self._questions()],
                         [question],
@@ -163,10 +169,10 @@ class Page:
                 "concurrency_limit": 1,
                 "show_progress_on": [viewer],
             }
-            go.click(self.gaze, [video, selector, *sliders], api_name="gaze", **told)
+            go.click(_named(self.gaze), [video, selector, *sliders], api_name="gaze", **told)
             asked = [video, question, dense, shown, selector, *sliders]
-            ask.click(self.ask, asked, api_name="ask", **told)
-            question.submit(self.ask, asked, api_visibility="private", **told)
+            ask.click(_named(self.ask), asked, api_name="ask", **told)
+            question.submit(_named(self.ask), asked, api_visibility="private", **told)
             selector.change(
                 lambda name: self.looker.usual("loss", name),
                 [selector],
@@ -177,7 +183,7 @@ class Page:
         return page
 
     def _head(self) -> str:
-        note = f"<p><b>{fragments.escape(self.note)}</b></p>" if self.note else ""
+        note = f'<p class="ag-note">{fragments.escape(self.note)}</p>' if self.note else ""
         return f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>{note}"
 
     def _questions(self) -> Sequence[str]:
@@ -204,14 +210,29 @@ class Page:
         return selector, sliders
 
 
+def _named(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its `*values` called as the sliders are: Gradio's clients give arguments by these names."""
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(function).parameters.values():
+        if one.kind is inspect.Parameter.VAR_POSITIONAL:
+            parameters += [inspect.Parameter(name, one.POSITIONAL_OR_KEYWORD) for name in SLIDERS]
+        else:
+            parameters.append(one)
+    named = functools.partial(function)
+    named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return named
+
+
 def theme() -> gr.themes.Base:
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-    return gr.themes.Default(
+    look = gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
         neutral_hue=gr.themes.colors.slate,
         font=fonts,
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
+    # Small print that can be read: Gradio's own is paler than 4.5 to 1.
+    return look.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
 def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str]:
@@ -232,7 +253,7 @@ def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str
         ssr_mode=False,
         footer_links=[],
         enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(NoAddresses)]},
+        app_kwargs={"middleware": [Middleware(Isolation)]},
         theme=theme(),
         css=(STATIC / "page.css").read_text(encoding="utf-8"),
     )

@@ -22,7 +22,7 @@ from ..common.storage.yaml_text import parse_yaml
 from ..gaze.settings import VideoSettings
 
 CONFIG = "config.yaml"  # in the folder of a run
-OF_THE_CALL = ("json", "resume", "retry_failed")  # and not of what is done
+OF_THE_CALL = ("json", "resume", "retry_failed", "validate_only")  # and not of what is done
 PER_FRAME = {one.key for one in settings_of(VideoSettings) if one.per_frame}
 
 

@@ -73,7 +73,7 @@ def values_of(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     for one in settings_of(kind):
         if one.option:
             value = getattr(arguments, one.key)
-            if one.kind is tuple:
+            if one.kind is tuple and value is not None:
                 try:
                     value = one.read(value)
                 except ValueError as error:

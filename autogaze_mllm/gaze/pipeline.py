@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from ..common.compute.cancelling import check_cancelled
 from ..common.compute.memory import release_free_memory
 from ..common.compute.workers import CoreWorkers, Prefetch
 from ..common.errors import InputError
@@ -315,6 +316,7 @@ class _Gazer:
         for part, mask in (self.workers.map if in_threads else map)(gaze, range(0, total, batch)):
             self._keep(part)
             masks.append(mask)
+            check_cancelled()
             if len(masks) % RELEASE_EVERY == 0:
                 release_free_memory()
         self.frames += count

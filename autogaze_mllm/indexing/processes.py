@@ -170,6 +170,7 @@ def _serve(job: IndexJob, number: int, connection: Connection) -> None:
     from transformers.utils import logging as notices
 
     notices.set_verbosity_error()
+    notices.disable_progress_bar()
     try:
         worker = Worker(job, number)
         connection.send(("ready", worker.info()))

@@ -19,6 +19,7 @@ from ..common.storage.files import output_folder
 from ..common.storage.paths import shown_name
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import GAZED, TOKENS, VideoCache
+from ..gaze.selectors.base import AnySelector
 from ..gaze.settings import VideoSettings
 from ..mllm.loading import load_or_wrap
 from ..mllm.model import GazedModel
@@ -43,7 +44,7 @@ class IndexJob:
     out: str
     model: str | None = None
     encode: bool = False
-    gaze: str | None = None
+    gaze: AnySelector | str | None = None
     settings: VideoSettings | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
@@ -88,7 +89,8 @@ class Worker:
         gaze, tokens = self._facts
         settings = self.model.settings.to_dict()
         folder = str(Path(self.job.folder).resolve())
-        return IndexInfo(folder, self.job.model, self.job.gaze, settings, {"gaze": gaze, "tokens": tokens})
+        named = self.job.gaze if isinstance(self.job.gaze, str) else None
+        return IndexInfo(folder, self.job.model, named, settings, {"gaze": gaze, "tokens": tokens or {}})
 
     def index(self, video: str) -> Record:
         """The record of a video, whose results are on the disk by then. Raises StoreError where they cannot be."""

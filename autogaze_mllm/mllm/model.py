@@ -243,18 +243,25 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         return ModelInputs({**pad_rows(rows, pad_id, padding_side, self.device), "media": media})
 
     @torch.no_grad()
-    def encode_video(self, source: VideoSource, progress: bool = False, share_prompt: bool = False) -> Media:
+    def encode_video(
+        self,
+        source: VideoSource,
+        progress: bool = False,
+        share_prompt: bool = False,
+        settings: VideoSettings | None = None,
+    ) -> Media:
         """Visual tokens of a video, for any number of questions: the result can stand wherever a path can.
 
         share_prompt: the LLM reads them at the first question only; its keys and values are kept with the result, and
-        questions that begin alike go on from there. For models whose weights stay as they are.
+        questions that begin alike go on from there. For models whose weights stay as they are. settings: others than
+        the model's own, for this once.
         """
         if share_prompt and not self.family.share_prefix:
             raise InputError(
                 f"{self.family.title} reads a video in the light of the question: what its LLM makes of it cannot be "
                 "shared; leave share_prompt out"
             )
-        encoder = self._encoder(stats=keep_stats(self, new_stats()))
+        encoder = self._encoder(settings, stats=keep_stats(self, new_stats()))
         item = encoder.media(source, True, progress)
         clock = Stopwatch(self.device)
         (tokens,) = encoder.features([item], clock)

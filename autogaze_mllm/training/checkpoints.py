@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 STATE = "state.json"
 HINTS = "hints.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,23 @@ def load_newest(run: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
     if passed:
         raise InputError(f"{run}: no checkpoint is whole: {listed(passed, 3, '; ')}; remove them to begin anew")
     return 0, {}
+
+
+def load_from(path: Path, trained: Trained) -> int:
+    """Puts the checkpoint `path`, or the newest whole one of the run `path`, in place. -> its step. Raises InputError
+    where there is none or it does not fit."""
+    if (path / STATE).is_file():
+        stored = _read(path, trained)
+        _put(stored, trained)
+        return stored.step
+    if not any((path / "checkpoints").glob("step-*")):
+        raise InputError(f"{path}: neither a run with checkpoints nor a checkpoint (RUN/checkpoints/step-...)")
+    return load_newest(path, trained)[0]
+
+
+def checkpoint_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the training that a checkpoint was made in."""
+    return read_fields(folder / STATE).get("settings", dict[str, Any])
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..common.compute.cancelling import check_cancelled
 from ..common.compute.compiling import Compiled
 from ..common.compute.offloading import execution_device, followed
 from ..common.errors import InputError
@@ -217,6 +218,7 @@ class GazedVisionModel(nn.Module):
         if self.compiled:
             torch._dynamo.maybe_mark_dynamic(x, 0)
         for layer in adapter.layers[:stop]:
+            check_cancelled()
             x = followed(x, layer)
             if self.core.training and getattr(layer, "gradient_checkpointing", False):
                 x = checkpoint(self._layer, adapter, layer, x, attention, use_reentrant=False)

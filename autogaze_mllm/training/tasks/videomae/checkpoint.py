@@ -32,6 +32,17 @@ logger = logging.getLogger(__name__)
 # What a plain ViT-MAE does not have; it starts from random values there.
 ADDED = ("vit.embeddings.scale_embed", "vit.embeddings.time_embed", "decoder.decoder_scale_embed", "decoder.time_embed")
 PREFIX = re.compile(r"^(module\.|_orig_mod\.)*(mae\.|model\.)?")  # of DDP, torch.compile, and the task around it
+# Names that transformers 5 gives a ViT-MAE in memory, and its decoder in files that it writes -> the published ones.
+RENAMED = (
+    ("decoder.decoder_encoder.layer.", "decoder.decoder_layers."),
+    ("vit.layers.", "vit.encoder.layer."),
+    (".attention.q_proj.", ".attention.attention.query."),
+    (".attention.k_proj.", ".attention.attention.key."),
+    (".attention.v_proj.", ".attention.attention.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
+)
 Weights = dict[str, torch.Tensor]
 
 
@@ -64,6 +75,8 @@ class VideoMAECheckpoint:
             if network in DEFAULT_MODELS:
                 frozen.setdefault(network, {})[rest] = tensor
             else:
+                for theirs, published_name in RENAMED:
+                    bare = bare.replace(theirs, published_name)
                 own[bare] = tensor
         layers = self.config.num_hidden_layers + self.config.decoder_num_hidden_layers
         if layers > max(len(own), 1000):

@@ -138,7 +138,7 @@ def _load_network(name: str, source: NetworkSource) -> Any:
     check_sizes(stored, where)
     if stored.get("model_type", TYPES[name][0]) not in TYPES[name]:
         raise InputError(
-            f"{where}: is a {shown(stored['model_type'])}, the loss {name} needs {' or '.join(TYPES[name])}"
+            f"{where}: is a {shown(stored['model_type'])}, the loss {name} needs a {' or '.join(TYPES[name])}"
         )
     try:
         if place is None:

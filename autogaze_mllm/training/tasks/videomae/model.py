@@ -79,7 +79,11 @@ class VideoMAEConfig:
         for key in ("scales", "loss_weights"):  # one of them is a number, in yaml
             if isinstance(told.get(key), (int, float)) and not isinstance(told[key], bool):
                 told[key] = str(told[key])
-        return cls(**Fields(told, where).known(cls))
+        known = Fields(told, where).known(cls)
+        try:
+            return cls(**known)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"model_type": "vit_mae", "hidden_act": "gelu", "causal": True}
