@@ -26,10 +26,10 @@ from ..common.storage.locks import run_lock
 from ..video.folder import videos_below
 from .attempts import Attempts
 from .folder import claim
+from .job import IndexJob, chosen_device
 from .processes import WorkerProcesses
 from .ray_actors import RayActors
-from .records import Record, RecordLog, put_together, read_records
-from .worker import IndexJob, chosen_device, seen
+from .records import Record, RecordLog, put_together, read_records, seen
 
 
 @dataclass(frozen=True)
