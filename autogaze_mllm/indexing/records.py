@@ -66,17 +66,14 @@ class RecordLog(JsonLines):
 
 
 def read_records(folder: Path) -> dict[str, Record]:
-    """The latest record of each video. A failure does not replace a success with the same file."""
+    """The latest record of each video."""
     found: dict[str, Record] = {}
     for path in [folder / RECORDS, *sorted(folder.glob(PARTS))]:
         for stored in read_lines(path) if path.is_file() else ():
             for name, kind in (("path", str), ("bytes", int), ("modified", int)):
                 stored.get(name, kind)
             record = Record(**stored.known(Record))
-            before = found.get(record.path)
-            same = before is not None and (before.bytes, before.modified) == (record.bytes, record.modified)
-            if not (same and before is not None and before.error is None and record.error is not None):
-                found[record.path] = record
+            found[record.path] = record
     return found
 
 

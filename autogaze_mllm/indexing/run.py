@@ -78,6 +78,7 @@ def run_index(
     if not everything:
         raise InputError(f"{job.folder}: there are no videos in this folder or in those below it")
     mine = list(shard.part({video: [video] for video in everything}))
+    put_together(out)  # what a killed run has left
     with _ends_on_sigterm():
         try:
             with run_lock(out, f"-{shard.rank:05}"):
