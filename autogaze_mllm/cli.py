@@ -57,25 +57,15 @@ def _run(argv: Sequence[str] | None) -> int:
     except Exception as error:
         if _holds_interrupt(error):
             raise KeyboardInterrupt from error
-        line = _of_the_machine(error)
+        from .common.machine_faults import of_the_machine
+
+        if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and _is_about_output(error)):
+            raise
+        line = of_the_machine(error)
         if line is None:
             return _own_fault(error)
         _say(f"error: {line}")
         return 2
-
-
-def _of_the_machine(error: Exception) -> str | None:
-    """One line for what no program can help, wherever a library meets it: a full disk, too little memory."""
-    from .common.storage.files import is_full, why_not
-
-    if isinstance(error, BrokenPipeError) or (isinstance(error, OSError) and _is_about_output(error)):
-        raise error
-    if is_full(error):
-        named = f"{error.filename}: " if isinstance(error, OSError) and error.filename else ""
-        return f"{named}nothing more can be written ({why_not(error)})"
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
-        return "too little memory for this; take fewer frames or tiles, smaller batches, or another device"
-    return None
 
 
 def _holds_interrupt(error: BaseException | None) -> bool:
@@ -128,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     import argparse
 
     from . import __version__
-    from .commands import ask, cache, eval, finetune, gaze, index, info, label, merge, train_gaze
+    from .commands import app, ask, cache, eval, finetune, gaze, index, info, label, merge, serve, train_gaze
     from .commands.config_file import add_config
 
     parser = argparse.ArgumentParser(
@@ -136,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (ask, gaze, index, eval, cache, info, finetune, merge, label, train_gaze):
+    for verb in (ask, gaze, index, app, serve, eval, cache, info, finetune, merge, label, train_gaze):
         verb.add(verbs)
     add_config(parser)
     return parser

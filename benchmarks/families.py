@@ -283,7 +283,7 @@ def choices_table(rows: list[Row]) -> list[list[str]]:
         frames = family.tubelet if whole else 1
         prefix = 0 if whole else adapter_of(family.tower).prefix
         kind = (
-            "whole, own shape"
+            "whole, own shape, thumbnails"
             if whole
             else "squares, thumbnails"
             if family.keep_prefix

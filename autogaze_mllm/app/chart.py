@@ -54,26 +54,29 @@ def scale_names(grid: PatchGrid) -> list[str]:
 
 def scale_colours(count: int) -> list[str]:
     """Those of the overlay, as css has them."""
-    from ..gaze.overlay import COLOURS
+    from ..common.palette import COLOURS
 
     return ["#{:02x}{:02x}{:02x}".format(*COLOURS[number % len(COLOURS)]) for number in range(count)]
 
 
-def chart_svg(counts: FrameCounts, title: str = "Kept patches of each frame, by scale") -> str:
-    """One <svg> element. Text takes the colour of the text around it. Raises ValueError where there are no frames."""
+def chart_svg(
+    counts: FrameCounts, title: str = "Kept patches of each frame, by scale", width: int = WIDTH, legend: bool = True
+) -> str:
+    """One <svg> element. Text takes the colour of the text around it. width: in user units; a narrow page has less room
+    for the same text. Raises ValueError where there are no frames."""
     if not counts.kept:
         raise ValueError("no frames to draw")
     colours = scale_colours(len(counts.names))
     most = max(map(sum, counts.kept))
     top, step = _scale(most)
     parts = [
-        f'<svg class="patches" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" xmlns="http://www.w3.org/2000/svg" '
+        f'<svg class="patches" viewBox="0 0 {width} {HEIGHT}" role="img" xmlns="http://www.w3.org/2000/svg" '
         f'font-family="system-ui, sans-serif" font-size="12" fill="currentColor"><title>{escape(title)}</title>'
     ]
-    parts += _legend(counts, colours)
-    parts += _lines(top, step)
-    parts += _bars(counts, colours, top)
-    parts += _times(counts.seconds)
+    parts += _legend(counts, colours) if legend else []
+    parts += _lines(top, step, width)
+    parts += _bars(counts, colours, top, width)
+    parts += _times(counts.seconds, width)
     return "".join([*parts, "</svg>"])
 
 
@@ -99,17 +102,17 @@ def _legend(counts: FrameCounts, colours: Sequence[str]) -> list[str]:
     return parts
 
 
-def _lines(top: int, step: int) -> list[str]:
+def _lines(top: int, step: int, width: int) -> list[str]:
     parts = []
     for value in range(0, top + 1, step):
         y = HEIGHT - BOTTOM - _height(value, top)
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}" stroke="currentColor" stroke-opacity="0.15"/>')
+        parts.append(f'<path d="M{LEFT} {y:.1f}H{width - RIGHT}" stroke="currentColor" stroke-opacity="0.15"/>')
         parts.append(f'<text x="{LEFT - 8}" y="{y + 4:.1f}" text-anchor="end" fill-opacity="0.7">{value}</text>')
     return parts
 
 
-def _bars(counts: FrameCounts, colours: Sequence[str], top: int) -> list[str]:
-    slot = (WIDTH - LEFT - RIGHT) / len(counts.kept)
+def _bars(counts: FrameCounts, colours: Sequence[str], top: int, width: int) -> list[str]:
+    slot = (width - LEFT - RIGHT) / len(counts.kept)
     bar = max(min(slot * (1 - GAP), 60.0), 0.6)
     parts = []
     for number, (frame, second) in enumerate(zip(counts.kept, counts.seconds, strict=True)):
@@ -131,14 +134,14 @@ def _bars(counts: FrameCounts, colours: Sequence[str], top: int) -> list[str]:
     return parts
 
 
-def _times(seconds: Sequence[float]) -> list[str]:
-    slot = (WIDTH - LEFT - RIGHT) / len(seconds)
-    every = -(-len(seconds) // TIMES)
+def _times(seconds: Sequence[float], width: int) -> list[str]:
+    slot = (width - LEFT - RIGHT) / len(seconds)
+    every = -(-len(seconds) // max(TIMES * width // WIDTH, 1))
     y = HEIGHT - BOTTOM + 17
     parts = []
     for number in range(0, len(seconds), every):
         x = LEFT + slot * (number + 0.5)
         parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle" fill-opacity="0.7">{seconds[number]:.1f}</text>')
-    middle = LEFT + (WIDTH - LEFT - RIGHT) / 2
+    middle = LEFT + (width - LEFT - RIGHT) / 2
     parts.append(f'<text x="{middle:.0f}" y="{y + 17}" text-anchor="middle" fill-opacity="0.7">seconds</text>')
     return parts

@@ -76,7 +76,7 @@ class _Seen:
 def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | None) -> _Seen:
     """out: the overlay's file, if there is to be one."""
     from ..gaze.autogaze.pretrained import BUNDLED
-    from ..gaze.overlay import Overlay
+    from ..gaze.overlay import Overlay, pace
     from ..gaze.pipeline import gaze_video
     from ..gaze.selector_registry import load_selector
     from ..gaze.selectors.base import as_selector, stop_rule
@@ -86,9 +86,7 @@ def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | Non
     reader, numbers = video.sampled(settings.frames, settings.fps)
     device = usable_device(arguments.device)
     selector = as_selector(load_selector(arguments.gaze or BUNDLED, device=device))
-    times = reader.seconds[numbers]
-    fps = max((len(times) - 1) / (times[-1] - times[0]), 1.0) if len(times) > 1 else 1.0  # at the video's own pace
-    output = video_writer(out, fps) if out else nullcontext(None)
+    output = video_writer(out, pace(reader.seconds[numbers])) if out else nullcontext(None)
     with output as write:
         overlay = Overlay(selector.grid, write)
         gazed = gaze_video(video, selector, settings, device=device, listener=overlay, progress=not arguments.json)

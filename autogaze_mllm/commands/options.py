@@ -16,19 +16,20 @@ if TYPE_CHECKING:  # the verbs import what they need where they need it, so that
     from ..mllm.model import GazedModel
     from ..video.sources import Video
 
-ONLY_SIGNS = (
-    "the bundled model reads the signs of SignVid's generated videos and nothing else. Name a real one with --model"
-)
+BUNDLED_READS = "the bundled model reads the signs of SignVid's generated videos and nothing else"
+ONLY_SIGNS = f"{BUNDLED_READS}. Name a real one with --model"
 
 
-def gaze_options(parser: argparse.ArgumentParser, default_gaze: str) -> None:
+def gaze_options(parser: argparse._ActionsContainer, default_gaze: str, *, json: bool = True) -> None:
+    """json: whether the verb prints something that a program may read."""
     names = "pixel-diff, pixel-diff-noise, random or all"
     parser.add_argument("--gaze", help=f"gaze model id or folder, bundled, {names} ({default_gaze})")
     parser.add_argument("--preset", help="nvila-hd, nvila-hd-1k, fast or quality; the options below override it")
     for group in (LIMITS, SAMPLING):
         add_settings(parser, VideoSettings, group, defaults=False)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: cuda if there is one, else cpu)")
-    parser.add_argument("--json", action="store_true", help="print json")
+    if json:
+        parser.add_argument("--json", action="store_true", help="print json")
 
 
 def part_options(parser: argparse.ArgumentParser) -> None:
@@ -72,7 +73,7 @@ def values_of(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     for one in settings_of(kind):
         if one.option:
             value = getattr(arguments, one.key)
-            if one.kind is tuple:
+            if one.kind is tuple and value is not None:
                 try:
                     value = one.read(value)
                 except ValueError as error:

@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 
+from .extras import EXTRAS
+
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "av", "sentencepiece", "safetensors")
-EXTRAS = {"deepspeed": "deepspeed", "flash": "flash-attn", "lmms": "lmms-eval", "wandb": "wandb"}
 
 
 def _version(package: str) -> str | None:
@@ -19,6 +20,14 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
+
+
+def _versions(packages: list[str]) -> str | None:
+    """Of an extra: of its one package, or of each; None unless all are there."""
+    found = {package: _version(package) for package in packages}
+    if not all(found.values()):
+        return None
+    return found[packages[0]] if len(packages) == 1 else ", ".join(f"{name} {found[name]}" for name in packages)
 
 
 def _compiles() -> bool:
@@ -61,5 +70,5 @@ def describe() -> dict[str, Any]:
             "flex_attention": True if _compiles() else "needs a C++ compiler on the PATH, or CUDA with triton",
             "flash_attention_2": True if flash else "not installed: pip install 'autogaze_mllm[flash]'",
         },
-        "extras": {extra: _version(package) for extra, package in EXTRAS.items()},
+        "extras": {extra: _versions(list(packages)) for extra, packages in EXTRAS.items()},
     }

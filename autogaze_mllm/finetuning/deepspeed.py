@@ -7,13 +7,13 @@ rests in the host's memory, where torch's AdamW does the updates, for which noth
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
 from ..common.errors import InputError
+from ..common.extras import require_extra
 from ..common.storage.files import read_json
 from ..common.storage.json_text import Fields
 from .config import FinetuneConfig
@@ -33,8 +33,7 @@ def deepspeed_config(chosen: str | Path) -> dict[str, Any]:
         zero.object("offload_optimizer")
     else:
         raise InputError(f"--deepspeed {chosen}: neither a file nor one of {', '.join(NAMES)}")
-    if importlib.util.find_spec("deepspeed") is None:
-        raise InputError("--deepspeed needs the package deepspeed: pip install 'autogaze_mllm[deepspeed]'")
+    require_extra("deepspeed", "--deepspeed")
     return config
 
 

@@ -87,7 +87,7 @@ def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
     model.cache = GazedCache(config.cache or default_folder() / "finetune", limit=1 << 62, index=config.index)
     if config.index is not None:  # in the precision of the training now
         check_finds(config.index, read_index(config.index), model.cache_facts()[0])
-    store = MediaStore(model, model.cache, films=config.trains_gaze)
+    store = MediaStore(model, model.cache, keep_videos=config.trains_gaze)
     videos = store.prepare([*samples, *held_out], progress)
 
     def dataset(chosen: Sequence[Sample]) -> ConversationDataset:

@@ -147,8 +147,8 @@ class GazedVideo:
 
     def picture_counts(self) -> list[int]:
         """Kept patches of each picture, all its tiles together, in the order of the visual tokens."""
-        _, place = self.pictures.unique(return_inverse=True)
-        return torch.zeros_like(place).index_add(0, place, self.frame_counts)[: self.num_pictures].tolist()
+        _, picture = self.pictures.unique(return_inverse=True)
+        return torch.zeros_like(picture).index_add(0, picture, self.frame_counts)[: self.num_pictures].tolist()
 
     def tile_numbers(self) -> torch.Tensor:
         """(F,) which tile of its picture each clip frame is, row by row."""
@@ -157,19 +157,32 @@ class GazedVideo:
         starts = torch.searchsorted(pictures, pictures)  # where the picture's first clip frame is
         return torch.empty_like(order).index_put((order,), torch.arange(len(order), device=order.device) - starts)
 
-    def token_order(self, raster: bool = False) -> torch.Tensor:
+    def token_order(self, raster: bool = False, across_tiles: bool = False) -> torch.Tensor:
         """(N,) packed rows in the order of the visual tokens: picture after picture, in each its tiles row by row.
 
-        raster: within a tile scale after scale, each row by row; otherwise as the patches were chosen.
+        raster: within a tile scale after scale, each row by row; otherwise as the patches were chosen. across_tiles:
+        the rows of a scale reach across all tiles, as if the picture had not been cut.
         """
         frame = torch.repeat_interleave(self.pictures, self.frame_counts)
         if not raster:
             return frame.argsort(stable=True)
+        if across_tiles and self.tiles != (1, 1):
+            return self._order_across_tiles(frame)
         clip_frame = torch.repeat_interleave(
             torch.arange(len(self.frame_counts), device=frame.device), self.frame_counts
         )
         order = (clip_frame * self.grid.size + self.positions).argsort(stable=True)
         return order[frame[order].argsort(stable=True)]
+
+    def _order_across_tiles(self, frame: torch.Tensor) -> torch.Tensor:
+        """frame: (N,) picture of each packed row."""
+        tile = torch.repeat_interleave(self.tile_numbers(), self.frame_counts)
+        scale, row, column = self.grid.locate(self.positions)
+        sizes = torch.tensor(self.grid.cells, device=frame.device)
+        row = tile // self.tiles[0] * sizes[scale, 0] + row
+        column = tile % self.tiles[0] * sizes[scale, 1] + column
+        rows, columns = self.tiles[1] * int(sizes[:, 0].max()), self.tiles[0] * int(sizes[:, 1].max())
+        return (((frame * len(sizes) + scale) * rows + row) * columns + column).argsort(stable=True)
 
     def without_patches(self) -> GazedVideo:
         """The same on the CPU, all but the pixels: where the kept patches lie."""

@@ -2,31 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..common.palette import COLOURS
 from .grid import PatchGrid
 from .mosaic import psnr, rebuild
 from .pipeline import GazedChunk
 
-COLOURS = [(255, 176, 59), (122, 204, 108), (76, 164, 255), (240, 98, 160), (186, 130, 255), (90, 220, 220)]
 STRIP = 34  # height of the text strip above the panels
 DIMMED = 0.35  # brightness of what was not kept
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 
-class Overlay:
-    """A listener for `gaze_video`: measures the rebuilt picture and, if `write` is given, draws every frame.
+@dataclass(frozen=True)
+class Panels:
+    """A frame, what was kept of it, and the picture rebuilt from that, each (H, W, 3) uint8. masks: per scale (tiles,
+    n_s) bool."""
 
-    write: takes frames (height, width, 3) uint8, as `video.writer.video_writer` gives it.
+    frame: np.ndarray
+    kept: np.ndarray
+    rebuilt: np.ndarray
+    masks: list[np.ndarray]
+
+
+class Overlay:
+    """A listener for `gaze_video`: measures the rebuilt picture and draws every frame for who wants it.
+
+    write: takes frames (height, width, 3) uint8 with both pictures, as `video.writer.video_writer` gives it.
+    show: takes the pictures one by one. tubelet: frames that are kept together, as of `gaze_video`.
     """
 
-    def __init__(self, grid: PatchGrid, write: Callable[[np.ndarray], None] | None = None) -> None:
-        self.grid, self.write = grid, write
+    def __init__(
+        self,
+        grid: PatchGrid,
+        write: Callable[[np.ndarray], None] | None = None,
+        show: Callable[[Panels], None] | None = None,
+        tubelet: int = 1,
+    ) -> None:
+        self.grid, self.write, self.show, self.tubelet = grid, write, show, tubelet
         self.squared_error, self.parts = 0.0, 0
         self.font = ImageFont.load_default(size=15)
 
@@ -36,50 +55,78 @@ class Overlay:
         return psnr(self.squared_error / max(self.parts, 1))
 
     def __call__(self, chunk: GazedChunk) -> None:
-        masks = [mask.to(chunk.pictures.device, torch.float32) for mask in chunk.masks]
+        drawn = self.write is not None or self.show is not None
+        masks = [_together(mask.to(chunk.pictures.device, torch.float32), self.tubelet) for mask in chunk.masks]
         rebuilt = []
         for number in range(chunk.tiles[0] * chunk.tiles[1]):  # tile by tile: 45 tiles of a chunk would be gigabytes
             frames = chunk.tile(number)[None].float() / 255
             again = rebuild(frames, [mask[number : number + 1] for mask in masks], self.grid)
             self.squared_error += float((again - frames).square().mean()) * len(chunk.pictures)
             self.parts += len(chunk.pictures)
-            if self.write is not None:
+            if drawn:
                 rebuilt.append((again[0].clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        if self.write is None:
+        if not drawn:
             return
         display = chunk.display.permute(0, 2, 3, 1).cpu().numpy()
         for t, frame in enumerate(display):
             kept = [mask[:, t].cpu().numpy().astype(bool) for mask in masks]
-            self.write(self._compose(frame, kept, [tile[t] for tile in rebuilt], chunk.tiles))
+            panels = self._panels(frame, kept, [tile[t] for tile in rebuilt], chunk.tiles)
+            if self.show is not None:
+                self.show(panels)
+            if self.write is not None:
+                self.write(self._compose(panels))
 
-    def _compose(
-        self, frame: np.ndarray, kept: list[np.ndarray], rebuilt: list[np.ndarray], tiles: tuple[int, int]
-    ) -> np.ndarray:
-        """frame (H, W, 3), kept: per scale (tiles, n_s) bool, rebuilt: tiles (h, w, 3) -> picture with both panels."""
+    def _panels(
+        self, frame: np.ndarray, masks: list[np.ndarray], rebuilt: list[np.ndarray], tiles: tuple[int, int]
+    ) -> Panels:
+        """frame (H, W, 3), masks: per scale (tiles, n_s) bool, rebuilt: tiles (h, w, 3)."""
         height, width = frame.shape[:2]
-        canvas = Image.new("RGB", (2 * width, height + STRIP), (18, 18, 22))
         boxes = []
-        for scale, ((_, columns), mask) in enumerate(zip(self.grid.cells, kept, strict=True)):
+        for scale, ((_, columns), mask) in enumerate(zip(self.grid.cells, masks, strict=True)):
             for tile, cell in zip(*np.nonzero(mask), strict=True):
                 panel = _tile_box(int(tile), tiles, width, height)
                 boxes.append((scale, patch_box(self.grid, scale, *divmod(int(cell), columns), panel)))
-        canvas.paste(draw_patches(frame, boxes), (0, STRIP))
+        again = Image.new("RGB", (width, height))
         for number, tile in enumerate(rebuilt):
             left, top, right, bottom = _tile_box(number, tiles, width, height)
             small = Image.fromarray(tile).resize((right - left, bottom - top), Image.Resampling.BILINEAR)
-            canvas.paste(small, (width + left, STRIP + top))
+            again.paste(small, (left, top))
+        return Panels(frame, np.asarray(draw_patches(frame, boxes)), np.asarray(again), masks)
+
+    def _compose(self, panels: Panels) -> np.ndarray:
+        """One picture with both panels and a strip of text above them."""
+        height, width = panels.frame.shape[:2]
+        canvas = Image.new("RGB", (2 * width, height + STRIP), (18, 18, 22))
+        canvas.paste(Image.fromarray(panels.kept), (0, STRIP))
+        canvas.paste(Image.fromarray(panels.rebuilt), (width, STRIP))
         draw = ImageDraw.Draw(canvas)
-        total, possible = sum(int(mask.sum()) for mask in kept), self.grid.size * len(rebuilt)
+        total, possible = sum(int(mask.sum()) for mask in panels.masks), self.grid.size * len(panels.masks[0])
         labels = [(f"kept {total} of {possible}:", (235, 235, 235))]
-        for scale, ((side_h, side_w), mask) in enumerate(zip(self.grid.scales, kept, strict=True)):
-            side = side_h if side_h == side_w else f"{side_w}x{side_h}"
-            labels.append((f"{int(mask.sum())} at {side}", COLOURS[scale % len(COLOURS)]))
+        for scale, mask in enumerate(panels.masks):
+            labels.append((f"{int(mask.sum())} at {scale_name(self.grid, scale)}", COLOURS[scale % len(COLOURS)]))
         x = 10.0
         for label, colour in labels:
             draw.text((x, 8), label, fill=colour, font=self.font)
             x += draw.textlength(label, font=self.font) + 14
         draw.text((width + 10, 8), "rebuilt from the kept patches", fill=(235, 235, 235), font=self.font)
         return np.asarray(canvas)
+
+
+def scale_name(grid: PatchGrid, scale: int) -> str:
+    """Pixels of the side that frames are shrunk to, or width x height."""
+    side_h, side_w = grid.scales[scale]
+    return f"{side_h}" if side_h == side_w else f"{side_w}x{side_h}"
+
+
+def pace(seconds: Sequence[float] | np.ndarray) -> float:
+    """Frames a second at which a video of the frames shown at these times goes as fast as they do, or 1."""
+    return max((len(seconds) - 1) / (seconds[-1] - seconds[0]), 1.0) if len(seconds) > 1 else 1.0
+
+
+def _together(mask: torch.Tensor, tubelet: int) -> torch.Tensor:
+    """(tiles, n, n_s) -> the same, where every frame of a tubelet has what any of them has."""
+    parts = [part.amax(dim=1, keepdim=True).expand_as(part) for part in mask.split(tubelet, dim=1)]
+    return mask if tubelet == 1 else torch.cat(parts, dim=1)
 
 
 def draw_patches(frame: np.ndarray, boxes: Iterable[tuple[int, Box]]) -> Image.Image:

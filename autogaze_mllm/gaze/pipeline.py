@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from ..common.compute.cancelling import check_cancelled
 from ..common.compute.memory import release_free_memory
 from ..common.compute.workers import CoreWorkers, Prefetch
 from ..common.errors import InputError
@@ -26,6 +27,7 @@ from .autogaze.pretrained import BUNDLED
 from .gazed_video import GazedVideo
 from .grid import PatchGrid
 from .patches import PatchStore
+from .selection import with_whole_scale
 from .selector_registry import load_selector
 from .selectors.base import AnySelector, as_selector, selector_name, stop_rule
 from .selectors.baselines import AllSelector
@@ -43,12 +45,14 @@ MEMORY_SHARE = 32
 @dataclass(frozen=True)
 class GazedChunk:
     """What a listener sees of a chunk. pictures: (n, 3, H, W) uint8, all tiles together; masks: per scale (tiles, n,
-    n_s) 0/1; tiles: (columns, rows); display: (n, 3, h, DISPLAY_WIDTH) uint8, the frames in their own aspect."""
+    n_s) 0/1; tiles: (columns, rows); display: (n, 3, h, DISPLAY_WIDTH) uint8, the frames in their own aspect; grid: of
+    each tile."""
 
     pictures: torch.Tensor
     masks: list[torch.Tensor]
     tiles: tuple[int, int]
     display: torch.Tensor
+    grid: PatchGrid
 
     def tile(self, number: int) -> torch.Tensor:
         """(n, 3, tile height, tile width) uint8."""
@@ -59,7 +63,8 @@ class GazedChunk:
 class _Form:
     """In what form patches are kept. grid: what is selected on; pixels, device, dtype: of the patches; clip_batch:
     clips gazed at a time, None: as many as are fast; tubelet: frames that are kept together; max_tiles: what a frame
-    may be cut into."""
+    may be cut into; thumbnail_cells: None where thumbnails are pictures of their own; otherwise a frame chosen as one
+    keeps a whole scale, the finest that has at most so many patches."""
 
     grid: PatchGrid
     pixels: PixelFormat
@@ -68,6 +73,13 @@ class _Form:
     clip_batch: int | None
     tubelet: int
     max_tiles: int
+    thumbnail_cells: int | None
+
+    def thumbnail_scale(self, tiles: int) -> int:
+        """Number of the scale that a frame of so many tiles keeps whole where it is chosen as a thumbnail."""
+        assert self.thumbnail_cells is not None
+        small = [number for number, count in enumerate(self.grid.counts) if count * tiles <= self.thumbnail_cells]
+        return max(small, default=0)
 
 
 GridRule = Callable[[int, int, VideoSettings], PatchGrid | None]
@@ -91,6 +103,7 @@ def gaze_video(
     dtype: torch.dtype | None = None,
     tubelet: int = 1,
     grid_for: GridRule | None = None,
+    thumbnail_cells: int | None = None,
     clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
@@ -101,11 +114,12 @@ def gaze_video(
     AutoGaze folder or hub id; default: the gaze model that is bundled. grid: what to select on (default: the gaze
     model's own). pixels, dtype: what the tower wants. tubelet: frames that are kept together (`GazedVideo`). grid_for:
     for towers that take pictures of any size: width, height and settings of a video -> what it is selected on as a
-    whole, or None for tiles of `grid`. clip_batch: clips gazed at a time, on each core of a CPU (default: as many as
-    are fast); bounds memory, never changes a result.
+    whole, or None for tiles of `grid`. thumbnail_cells: for such towers, too: a frame chosen as a thumbnail keeps the
+    finest scale of at most so many patches whole; None: thumbnails are pictures of their own. clip_batch: clips gazed
+    at a time, on each core of a CPU (default: as many as are fast); bounds memory, never changes a result.
     stats of the result: frames, frames_lost, size (height and width of the frames), tiles, thumbnails, patches,
-    patches_total, selector, seconds of work per
-    stage, over all threads, and seconds_wall (decoding and resizing overlap with the rest).
+    patches_total, selector, seconds of work per stage, over all threads, and seconds_wall (decoding and resizing
+    overlap with the rest).
     """
     selector = load_selector(gaze, device=device, dtype=dtype)
     return gaze_variants(
@@ -117,6 +131,7 @@ def gaze_video(
         dtype=dtype,
         tubelet=tubelet,
         grid_for=grid_for,
+        thumbnail_cells=thumbnail_cells,
         clip_batch=clip_batch,
         progress=progress,
         listener=listener,
@@ -133,6 +148,7 @@ def gaze_variants(
     dtype: torch.dtype | None = None,
     tubelet: int = 1,
     grid_for: GridRule | None = None,
+    thumbnail_cells: int | None = None,
     clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
@@ -144,7 +160,7 @@ def gaze_variants(
     """
     _check_variants(variants, clip_batch)
     selector, settings = variants[0]
-    place = torch.device(device) if device is not None else torch.device("cpu")
+    target = torch.device(device) if device is not None else torch.device("cpu")
     if settings.chunk_frames % tubelet:
         raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
     start = time.perf_counter()
@@ -153,16 +169,17 @@ def gaze_variants(
     form = _Form(
         whole or (as_selector(selector).grid if grid is None else grid),
         pixels or PixelFormat(),
-        place,
+        target,
         dtype or torch.float32,
         clip_batch,
         tubelet,
         settings.max_tiles if whole is None else 1,
+        thumbnail_cells,
     )
     pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
-        CoreWorkers(place) as workers,
+        CoreWorkers(target) as workers,
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
@@ -172,7 +189,7 @@ def gaze_variants(
             bar.update(len(chunk.pictures))
             bar.set_postfix(kept=gazers[0].kept)
             if listener is not None:
-                listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display))
+                listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display, form.grid))
             release_free_memory()
     results = [_result(gazer, reader.name, len(reader.lost), pictures.spent, start) for gazer in gazers]
     for result in results:
@@ -208,6 +225,7 @@ def _pictures(
         form.max_tiles,
         settings.thumbnails,
         form.device,
+        apart=form.thumbnail_cells is None,
         display_width=DISPLAY_WIDTH if shown else 0,
         enlarge=settings.enlarge,
     )
@@ -227,7 +245,7 @@ def _result(gazer: _Gazer, source: str, lost: int, spent: dict[str, float], star
         "frames": gazer.frames,
         "frames_lost": lost,
         "tiles": list(result.tiles),
-        "thumbnails": result.thumbnails,
+        "thumbnails": result.thumbnails + gazer.thumbnails_within,
         "patches": len(result),
         "patches_total": result.total_patches,
         "selector": selector_name(gazer.selector),
@@ -273,7 +291,7 @@ class _Gazer:
         self.thumbnails: list[torch.Tensor] = []
         self.thumbnail_seconds: list[float] = []
         self.tiles = (1, 1)
-        self.frames = self.kept = 0
+        self.frames = self.kept = self.thumbnails_within = 0
 
     def add(self, chunk: PictureChunk) -> list[torch.Tensor]:
         """Gazes all tiles of a chunk. -> masks per scale (tiles, n, n_s)."""
@@ -281,6 +299,8 @@ class _Gazer:
         self.tiles = chunk.tiles
         self.thumbnails.append(chunk.thumbnails)
         self.thumbnail_seconds += chunk.thumbnail_seconds
+        within = [] if self.form.thumbnail_cells is None else chunk.chosen
+        self.thumbnails_within += len(within)
         rule = stop_rule(self.settings.loss, self.selector, self.settings)
         numbers = torch.arange(chunk.first, chunk.first + count)
         masks = []
@@ -290,12 +310,13 @@ class _Gazer:
 
         def gaze(begin: int) -> tuple[GazedVideo, list[torch.Tensor]]:
             clips = cut_tiles(chunk.pictures, chunk.tiles, begin, min(begin + batch, total))
-            return self._clips(self.selector, clips, ratio, rule, seconds, numbers)
+            return self._clips(self.selector, clips, ratio, rule, seconds, numbers, within)
 
         in_threads = as_selector(self.selector).thread_safe
         for part, mask in (self.workers.map if in_threads else map)(gaze, range(0, total, batch)):
             self._keep(part)
             masks.append(mask)
+            check_cancelled()
             if len(masks) % RELEASE_EVERY == 0:
                 release_free_memory()
         self.frames += count
@@ -309,14 +330,19 @@ class _Gazer:
         rule: float | None,
         seconds: torch.Tensor,
         numbers: torch.Tensor,
+        within: Sequence[int] = (),
     ) -> tuple[GazedVideo, list[torch.Tensor]]:
         """clips (B, T, 3, h, w) uint8, seconds and numbers (T,) or (B * T,) -> the part, masks per scale (B, T, n_s).
+        within: frames of the clips that keep a whole scale in place of a thumbnail.
 
         Runs in several threads at once.
         """
         frames = clips.float().div_(255)
         with self.clock.stage("gaze"), torch.no_grad():
             info = selector.select(frames, self.form.grid, ratio, rule)
+            if within:
+                scale = self.form.thumbnail_scale(self.tiles[0] * self.tiles[1])
+                info = with_whole_scale(info, self.form.grid, within, scale)
         with self.clock.stage("gather"):
             repeat = clips.shape[0] * clips.shape[1] // len(seconds)
             part = GazedVideo.from_info(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ import torch
 from transformers.utils import ModelOutput
 
 from ..common.errors import InputError
-from .grid import PatchGrid, positions_to_masks, sides_of
+from .grid import PatchGrid, mask_to_positions, positions_to_masks, sides_of
 
 
 @dataclass
@@ -127,3 +127,19 @@ def build_info(
         grid=grid,
         **extra,
     )
+
+
+def info_of_masks(masks: torch.Tensor, grid: PatchGrid, **extra: Any) -> GazingInfo:
+    """Kept patches (B, T, N) 0/1 -> interchange form, each frame in raster order. extra: more fields of it."""
+    found = [mask_to_positions(masks[:, t]) for t in range(masks.shape[1])]
+    ids = torch.cat([index.clamp(min=0) for index, _ in found], dim=1)
+    keep = ~torch.cat([padded for _, padded in found], dim=1)
+    return build_info(ids, keep, [index.shape[1] for index, _ in found], grid, pad_id=-1, **extra)
+
+
+def with_whole_scale(info: GazingInfo, grid: PatchGrid, frames: Sequence[int], scale: int) -> GazingInfo:
+    """The same selection and, in these frames, all patches of one scale."""
+    assert info.gazing_mask is not None
+    masks = [mask.clone() for mask in info.gazing_mask]
+    masks[scale][:, list(frames)] = 1
+    return info_of_masks(torch.cat(masks, dim=2), grid)

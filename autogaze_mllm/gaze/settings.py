@@ -20,6 +20,7 @@ class VideoSettings:
         default=32,
         report="frames taken from a video",
         at_least=1,
+        slider=(1, 256, 1),
         group=SAMPLING,
     )
     fps: Number | None = setting(
@@ -50,6 +51,7 @@ class VideoSettings:
         at_least=1,
         at_most=1024,  # all grids of so many tiles are looked through; published: 48
         refusal="max_tiles must be at least 1, and at most 1024",
+        slider=(1, 144, 1),
         metavar="N",
         group=SAMPLING,
     )
@@ -61,6 +63,7 @@ class VideoSettings:
         report="share of patches that may be kept",
         above=0,
         at_most=1,
+        slider=(0.001, 1, 0.001),
         group=LIMITS,
     )
     loss: Number | None = setting(
@@ -70,6 +73,7 @@ class VideoSettings:
         manual="a frame stops once the selector's loss is not above it, in the [selector's unit](selectors.md); "
         "0: never",
         at_least=0,
+        slider=(0, 1, 0.005),
         group=LIMITS,
     )
     predicted_loss: Number = setting(

@@ -33,13 +33,13 @@ class TokenMap:
     interval: float = 0.0
 
     @classmethod
-    def of(cls, gazed: GazedVideo, raster: bool) -> TokenMap:
-        """raster: as for `GazedVideo.token_order`."""
+    def of(cls, gazed: GazedVideo, raster: bool, across_tiles: bool = False) -> TokenMap:
+        """raster, across_tiles: as for `GazedVideo.token_order`."""
         gazed = gazed.without_patches()
         pictures, picture = gazed.pictures.unique(return_inverse=True)
         seconds = torch.full((len(pictures),), torch.inf, dtype=torch.float64)
         seconds.scatter_reduce_(0, picture, gazed.timestamps.double(), "amin")
-        order = gazed.token_order(raster)
+        order = gazed.token_order(raster, across_tiles)
         return cls(
             gazed.picture_counts(),
             seconds.tolist(),

@@ -23,7 +23,6 @@ from ..gaze.pipeline import gaze_video
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.selectors.post_tower import tokens_to_keep
 from ..gaze.settings import VideoSettings
-from ..gaze.token_map import TokenMap
 from ..video.sources import VideoLike, as_video
 from ..vision.tower import GazedVisionModel
 from .call_state import Stats, add_stats, new_stats
@@ -72,6 +71,7 @@ class VideoEncoder:
             "grid": self.tower.grid,
             "grid_for": None if self.tower.fixed else self.tower.grid_for,
             "tubelet": self.tower.tubelet,
+            "thumbnail_cells": self.tower.thumbnail_cells,
             "pixels": self.family.pixels,
             "device": self.tower.device,
             "dtype": self.family.base.dtype,
@@ -147,7 +147,7 @@ class VideoEncoder:
             raise InputError(
                 "tokens of this video are dropped after the tower: only ask() and encode_video() can do that"
             )
-        token_map = TokenMap.of(gazed, self.family.raster)
+        token_map = self.family.token_map(gazed)
         return Media(self.family.layout(token_map), gazed, token_map, key, state)
 
     def _dense(self, source: VideoLike | GazedVideo) -> Media:

@@ -22,6 +22,7 @@ from .tiles import choose_thumbnails, choose_tiles
 @dataclass
 class PictureChunk:
     """pictures: (n, 3, rows * side, columns * side) uint8; thumbnails: (m, 3, side, side) uint8. seconds: their times.
+    chosen: which of the pictures are of frames that were chosen as thumbnails, whether or not those are made.
 
     first: number of the first picture among the sampled frames that decoded. tiles: (columns, rows), one plan for the
     whole video. display: (n, 3, h, w) uint8, small versions in the frame's own aspect, where they were asked for.
@@ -31,6 +32,7 @@ class PictureChunk:
     seconds: list[float]
     thumbnails: torch.Tensor
     thumbnail_seconds: list[float]
+    chosen: list[int]
     first: int
     tiles: tuple[int, int]
     display: torch.Tensor
@@ -38,9 +40,10 @@ class PictureChunk:
 
 @dataclass
 class PictureSource:
-    """Iterable once. tile: (height, width) of one. max_tiles, enlarge: as in VideoSettings. display_width: of frames to
-    show, 0 for none. size: height and width of the frames, once one was decoded. spent: seconds used for decoding and
-    resizing so far."""
+    """Iterable once. tile: (height, width) of one. max_tiles, enlarge, thumbnails: as in VideoSettings. apart:
+    whether thumbnails are pictures of their own; otherwise it is only said which frames they are. display_width: of
+    frames to show, 0 for none. size: height and width of the frames, once one was decoded. spent: seconds used for
+    decoding and resizing so far."""
 
     reader: FrameReader
     indices: list[int]
@@ -49,6 +52,7 @@ class PictureSource:
     max_tiles: int
     thumbnails: int
     device: torch.device
+    apart: bool = True
     display_width: int = 0
     enlarge: bool = True
     size: tuple[int, int] = (0, 0)
@@ -77,6 +81,7 @@ class PictureSource:
         seconds: list[float] = []
         small: list[torch.Tensor] = []
         small_seconds: list[float] = []
+        chosen: list[int] = []
         done = shown = 0
         tiles = (1, 1)
         display: list[torch.Tensor] = []
@@ -88,6 +93,7 @@ class PictureSource:
                 list(seconds),
                 torch.cat([blank, *small]),
                 list(small_seconds),
+                list(chosen),
                 done - len(seconds),
                 tiles,
                 torch.cat(display) if display else blank,
@@ -105,8 +111,10 @@ class PictureSource:
                 room = min(self.chunk_frames, len(self.indices))
                 pictures = torch.empty(room, 3, *size, dtype=torch.uint8, device=self.device)
             pictures[len(seconds)] = resize_frames(frame.frames, *size, self.device)[0]
-            seconds += frame.seconds
             if frame.indices[0] in wanted:
+                chosen.append(len(seconds))
+            seconds += frame.seconds
+            if frame.indices[0] in wanted and self.apart:
                 small.append(resize_frames(frame.frames, *self.tile, self.device))
                 small_seconds += frame.seconds
             if self.display_width:
@@ -115,7 +123,7 @@ class PictureSource:
             self.spent["resize"] += time.perf_counter() - start
             if len(seconds) == self.chunk_frames:
                 yield chunk()
-                for collected in (seconds, small, small_seconds, display):
+                for collected in (seconds, small, small_seconds, chosen, display):
                     collected.clear()
         if seconds:
             yield chunk()

@@ -65,6 +65,12 @@ class AnySizeTower(nn.Module):
         return PatchGrid(tuple((r * rows * g, c * columns * g) for r, c in self.cells), g)
 
     @property
+    def thumbnail_cells(self) -> int:
+        """Patches of a frame, at most, where it is chosen as a thumbnail: as many as one square's finest scale has."""
+        rows, columns = self.cells[-1]
+        return rows * columns
+
+    @property
     def device(self) -> torch.device:
         return execution_device(self.base_tower)
 
@@ -97,7 +103,7 @@ class AnySizeTower(nn.Module):
 
     def token_order(self, gazed: GazedVideo, raster: bool) -> torch.Tensor:
         """Rows of `encode` in the order of the visual tokens."""
-        return gazed.token_order(raster)
+        return gazed.token_order(raster, across_tiles=True)
 
     def pixels(self, gazed: GazedVideo) -> torch.Tensor:
         """Rows as the tower takes them, (N * r * r, 3 * f * p * p): group after group, each row by row; of every patch

@@ -11,7 +11,6 @@ Shapes: N packed tokens, H heads, d channels per head.
 from __future__ import annotations
 
 import functools
-import importlib.util
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 
 from ..common.compute.varlen import can_run, varlen_attention
 from ..common.errors import InputError
+from ..common.extras import require_extra
 
 AttentionType = Literal["block_causal", "causal", "bidirectional"]
 Backend = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
@@ -74,8 +74,8 @@ class PackedAttention:
         if backend not in get_args(Backend):
             raise InputError(f"attention backend {backend!r} is not one of {', '.join(get_args(Backend))}")
         self.backend = backend
-        if backend == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
-            raise InputError("flash_attention_2 needs the package flash-attn: pip install 'autogaze_mllm[flash]'")
+        if backend == "flash_attention_2":
+            require_extra("flash", backend)
         if backend == "flex_attention" and dropout:
             raise InputError("flex_attention has no attention dropout; use another backend or set it to 0")
 

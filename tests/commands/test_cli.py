@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from autogaze_mllm.cli import main
-from autogaze_mllm.gaze.overlay import COLOURS
+from autogaze_mllm.common.extras import EXTRAS
+from autogaze_mllm.common.palette import COLOURS
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.reader import VideoReader
 
@@ -134,7 +135,7 @@ def test_info_names_versions_devices_backends_extras(capsys):
     assert found["packages"]["torch"] and found["packages"]["transformers"] and found["packages"]["av"]
     assert found["devices"][0]["device"] == "cpu"
     assert found["attention"]["sdpa"] is True
-    assert set(found["extras"]) == {"deepspeed", "flash", "lmms", "wandb"}
+    assert set(found["extras"]) == set(EXTRAS)
     assert main(["info"]) == 0
     assert "attention: flash_attention_2" in capsys.readouterr().out
 

@@ -151,6 +151,17 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path, kind:
     assert path.read_text() == "before" and [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
+def test_what_is_written_is_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        write_text(tmp_path / "note.txt", "text")
+        left = os.umask(0o027)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "note.txt").stat().st_mode & 0o777 == 0o640 and left == 0o027
+    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+
+
 def test_a_folder_that_is_gone_and_a_name_that_is_long_are_one_line(tmp_path: Path) -> None:
     for path in (tmp_path / "gone" / "x", tmp_path / ("x" * 300)):
         with pytest.raises(InputError, match="cannot be written"):

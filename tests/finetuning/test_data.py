@@ -64,7 +64,7 @@ def test_both_conventions_say_the_same(tmp_path):
             ("video", tmp_path / "a.mp4"),
             ("image", tmp_path / "b.png"),
         ]
-    assert [sample.place.rsplit(", ")[1] for sample in found] == ["row 1", "row 2", "row 3"]
+    assert [sample.where.rsplit(", ")[1] for sample in found] == ["row 1", "row 2", "row 3"]
 
 
 def test_media_are_in_the_order_of_their_tags(tmp_path):
@@ -210,6 +210,19 @@ def test_check_reports_all_faults_of_all_files_with_file_and_row(tmp_path, clip,
     assert len(samples) == 1 and not faults
 
 
+def test_a_row_ends_where_its_line_does_and_may_be_nested_however_deeply(tmp_path):
+    """Line separators of Unicode may stand in the texts of json; a row that no parser takes is a fault like others."""
+    row = {"conversations": turns("one\u2028two", "a\x85b")}
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps(row, ensure_ascii=False) + "\r\n" + "[" * 100_000 + "\n", encoding="utf-8")
+    samples, faults = check_samples([file])
+    assert len(samples) == 1 and [(fault.row, "nested too deeply" in str(fault)) for fault in faults] == [(2, True)]
+    listed = tmp_path / "rows.json"
+    listed.write_text("[" * 100_000)
+    with pytest.raises(am.InputError, match="nested too deeply"):
+        check_samples([listed])
+
+
 def test_training_refuses_faulty_data_before_anything_else(tmp_path, capsys):
     bad = write(tmp_path, [{"conversations": turns("a?", "")}])
     assert main(["finetune", "--data", str(bad), "--output", str(tmp_path / "out")]) == 2
@@ -293,7 +306,7 @@ def test_training_sees_the_part_alone(tmp_path, clip):
     assert seen[0] == pytest.approx([number / 10 for number in range(20)])
     assert seen[1] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     assert seen[2] == pytest.approx([0, 0.5, 1, 1.5])
-    gazed = MediaStore(model, cache, films=True)
+    gazed = MediaStore(model, cache, keep_videos=True)
     gazed.prepare(samples)
     assert [gazed.media(sample)[0].video for sample in samples] == [
         am.Video(clip),

@@ -143,6 +143,6 @@ def test_overlay_measures_the_mean_squared_error_over_all_frames() -> None:
     for value, frames in ((191, 3), (140, 1)):
         pictures = torch.full((frames, 3, 64, 64), value, dtype=torch.uint8)
         masks = [torch.zeros(1, frames, count) for count in grid.counts]
-        overlay(GazedChunk(pictures, masks, (1, 1), pictures))
+        overlay(GazedChunk(pictures, masks, (1, 1), pictures, grid))
     error = (3 * (191 / 255 - 0.5) ** 2 + (140 / 255 - 0.5) ** 2) / 4
     assert overlay.psnr == pytest.approx(-10 * math.log10(error), abs=1e-3)

@@ -338,7 +338,7 @@ def test_a_tracker_that_is_not_installed_is_named(
     videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(command(videos, tmp_path, "--steps", "1", "--tracker", "wandb")) == 2
-    assert "wandb is not installed: pip install wandb, or --tracker none" in capsys.readouterr().err
+    assert "--tracker wandb needs wandb: pip install 'autogaze_mllm[wandb]'" in capsys.readouterr().err
 
 
 def test_a_loss_that_is_no_number_ends_a_run_in_one_line(

@@ -47,8 +47,8 @@ def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[
     """
     try:
         with open_weights(path) as stored:
-            told: Mapping[str, str] = stored.metadata() or {}
-            there = {*told, *stored.keys()}
+            stored_metadata: Mapping[str, str] = stored.metadata() or {}
+            there = {*stored_metadata, *stored.keys()}
             lacking = [name for name in (key, *names) if name not in there]
             if lacking:
                 raise InputError(f"it holds no {lacking[0]!r}")
@@ -56,9 +56,9 @@ def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[
             whole = set(names) == set(stored.keys())
     except InputError as error:
         raise InputError(f"{path}: not {what} ({str(error).removeprefix(f'{path}: ')})") from error
-    if whole and SUM in told and told[SUM] != _sum(tensors, told[key]):
+    if whole and SUM in stored_metadata and stored_metadata[SUM] != _sum(tensors, stored_metadata[key]):
         raise InputError(f"{path}: damaged (its checksum is another)")
-    return tensors, Fields(parse_object(told[key], path) | {SUM: told.get(SUM)}, path)
+    return tensors, Fields(parse_object(stored_metadata[key], path) | {SUM: stored_metadata.get(SUM)}, path)
 
 
 def _sum(tensors: Mapping[str, torch.Tensor], text: str) -> str:

@@ -19,10 +19,10 @@ from typing import Any
 import torch
 
 from ...common.pixels import resize_bicubic
-from ..grid import PatchGrid, mask_to_positions
+from ..grid import PatchGrid
 from ..mosaic import BLANK, Atoms, PatchPainter
 from ..ratio import Ratio, patches_per_frame
-from ..selection import GazingInfo, build_info
+from ..selection import GazingInfo, info_of_masks
 from .base import PIXEL_LOSS, Selector
 from .noise import NoiseMeter
 
@@ -64,22 +64,13 @@ class PixelDiffSelector(Selector):
         canvas = torch.full_like(frames[:, 0], BLANK)
         meter = NoiseMeter() if self.noise_floor else None
         own = [0.0] * len(painter.axes) if meter is None else _own_share(painter)
-        ids, keeps = [], []
+        masks = []
         for t in range(steps):
             level = frames.new_zeros(batch) if meter is None else meter.next_frame(frames[:, t])
             noise = Noise(level.square(), own)
             mask, canvas = _next_frame(painter, atoms, canvas, frames[:, t], budgets[:, t], loss or 0.0, noise)
-            index, padded = mask_to_positions(mask)
-            ids.append(index.clamp(min=0))
-            keeps.append(~padded)
-        return build_info(
-            torch.cat(ids, dim=1),
-            torch.cat(keeps, dim=1),
-            [part.shape[1] for part in ids],
-            grid,
-            pad_id=-1,
-            has_task_loss_requirement=loss is not None,
-        )
+            masks.append(mask)
+        return info_of_masks(torch.stack(masks, dim=1), grid, has_task_loss_requirement=loss is not None)
 
 
 class NoiseFloorSelector(PixelDiffSelector):

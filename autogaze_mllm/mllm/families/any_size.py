@@ -33,8 +33,11 @@ class AnySizeFamily(Family):
         """The tower is part of the family."""
 
     def check_settings(self, settings: VideoSettings) -> None:
-        if settings.thumbnails:
-            raise InputError(f"{self.title} is shown whole frames at every size, and takes no thumbnails beside them")
+        if settings.thumbnails and (settings.thumbnail_ratio != 1 or settings.thumbnail_loss):
+            raise InputError(
+                f"{self.title}: a frame chosen as a thumbnail keeps a coarse scale whole, and no less: leave "
+                "thumbnail_ratio and thumbnail_loss as they are"
+            )
 
     @property
     def _vision(self) -> Any:
@@ -71,6 +74,9 @@ class AnySizeFamily(Family):
     def _features(self, tower: AnySizeTower, video: GazedVideo) -> torch.Tensor:
         found = tower.encode(video)
         return found[tower.token_order(video, raster=True).to(found.device)]
+
+    def token_map(self, gazed: GazedVideo) -> TokenMap:
+        return TokenMap.of(gazed, raster=True, across_tiles=True)
 
     def layout(self, video: TokenMap) -> Layout:
         return self.video_layout(video.counts, video.seconds)

@@ -198,6 +198,10 @@ class Family(ABC):
         orders = [tower.token_order(video, self.raster) for video in videos]
         return [part[order.to(part.device)] for part, order in zip(parts, orders, strict=True)]
 
+    def token_map(self, gazed: GazedVideo) -> TokenMap:
+        """Where its visual tokens lie, in the order in which `gazed_features` gives them."""
+        return TokenMap.of(gazed, self.raster)
+
     @property
     def pixels(self) -> PixelFormat:
         """Normalisation of the tower's pixels."""

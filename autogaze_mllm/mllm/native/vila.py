@@ -6,7 +6,6 @@ processor. The outer config.json says which layer of the tower is used and what 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from ...common.errors import InputError
 from ...common.storage.files import find_file, read_json
+from ...common.storage.json_text import parse_object
 from .model import FEATURE_LAYER, NativeConfig, NativeModel
 from .projectors import KINDS, Projector, build_projector
 
@@ -97,7 +97,7 @@ def _surroundings(source: str | Path, stored: Any) -> Surroundings:
     if stored is None:
         return Surroundings()
     try:
-        facts = json.loads(stored) if isinstance(stored, str) else dict(stored)
+        facts = parse_object(stored, f"{source}: config.json") if isinstance(stored, str) else dict(stored)
         pools = tuple(tuple(int(side) for side in size) for size in facts.get("pool_sizes") or ((1, 1, 1),))
     except (ValueError, TypeError) as error:
         raise InputError(f"{source}: config.json: cannot read the encoder {stored!r} ({error})") from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import PIL
 import pytest
 import torch
 
@@ -186,7 +187,12 @@ def test_bicubic_resize(case: dict) -> None:
 def test_image_preprocessing(case: dict) -> None:
     expected = part(load("data")[1], f"{case['name']}/")
     processor = AutoGazeImageProcessor.from_dict(case["saved"])
-    assert_close(processor(list(expected["frames_u8"].numpy())), expected["pixel_values"])
+    found = processor(list(expected["frames_u8"].numpy()))
+    if int(PIL.__version__.split(".")[0]) >= 13:
+        assert_close(found, expected["pixel_values"])
+    else:  # the data were made with Pillow 13, which may resize rows and columns in the other order, and rounds between
+        level = processor.rescale_factor / min(processor.image_std)
+        assert float((found - expected["pixel_values"]).abs().max()) <= 1.001 * level
     assert processor.to_dict() == case["saved"]
 
 

@@ -214,7 +214,7 @@ def test_two_scales_are_more_than_one(name: str) -> None:
 @holds("scales")
 @each(PAIRS)
 def test_tiles_stand_where_they_lie_in_the_whole_picture(name: str) -> None:
-    """Positions of a video that is cut into two tiles are those of the same one as a whole, tile after tile."""
+    """Positions of a video that is cut into tiles are those of the same one as a whole, and so is their order."""
     frames, found = frames_of(name, rows=2, columns=3), []
     for options in ({}, {"gaze": OneScale(shape_of(name)), "scales": None}):
         _, model = wrapped(name, max_tiles=6, **options)
@@ -222,11 +222,41 @@ def test_tiles_stand_where_they_lie_in_the_whole_picture(name: str) -> None:
         ids, media = inputs["input_ids"], inputs["media"]
         positions = model.family.llm_inputs(ids, inputs["attention_mask"], media, None)["position_ids"][1:, 0]
         visual = model.family.is_visual(ids[0])
-        found.append((media[0][0].token_map.tiles, sorted(positions[:, visual].T.tolist()), positions[:, ~visual]))
+        found.append((media[0][0].token_map.tiles, positions[:, visual].T.tolist(), positions[:, ~visual]))
     (tiles, cut, text), (one, whole, expected) = found
     assert (tiles, one) == ((3, 2), (1, 1))
     assert cut == whole
     assert torch.equal(text, expected)
+
+
+@holds("scales")
+@each(ANY_SIZE)
+def test_a_frame_chosen_as_a_thumbnail_keeps_a_coarse_scale_whole(name: str) -> None:
+    """Towers that take any size see whole frames anyway: in chosen ones nothing of a coarse scale is left out."""
+    video = am.Video(frames_of(name, count=8, columns=2), fps=2)
+    found = []
+    for thumbnails in (0, 2):
+        _, model = wrapped(
+            name, gaze="random", ratio=0.1, loss=0, scales=None, max_tiles=2, enlarge=True, thumbnails=thumbnails
+        )
+        gazed = model.gaze_video(video)
+        step = torch.repeat_interleave(torch.arange(len(gazed.frame_counts)), gazed.frame_counts)
+        found.append((gazed, set(zip(step.tolist(), gazed.positions.tolist(), strict=True))))
+    (_, gazed_only), (gazed, kept) = found
+    grid, tubelet = gazed.grid, gazed.tubelet
+    assert (
+        gazed_only < kept
+        and gazed.grid.scales[-1][1] == 2 * gazed.grid.scales[-1][0]
+        and gazed.stats["thumbnails"] == 2
+        and gazed.thumbnails == 0
+    )
+    square = model.tower.cells[-1][0] * model.tower.cells[-1][1]
+    scale = max(number for number, count in enumerate(grid.counts) if count <= square)
+    whole = range(grid.offsets[scale], grid.offsets[scale + 1])
+    shown = {(step, place) for step in (0, 4 // tubelet) for place in whole}  # frames 0 and 4 of 8
+    assert kept == gazed_only | shown
+    with pytest.raises(am.InputError, match="leave thumbnail_ratio and thumbnail_loss as they are"):
+        wrapped(name, thumbnails=2, thumbnail_ratio=0.5)[1].gaze_video(video)
 
 
 def test_thumbnails_make_no_video_longer_or_shorter() -> None:

@@ -1,0 +1,258 @@
+"""Looks at videos and asks about them for a page: one at a time, and what was seen last is kept.
+
+Nothing of the page is in here: `look` gives the kept patches, the videos to show and the numbers, `ask` the answer with
+gaze and `ask_dense` that of the base model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import shlex
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..common.errors import InputError
+from ..common.fields import settings_of
+from ..gaze.autogaze.pretrained import BUNDLED
+from ..gaze.gazed_video import GazedVideo
+from ..gaze.overlay import pace
+from ..gaze.pipeline import gaze_video
+from ..gaze.selector_registry import NAMED, load_selector
+from ..gaze.selectors.base import AnySelector, as_selector, selector_name, stop_rule
+from ..gaze.settings import VideoSettings
+from ..mllm.calls.answers import TextStream
+from ..mllm.media import Media
+from ..mllm.model import GazedModel
+from ..video.sources import Video
+from .chart import FrameCounts, frame_counts
+from .config import AppConfig
+from .films import Films
+
+KEPT = 4  # videos that are kept for further questions
+SLOWEST, FASTEST = 2.0, 15.0  # frames a second of the videos that are shown
+SLIDERS = {one.name: one for one in settings_of(VideoSettings) if one.slider is not None}
+Report = Callable[[int, int, str], None]
+"""Called with how much is done, of how much, and what it is."""
+
+
+@dataclass
+class Seen:
+    """A video that was looked at. films: a video file each of the frames, the kept patches and the rebuilt pictures,
+    of `fps` frames a second. facts: numbers and settings, json values. media: its visual tokens, once somebody asked.
+    """
+
+    key: str
+    gazed: GazedVideo
+    settings: VideoSettings
+    films: dict[str, Path]
+    fps: float
+    counts: FrameCounts
+    facts: dict[str, Any]
+    media: Media | None = None
+
+
+@dataclass
+class Reply:
+    """An answer that is being written. stats: complete at its end; refusal: why there is none."""
+
+    text: str = ""
+    seconds: float = 0.0
+    stats: dict[str, Any] = field(default_factory=dict)
+    refusal: str = ""
+
+
+class Looker:
+    """folder: for files of its own, removed by whoever made it. source: what the command line calls the model, if it
+    names one."""
+
+    def __init__(self, model: GazedModel, folder: Path, config: AppConfig, source: str | None = None) -> None:
+        self.model, self.folder, self.config, self.source = model, folder, config, source
+        self.busy = threading.Lock()  # one video is looked at at a time; answers are written beside that
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._selectors: dict[str, AnySelector] = {selector_name(model.gaze): model.gaze}
+
+    # -- what can be chosen --------------------------------------------------------------------------------------
+
+    @property
+    def selectors(self) -> list[str]:
+        """Their names, the model's own first. One that keeps all patches and drops tokens later shows nothing here."""
+        others = [name for name, kind in NAMED.items() if not kind.after_tower]
+        return list(dict.fromkeys((selector_name(self.model.gaze), *others, BUNDLED)))
+
+    def selector(self, name: str) -> AnySelector:
+        if name not in self.selectors:
+            raise InputError(f"selector {name!r} is not one of {', '.join(self.selectors)}")
+        if name not in self._selectors:
+            self._selectors[name] = load_selector(name, device=self.model.device)
+        return self._selectors[name]
+
+    def range_of(self, name: str) -> tuple[float, float, float]:
+        """Least, most and step of a setting's slider. What the model itself takes can always be had."""
+        slider = SLIDERS[name].slider
+        assert slider is not None
+        most = {"frames": self.config.most_frames, "max_tiles": self.config.most_tiles}.get(name, slider[1])
+        return slider[0], max(most, self.usual(name, self.selectors[0])), slider[2]
+
+    def usual(self, name: str, selector: str) -> float:
+        """Where a slider stands that nobody has moved."""
+        base = self._base(selector)
+        value = getattr(base, name)
+        if name == "loss":
+            return stop_rule(value, self.selector(selector), base) or 0.0
+        if isinstance(value, tuple):
+            return round(sum(value) / len(value), 3)
+        return value
+
+    def _base(self, selector: str) -> VideoSettings:
+        """The model's own settings; its loss is in the unit of its own selector."""
+        own = selector == self.selectors[0]
+        return self.model.settings if own else self.model.settings.changed(loss=None)
+
+    def settings(self, selector: str, values: Mapping[str, float]) -> VideoSettings:
+        """The model's own settings, but for the sliders that were moved."""
+        changes: dict[str, Any] = {}
+        for name, value in values.items():
+            one, (least, most, _) = SLIDERS[name], self.range_of(name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+                raise InputError(one.refused(value, f"lie in [{least:g}, {most:g}] here"))
+            if not math.isclose(value, self.usual(name, selector), abs_tol=1e-6):
+                changes[name] = int(value) if one.kind is int else value
+        if "frames" in changes:
+            changes["fps"] = None
+        return self._base(selector).changed(**changes)
+
+    # -- looking -------------------------------------------------------------------------------------------------
+
+    def look(self, path: str, selector: str, values: Mapping[str, float], report: Report) -> Seen:
+        """Raises InputError for what cannot be looked at."""
+        with self.busy:
+            settings, chosen, video = self.settings(selector, values), self.selector(selector), Video(path)
+            as_selector(chosen).check_grid(self.model.tower.grid)
+            self.model.family.check_settings(settings)
+            key = _digest(video.content(), selector, settings.to_dict())
+            if key in self._seen:
+                self._seen.move_to_end(key)
+                return self._seen[key]
+            seen = self._look(key, path, video, chosen, settings, report)
+            self._seen[key] = seen
+            while len(self._seen) > KEPT:
+                _, oldest = self._seen.popitem(last=False)
+                shutil.rmtree(next(iter(oldest.films.values())).parent, ignore_errors=True)
+            return seen
+
+    def _look(
+        self, key: str, path: str, video: Video, selector: AnySelector, settings: VideoSettings, report: Report
+    ) -> Seen:
+        reader, numbers = video.sampled(settings.frames, settings.fps)
+        if len(numbers) > (most := int(self.range_of("frames")[1])):
+            raise InputError(f"{reader.name}: {len(numbers)} frames would be looked at, here at most {most}: lower fps")
+        fps = min(max(pace(reader.seconds[numbers]), SLOWEST), FASTEST)
+        folder = self.folder / key
+        folder.mkdir(exist_ok=True)
+        try:
+            with Films(folder, fps, self.model.tower.tubelet, lambda n: report(n, len(numbers), "gazing")) as films:
+                gazed = gaze_video(video, selector, settings, **self.model.video_form, listener=films)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if self.model.cache is not None and (kept_as := self.model.gazed_key(video, settings, selector)) is not None:
+            self.model.cache.put_gazed(kept_as, gazed)  # `ask` on the command line finds it, too
+        counts = frame_counts(gazed)
+        seen = Seen(key, gazed, settings, films.paths, fps, counts, {})
+        seen.facts = self._facts(seen, Path(path).name, films)
+        return seen
+
+    def _facts(self, seen: Seen, name: str, films: Films) -> dict[str, Any]:
+        gazed, stats = seen.gazed, seen.gazed.stats
+        if gazed.keep_after is not None:  # how many tokens are left is known behind the tower only
+            self._encode(seen)
+        tokens = seen.media.tokens if seen.media is not None else self.model.gazed_media(gazed).tokens
+        return {
+            "video": name,
+            "size": stats["size"],
+            "frames": stats["frames"],
+            "frames_lost": stats["frames_lost"],
+            "tiles": stats["tiles"],
+            "patches": len(gazed),
+            "patches_total": gazed.total_patches,
+            "reduction": gazed.total_patches / max(len(gazed), 1),
+            "visual_tokens": tokens,
+            "dense_tokens": self.model.family.dense_count(stats["frames"], tuple(stats["size"])),
+            "psnr_db": films.psnr if math.isfinite(films.psnr) else None,
+            "seconds": stats["seconds"],
+            "seconds_wall": stats["seconds_wall"] - films.seconds,
+            "seconds_drawing": films.seconds,
+            "selector": stats["selector"],
+            "settings": {name: value for name, value in seen.settings.to_dict().items() if value is not None},
+            "command": self._command(name, stats["selector"], seen.settings),
+            "kept": {
+                "scales": list(seen.counts.names),
+                "seconds": list(seen.counts.seconds),
+                "patches": [list(frame) for frame in seen.counts.kept],
+            },
+        }
+
+    def _command(self, name: str, selector: str, settings: VideoSettings) -> str:
+        """The command line that asks about the same patches."""
+        words = ["autogaze-mllm", "ask", name, "QUESTION", *(["--model", self.source] if self.source else [])]
+        words += [] if selector == self.selectors[0] else ["--gaze", selector]
+        for one in SLIDERS.values():
+            value = getattr(settings, one.name)
+            if value is not None and value != getattr(self.model.settings, one.name):
+                words += [one.option, f"{value:g}"]
+        return shlex.join(words)
+
+    # -- asking --------------------------------------------------------------------------------------------------
+
+    def _encode(self, seen: Seen) -> dict[str, Any]:
+        """Its visual tokens, once. -> what that cost now."""
+        if seen.media is not None:
+            return {}
+        seen.media = self.model.encode_video(seen.gazed, share_prompt=self.model.family.share_prefix)
+        return dict(self.model.stats["seconds"])
+
+    def ask(self, seen: Seen, question: str) -> Iterator[Reply]:
+        """The answer so far, again and again."""
+        start = time.perf_counter()
+        with self.busy:
+            vision = self._encode(seen)
+        stream = self.model.stream(seen.media, question, max_new_tokens=self.config.max_new_tokens)
+        yield from _written(stream, start, vision)
+
+    def ask_dense(self, path: str, seen: Seen, question: str) -> Iterator[Reply]:
+        """The same frames as the base model itself looks at them, where that fits; otherwise why it does not."""
+        limit, needed = self.model.family.context_length, seen.facts["dense_tokens"] + self.config.max_new_tokens
+        if limit is not None and needed > limit:
+            yield Reply(refusal=f"would read {needed:,} tokens; its LLM was made for {limit:,}. Take fewer frames")
+            return
+        start = time.perf_counter()
+        with self.busy, self.model.disabled():
+            own, self.model.settings = self.model.settings, seen.settings  # the model is ours, and we hold the lock
+            try:
+                stream = self.model.stream(path, question, max_new_tokens=self.config.max_new_tokens)
+            finally:
+                self.model.settings = own
+        yield from _written(stream, start, {})
+
+
+def _written(stream: TextStream, start: float, spent: Mapping[str, float]) -> Iterator[Reply]:
+    """The answer so far, whenever there is more of it. start: when the question was asked; spent: seconds of stages
+    before the LLM's."""
+    with closing(stream):
+        for _ in stream:
+            yield Reply(stream.text, time.perf_counter() - start)
+    stats = {**stream.stats, "seconds": {**spent, **stream.stats["seconds"]}}
+    yield Reply(stream.text.strip(), time.perf_counter() - start, stats)
+
+
+def _digest(*facts: Any) -> str:
+    return hashlib.blake2b(json.dumps(facts, sort_keys=True).encode(), digest_size=12).hexdigest()

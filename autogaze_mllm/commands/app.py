@@ -1,0 +1,74 @@
+"""`autogaze-mllm app`: a page to look at videos and to ask about them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..app.config import AppConfig
+from ..common.errors import InputError
+from ..common.extras import require_extra
+from .options import BUNDLED_READS, add_settings, gaze_options, load_model, quiet, values_of
+
+if TYPE_CHECKING:
+    from ..mllm.model import GazedModel
+
+NOTE = f"{BUNDLED_READS}. Start the page with a model of your own: autogaze-mllm app MODEL"
+EXTRA = "app"
+
+
+def add(verbs: argparse._SubParsersAction) -> None:
+    app = verbs.add_parser("app", help="a page to look at videos and to ask about them")
+    app.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help="hub id or folder of the base model (default: the bundled one, which reads SignVid's signs)",
+    )
+    app.add_argument("--no-cache", action="store_true", help="do not keep what was seen of a video on the disk")
+    add_settings(app.add_argument_group("the page"), AppConfig)
+    gaze_options(
+        app.add_argument_group("where the sliders stand at first"),
+        "default: nvidia/AutoGaze with MODEL, otherwise pixel-diff",
+        json=False,
+    )
+    app.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    require_extra(EXTRA, "autogaze-mllm app")
+    quiet()
+    config = AppConfig(**values_of(arguments, AppConfig))
+    model = load_model(arguments)
+    with tempfile.TemporaryDirectory(prefix="autogaze-mllm-app-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # gone with the page, as all that it made
+        return _serve(arguments, config, model, Path(folder))
+
+
+def _serve(arguments: argparse.Namespace, config: AppConfig, model: GazedModel, folder: Path) -> int:
+    from ..app.examples import write_examples
+    from ..app.looker import Looker
+    from ..app.page import Page, launch
+
+    made = folder / "made"
+    made.mkdir()
+    note = NOTE[0].upper() + NOTE[1:] if arguments.model is None else ""
+    looker = Looker(model, made, config, arguments.model)
+    page = Page(looker, write_examples(made), note, "AutoGaze")
+    ended = threading.Event()
+    for kind in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(kind, lambda *_: ended.set())
+    try:
+        blocks, address = launch(page, config, made)
+    except OSError as error:
+        told = f"port {config.port or 7860} of {config.host} cannot be had"
+        raise InputError(f"{told}: choose another with --port") from error
+    print(f"The page is at {address} (Ctrl-C ends it)", flush=True)
+    ended.wait()
+    blocks.close(verbose=False)
+    return 0
