@@ -132,9 +132,7 @@ class _Actor:
 
 
 def _ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise InputError("--ray needs Ray: pip install 'autogaze_mllm[ray]'") from error
+    import ray
+    import ray.data
+
     return ray

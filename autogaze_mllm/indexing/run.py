@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from ..common.compute.distributed import Shard, local_count
 from ..common.errors import InputError
+from ..common.extras import require_extra
 from ..common.storage.files import output_folder
 from ..common.storage.locks import run_lock
 from ..video.folder import videos_below
@@ -73,6 +74,8 @@ def run_index(
 
     Raises InputError for a folder without videos, and for an index of other settings.
     """
+    if ray is not None:
+        require_extra("ray", "--ray")
     shard, out = shard or Shard(), output_folder(job.out)
     everything = videos_below(job.folder)
     if not everything:

@@ -88,8 +88,8 @@ class Slow(am.PixelDiffSelector):
 
 
 class Deadly(am.PixelDiffSelector):
-    """Kills its process at a black video, as a system does that has no more memory, so many times. counted: a folder to
-    count them in."""
+    """Kills its process at a black video, as a system does that has no more memory, so many times at each shade of
+    black. counted: a folder to count them in."""
 
     def __init__(self, counted: Path, times: int) -> None:
         super().__init__()
@@ -99,9 +99,10 @@ class Deadly(am.PixelDiffSelector):
         return {"name": "deadly"}
 
     def select(self, frames: torch.Tensor, grid: am.PatchGrid, ratio: Any, loss: float | None) -> Any:
-        if float(frames.max()) < 0.1:
-            deaths = len(list(self.counted.iterdir()))
+        shade = round(float(frames.mean()) * 255)
+        if shade < 20:
+            deaths = len(list(self.counted.glob(f"{shade}-*")))
             if deaths < self.times:
-                (self.counted / str(deaths)).touch()
+                (self.counted / f"{shade}-{deaths}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().select(frames, grid, ratio, loss)
