@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..app.config import AppConfig
-from ..common.errors import InputError
+from ..app.ports import free_port
 from ..common.extras import require_extra
 from .options import BUNDLED_READS, add_settings, gaze_options, load_model, quiet, values_of
 
@@ -44,13 +44,14 @@ def run(arguments: argparse.Namespace) -> int:
     require_extra(EXTRA, "autogaze-mllm app")
     quiet()
     config = AppConfig(**values_of(arguments, AppConfig))
+    port = free_port(config.host, config.port)
     model = load_model(arguments)
     with tempfile.TemporaryDirectory(prefix="autogaze-mllm-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # gone with the page, as all that it made
-        return _serve(arguments, config, model, Path(folder))
+        return _serve(arguments, config, port, model, Path(folder))
 
 
-def _serve(arguments: argparse.Namespace, config: AppConfig, model: GazedModel, folder: Path) -> int:
+def _serve(arguments: argparse.Namespace, config: AppConfig, port: int, model: GazedModel, folder: Path) -> int:
     from ..app.examples import write_examples
     from ..app.looker import Looker
     from ..app.page import Page, launch
@@ -63,11 +64,7 @@ def _serve(arguments: argparse.Namespace, config: AppConfig, model: GazedModel, 
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
-    try:
-        blocks, address = launch(page, config, made)
-    except OSError as error:
-        told = f"port {config.port or 7860} of {config.host} cannot be had"
-        raise InputError(f"{told}: choose another with --port") from error
+    blocks, address = launch(page, config, port, made)
     print(f"The page is at {address} (Ctrl-C ends it)", flush=True)
     ended.wait()
     blocks.close(verbose=False)
