@@ -1,8 +1,8 @@
 """The command line, `autogaze-mllm VERB ...`: each verb is a file of `commands/`.
 
-Exit codes: 0 done, 1 done but some videos could not be read (eval), or a fault of this program (with its traceback), 2
-the input is at fault (one line on standard error), 3 a training diverged, 130 interrupted, 141 whoever reads the output
-has had enough.
+Exit codes: 0 done, 1 done but some videos could not be read (eval, index), or a fault of this program (with its
+traceback), 2 the input is at fault (one line on standard error), 3 a training diverged, 130 interrupted, 141 whoever
+reads the output has had enough.
 
 Nothing is imported before `main` runs, and little before a verb does its work: an interruption is one line from the
 start, and --help answers at once.
@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     import argparse
 
     from . import __version__
-    from .commands import app, ask, cache, eval, finetune, gaze, info, label, merge, train_gaze
+    from .commands import app, ask, cache, eval, finetune, gaze, index, info, label, merge, serve, train_gaze
     from .commands.config_file import add_config
 
     parser = argparse.ArgumentParser(
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (ask, gaze, app, eval, cache, info, finetune, merge, label, train_gaze):
+    for verb in (ask, gaze, index, app, serve, eval, cache, info, finetune, merge, label, train_gaze):
         verb.add(verbs)
     add_config(parser)
     return parser

@@ -35,7 +35,7 @@ from autogaze_mllm.common.storage.hashing import fingerprint
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.evaluation.benchmarks import Question
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
-from autogaze_mllm.evaluation.reports.curve import CurvePoint, look_of, table, write_curve
+from autogaze_mllm.evaluation.reports.curve import CurvePoint, curve_point, table, write_curve
 from autogaze_mllm.evaluation.reports.report import make_report
 from autogaze_mllm.evaluation.responders import EncodedVideo, ModelAnswerer, Variant
 from autogaze_mllm.evaluation.run import Run, check_same
@@ -235,7 +235,7 @@ def measure(look: str, setup: Setup, arguments: argparse.Namespace, shuffle: boo
     job = Job(run, variant)
     Runner(benchmark, questions, answerer, [job], max_new_tokens=MAX_NEW_TOKENS, progress=True).run()
     answers = [run.answers()[name] for name in ids]
-    found = look_of(look, make_report(run), answers, answerer.note())
+    found = curve_point(look, make_report(run), answers, answerer.note())
     write_json(folder / COST, {"facts": facts, "look": dataclasses.asdict(found)})
 
 

@@ -29,6 +29,7 @@ from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.vision import adapters
 
 from .helpers.family_models import write_folder
+from .helpers.published_folders import write_siglip
 from .helpers.tiny_models import tiny_gaze
 
 PACKAGE = Path(am.__file__).resolve().parent
@@ -80,6 +81,7 @@ def models(clip, tmp_path_factory):
     processor.save_pretrained(named)
     write_folder("qwen3_vl", folder / "Qwen" / "Qwen3-VL-8B-Instruct")
     tiny_gaze().save_pretrained(folder / "nvidia" / "AutoGaze")
+    write_siglip(folder / "google" / "siglip2-base-patch16-224", 64, 16)
     samples = [b.text for page in TEXTS for b in blocks(page) if b.language == "json"]
     (folder / "videos.jsonl").write_text("".join(samples), encoding="utf-8")
     return folder

@@ -14,10 +14,12 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
 from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
+from autogaze_mllm.evaluation.config import EvalConfig
 from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
 from autogaze_mllm.evaluation.sweep import parse_sweep, sweep_variants
 from autogaze_mllm.finetuning.config import AdapterConfig, FinetuneConfig, RolloutConfig
+from autogaze_mllm.serving.config import ServeConfig
 from autogaze_mllm.signvid.dataset import SignVidConfig
 from autogaze_mllm.signvid.plan import VideoShape
 from autogaze_mllm.training.config import ClipConfig, LabelConfig, SearchConfig, TrainingConfig
@@ -36,11 +38,13 @@ CLASSES = {
     TrainingConfig: ("train-gaze", "gaze-training.md"),
     SearchConfig: ("train-gaze", "gaze-training.md"),
     LabelConfig: ("label", "gaze-training.md"),
+    EvalConfig: ("eval hlvid", "benchmarks.md"),
     FinetuneConfig: ("finetune", "finetuning.md"),
     AdapterConfig: ("finetune", "finetuning.md"),
     RolloutConfig: ("finetune", "finetuning.md"),
     VideoShape: ("make_signvid", "signvid.md"),
     SignVidConfig: ("make_signvid", "signvid.md"),
+    ServeConfig: ("serve", "serving.md"),
 }
 # Fields that have no option of their own, each for a reason.
 NO_OPTION = {
@@ -48,6 +52,7 @@ NO_OPTION = {
     (LabelConfig, "scales"),  # labels are in the published grid
     (LabelConfig, "patch"),
     (TrainingConfig, "search"),  # fields of its own
+    (TrainingConfig, "selections"),  # --only-task chooses by --init
     (FinetuneConfig, "lora"),
     (FinetuneConfig, "rollouts"),
     (FinetuneConfig, "parts"),  # presets, and two options for each part
@@ -59,8 +64,9 @@ NO_OPTION = {
 BY_HAND = {(FinetuneConfig, name): f"--{name.replace('_', '-')}" for name in ("data", "output", "eval_data", "resume")}
 BY_HAND |= {(VideoShape, "width"): "--size", (VideoShape, "height"): "--size"}
 BY_HAND |= {(SignVidConfig, "split"): "--dev", (SignVidConfig, "seed"): "--seed"}
+BY_HAND |= {(ServeConfig, "allow_folder"): "--allow-folder", (ServeConfig, "allow_domain"): "--allow-domain"}
 REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
-VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune")
+VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune", "serve")
 
 
 def names(kind: type) -> list[str]:

@@ -10,6 +10,7 @@ from .options import (
     ONLY_SIGNS,
     chosen_video,
     gaze_options,
+    index_option,
     kept_rows,
     load_model,
     part_options,
@@ -27,7 +28,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
     ask.add_argument(
         "--model", help="hub id or folder of the base model (default: the bundled one, which reads SignVid's signs)"
     )
-    ask.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
+    kept = ask.add_mutually_exclusive_group()
+    kept.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
+    index_option(kept)
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     ask.set_defaults(run=run)

@@ -18,10 +18,11 @@ import yaml
 from ..common.errors import InputError
 from ..common.fields import settings_of
 from ..common.storage.json_text import parse_json, shown
+from ..common.storage.yaml_text import parse_yaml
 from ..gaze.settings import VideoSettings
 
 CONFIG = "config.yaml"  # in the folder of a run
-OF_THE_CALL = ("json", "resume", "retry_failed")  # and not of what is done
+OF_THE_CALL = ("json", "resume", "retry_failed", "validate_only")  # and not of what is done
 PER_FRAME = {one.key for one in settings_of(VideoSettings) if one.per_frame}
 
 
@@ -106,14 +107,7 @@ def _read(file: Path) -> dict[Any, Any]:
     from ..common.storage.files import read_bytes
 
     content = read_bytes(file)
-    try:
-        found = parse_json(content, file) if file.suffix == ".json" else yaml.load(content, _Loader)
-    except InputError:
-        raise
-    except RecursionError as error:
-        raise InputError(f"{file}: not readable as yaml or json (nested too deeply)") from error
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{file}: not readable as yaml or json ({' '.join(str(error).split())})") from error
+    found = parse_json(content, file) if file.suffix == ".json" else parse_yaml(content, file, _Loader)
     if found is not None and not isinstance(found, dict):
         raise InputError(f"{file}: expected lines `OPTION: VALUE`")
     return found or {}

@@ -86,8 +86,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.no_cache = True  # fine-tuning has one of its own
     model = load_model(arguments, untrained=True)
     if arguments.dry_run:
-        told = describe(prepare(model, config), arguments.processes)
-        print(to_json(told)) if arguments.json else print_rows(_rows(told))
+        summary = describe(prepare(model, config), arguments.processes)
+        print(to_json(summary)) if arguments.json else print_rows(_rows(summary))
         return 0
     if distributed.is_first():
         write_config(arguments, output_folder(config.output) / CONFIG)
@@ -123,19 +123,22 @@ def _config(arguments: argparse.Namespace) -> FinetuneConfig:
     )
 
 
-def _rows(told: dict[str, Any]) -> list[tuple[str, str]]:
+def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
     """A dry run's numbers for people."""
-    packs = f" in {told['packs']} packs" if told["packs"] is not None else ""
-    rows = [("samples", f"{told['samples']}{packs}"), ("videos", f"{told['videos']} ({told['gazed']} gazed now)")]
-    for part, size in told["parts"].items():
+    packs = f" in {summary['packs']} packs" if summary["packs"] is not None else ""
+    rows = [
+        ("samples", f"{summary['samples']}{packs}"),
+        ("videos", f"{summary['videos']} ({summary['gazed']} gazed now)"),
+    ]
+    for part, size in summary["parts"].items():
         how = f"{size['mode']}, lr {size['lr']:g}" if size["trained"] else "frozen"
         rows.append((part, f"{size['parameters']:,} parameters, {size['trained']:,} trained ({how})"))
     for name in ("tokens", "visual_tokens", "learnt_tokens"):
-        spread = "  ".join(f"{which} {value}" for which, value in told[name].items())
+        spread = "  ".join(f"{which} {value}" for which, value in summary[name].items())
         rows.append((name.replace("_", " "), spread))
-    memory = "  ".join(f"{name} {size:.2f}" for name, size in told["memory_gib"].items())
-    rows += [("memory, GiB", f"{memory} (per process, {told['precision']}, {told['processes']} processes)")]
-    return [*rows, ("updates", str(told["steps"]))]
+    memory = "  ".join(f"{name} {size:.2f}" for name, size in summary["memory_gib"].items())
+    rows += [("memory, GiB", f"{memory} (per process, {summary['precision']}, {summary['processes']} processes)")]
+    return [*rows, ("updates", str(summary["steps"]))]
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -144,8 +147,8 @@ def _check(arguments: argparse.Namespace) -> int:
     files = [*arguments.data, *arguments.eval_data]
     samples, faults = check_samples(files, arguments.media_root, progress=not arguments.json)
     if arguments.json:
-        told = [{"file": fault.file, "row": fault.row, "message": fault.message} for fault in faults]
-        print(to_json({"samples": len(samples), "faults": told}))
+        listed = [{"file": fault.file, "row": fault.row, "message": fault.message} for fault in faults]
+        print(to_json({"samples": len(samples), "faults": listed}))
     else:
         for fault in faults:
             print(fault)

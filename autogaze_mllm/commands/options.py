@@ -73,7 +73,7 @@ def values_of(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     for one in settings_of(kind):
         if one.option:
             value = getattr(arguments, one.key)
-            if one.kind is tuple:
+            if one.kind is tuple and value is not None:
                 try:
                     value = one.read(value)
                 except ValueError as error:
@@ -116,6 +116,10 @@ def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedM
     from ..mllm.tiny import tiny_model
     from ..mllm.wrap import wrap
 
+    if getattr(arguments, "index", None) is not None:
+        if arguments.model is None and untrained:
+            raise InputError("--index needs the --model that it was made for")
+        return _load_for_index(arguments)
     device, cache, options = usable_device(arguments.device), not arguments.no_cache, given(arguments)
     # Without a preset the model's family, or what was saved with the model, decides what the options change.
     settings = None if arguments.preset is None else preset(arguments.preset)
@@ -125,6 +129,35 @@ def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedM
         return wrap(base.to(device), selector, processor=processor, settings=settings, cache=cache, **options)
     model, selector = arguments.model or BUNDLED, arguments.gaze or None
     return load_or_wrap(model, selector, settings=settings, device=device, cache=cache, **options)
+
+
+def _load_for_index(arguments: argparse.Namespace) -> GazedModel:
+    """The model that finds what was indexed: gaze and settings are those of the index, where none are given."""
+    from ..gaze.autogaze.pretrained import BUNDLED
+    from ..gaze.cache import VideoCache
+    from ..gaze.index_info import check_finds, read_index
+    from ..mllm.loading import load_or_wrap
+
+    info = read_index(arguments.index)
+    settings = VideoSettings.from_dict(info.settings) if arguments.preset is None else preset(arguments.preset)
+    model = load_or_wrap(
+        arguments.model or BUNDLED,
+        arguments.gaze or info.gaze,
+        settings=settings,
+        device=usable_device(arguments.device),
+        cache=VideoCache(index=arguments.index),
+        **given(arguments),
+    )
+    check_finds(arguments.index, info, model.cache_facts()[0])
+    return model
+
+
+def index_option(parser: argparse._ActionsContainer) -> None:
+    parser.add_argument(
+        "--index",
+        metavar="DIR",
+        help="take videos as `index` left them there; its gaze and settings hold unless others are given",
+    )
 
 
 def quiet() -> None:

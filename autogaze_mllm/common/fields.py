@@ -165,8 +165,8 @@ def setting(
 ) -> Any:
     """A field of a class of settings. words: see `Setting`."""
     low, high = (at_least if above is None else above), (at_most if below is None else below)
-    told = Setting(help, low=low, high=high, low_in=above is None, high_in=below is None, **words)
-    return Field(default, json_schema_extra={"setting": told})  # type: ignore[dict-item]
+    declared = Setting(help, low=low, high=high, low_in=above is None, high_in=below is None, **words)
+    return Field(default, json_schema_extra={"setting": declared})  # type: ignore[dict-item]
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(setting, Field, dataclasses.field))
@@ -201,8 +201,8 @@ def settings_of(kind: type) -> list[Setting]:
     """The declared fields of a class, in order."""
     found = []
     for name, field in kind.__pydantic_fields__.items():  # type: ignore[attr-defined]
-        told = (field.json_schema_extra or {}).get("setting")
-        if told is not None:
+        declared = (field.json_schema_extra or {}).get("setting")
+        if declared is not None:
             kinds = _kinds(field.annotation)
             seen = {
                 "kind": next((known for known in (bool, float, int, str, tuple) if known in kinds), str),
@@ -210,7 +210,7 @@ def settings_of(kind: type) -> list[Setting]:
                 "per_frame": float in kinds and tuple in kinds,
                 "whole": field.annotation == tuple[int, int],
             }
-            found.append(dataclasses.replace(told, name=name, default=field.default, **seen))
+            found.append(dataclasses.replace(declared, name=name, default=field.default, **seen))
     return found
 
 

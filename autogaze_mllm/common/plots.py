@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .palette import line_colours
 from .storage.files import atomic_write
 
 if TYPE_CHECKING:  # it takes a second to import
@@ -28,6 +29,7 @@ def panels(
     grid = figure.add_gridspec(down, across)
     axes = [figure.add_subplot(grid[number]) for number in range(count)]
     for axis in axes:
+        axis.set_prop_cycle(color=line_colours())
         axis.grid(alpha=0.3)
         axis.set_axisbelow(True)
     return figure, axes
@@ -37,13 +39,13 @@ def legend(axis: Axes) -> None:
     axis.legend(fontsize=SMALL)
 
 
-def png(figure: Figure) -> bytes:
+def png(figure: Figure, dpi: int = DPI) -> bytes:
     """The same bytes for the same figure."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     return stream.getvalue()
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path, dpi: int = DPI) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_bytes(png(figure))
+        temporary.write_bytes(png(figure, dpi))

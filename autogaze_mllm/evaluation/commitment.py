@@ -48,10 +48,10 @@ def without_thoughts(reply: str) -> str:
         finals = [match for match in channels if match[1].lower() == "final"]
         return _SPECIAL.split(reply[finals[-1].end() :])[0] if finals else ""
     kept: list[str] = []
-    depth, place = 0, 0
+    depth, offset = 0, 0
     for match in _THOUGHT.finditer(reply):
         if depth == 0:
-            kept.append(reply[place : match.start()])
+            kept.append(reply[offset : match.start()])
         closes = match["d"] == "end" if match["d"] else any(match[name] for name in "abc")
         if not closes:
             depth += 1
@@ -59,9 +59,9 @@ def without_thoughts(reply: str) -> str:
             depth -= 1
         else:  # it was opened in the prompt
             kept.clear()
-        place = match.end()
+        offset = match.end()
     if depth == 0:
-        kept.append(reply[place:])
+        kept.append(reply[offset:])
     return "".join(kept)
 
 
@@ -73,8 +73,8 @@ def marked_answers(text: str) -> list[str]:
 
 def _boxes(text: str) -> list[str]:
     """What is in boxes, each to its own closing brace; boxes within boxes are part of these."""
-    found, place = [], 0
-    while (box := _BOX.search(text, place)) is not None:
+    found, offset = [], 0
+    while (box := _BOX.search(text, offset)) is not None:
         depth, end = 1, len(text)
         for brace in re.finditer(r"[{}]", text[box.end() :]):
             depth += 1 if brace[0] == "{" else -1
@@ -82,7 +82,7 @@ def _boxes(text: str) -> list[str]:
                 end = box.end() + brace.start()
                 break
         found.append(text[box.end() : end])
-        place = end
+        offset = end
     return found
 
 

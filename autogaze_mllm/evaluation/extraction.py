@@ -49,7 +49,7 @@ def _commitments(letters: str) -> tuple[re.Pattern[str], ...]:
     one = rf"(?:{bracketed}|{ended}|{reasoned}|{capital})"
     begins = r"\A\W*(?i:(?:the\s+)?(?:correct\s+|best\s+|right\s+)?(?:answer\s+|option\s+|choice\s+|letter\s+)?)"
     right = r"\s+(?i:(?:is|would\s+be|must\s+be)\s+(?:the\s+)?(?:most\s+)?(?:correct|right|best|accurate|answer))"
-    ways = (
+    forms = (
         rf"(?i:{FINAL}(?:\s*(?:is|:|=|ist|est|是|は|은|는))*{BETWEEN}){one}",
         rf"(?:{latin}{one}|{other}(?:{bracketed}|{meant}))",
         rf"(?:[(\[]({some})[)\]]|(?<!{_WORD})({some}))(?={right})|(?<![A-Za-z0-9])({some})(?={RIGHT_OTHER})",
@@ -58,7 +58,7 @@ def _commitments(letters: str) -> tuple[re.Pattern[str], ...]:
         rf"\n[^\w\n]*({some})[)\].]*\W*\Z",  # the last line is a letter
         bracketed,
     )
-    return tuple(re.compile(unicodedata.normalize("NFKC", way)) for way in ways)
+    return tuple(re.compile(unicodedata.normalize("NFKC", form)) for form in forms)
 
 
 @functools.cache

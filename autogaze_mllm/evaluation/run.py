@@ -74,8 +74,8 @@ def read_run(folder: str | Path) -> Run:
         raise InputError(f"{target}: no run here (there is no {RUN_FILE})")
     stored = read_fields(target / RUN_FILE)
     if stored.get("format", Any, None) != FORMAT:
-        told = shown(stored.values.get("format"))
-        raise InputError(f"{target / RUN_FILE}: format {told}, this version reads {FORMAT}")
+        stored_format = shown(stored.values.get("format"))
+        raise InputError(f"{target / RUN_FILE}: format {stored_format}, this version reads {FORMAT}")
     settings = stored.get("settings", dict[str, Any])
     return Run(target, settings, stored.get("questions", list[str]), stored.get("environment", dict[str, Any]))
 

@@ -122,7 +122,7 @@ class Runner:
                     failed = Answer(
                         question.id, video, question.answer, error=str(error), categories=question.categories
                     )
-                    log.append(failed)
+                    log.add(failed)
                     self._show([failed])
             return
         for (job, questions, log), seen in zip(todo, chain([first], watched), strict=True):
@@ -167,7 +167,7 @@ class Runner:
                 tokens={**reply.tokens, **dense},
                 seconds={stage: round(spent, 4) for stage, spent in seconds.items()},
             )
-            log.append(answered)
+            log.add(answered)
             self._show([answered])
             seconds = {}
 

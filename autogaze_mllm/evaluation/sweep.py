@@ -49,7 +49,7 @@ def parse_sweep(text: str) -> list[Point]:
 
 
 def sweep_variants(
-    points: Sequence[Point], selector: AnySelector, gaze: str, settings: VideoSettings, seed: int, **place: Any
+    points: Sequence[Point], selector: AnySelector, gaze: str, settings: VideoSettings, seed: int, **target: Any
 ) -> list[Variant]:
     """One variant for each point that differs: `all` keeps everything whatever the limits say.
 
@@ -65,7 +65,7 @@ def sweep_variants(
         if asked == AUTOGAZE and selector_name(selector) in NAMED:
             raise InputError("--sweep: for gaze=autogaze name the gaze model with --gaze (a hub id or a folder)")
         if wanted not in loaded:
-            loaded[wanted] = selector if wanted == gaze else load_selector(wanted, **place)
+            loaded[wanted] = selector if wanted == gaze else load_selector(wanted, **target)
             if isinstance(loaded[wanted], RandomSelector):
                 loaded[wanted] = RandomSelector(seed)
         chosen = loaded[wanted]

@@ -31,7 +31,8 @@ RUN_FILE = "run.json"
 STATE = "trainer_state.json"  # the file that is written last
 # What may be another when a training goes on; data and media are known by their content.
 FREE = {"output", "resume", "progress", "data", "media_root", "eval_data", "eval_steps", "eval_benchmark", "eval_limit"}
-FREE |= {"save_steps", "save_total_limit", "log_steps", "report", "workers", "cache", "cpu", "gradient_checkpointing"}
+FREE |= {"save_steps", "save_total_limit", "log_steps", "report", "workers", "cache", "index", "cpu"}
+FREE |= {"gradient_checkpointing"}
 
 
 def latest_checkpoint(config: FinetuneConfig) -> str | None:

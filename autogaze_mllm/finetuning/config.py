@@ -271,6 +271,15 @@ class FinetuneConfig:
         metavar="FOLDER",
         group=HOW,
     )
+    index: str | None = setting(
+        "take videos as `index` left them there",
+        default=None,
+        usual=False,
+        manual="folder that [`index`](indexing.md) filled for this model: videos that are there are not gazed "
+        "again; its gaze and settings hold unless others are given",
+        metavar="DIR",
+        group=HOW,
+    )
     progress: bool = setting("show bars", default=True, flag="")
 
     def __post_init__(self) -> None:
@@ -284,6 +293,8 @@ class FinetuneConfig:
             raise InputError("nothing is switched on: train the projector, the tower, the LLM or the gaze model")
         if self.trains_gaze and self.packing:
             raise InputError("packing does not go with training gaze: how long samples are is not known beforehand")
+        if self.trains_gaze and self.index is not None:
+            raise InputError("a gaze model that is trained sees all videos anew: leave index out")
         for name in ("eval_steps", "eval_benchmark"):
             if getattr(self, name) and not self.eval_data:
                 raise InputError(f"{name} needs eval_data")

@@ -102,18 +102,18 @@ class TrainedModel(nn.Module):
         anchor = torch.zeros(1, device=input_ids.device, requires_grad=True)
         shown = self.policy(anchor, media)
         items = []
-        for row, ways in enumerate(shown.media):
-            for way in ways:
-                layouts = [item.layout for item in way]
-                told = encode_conversation(samples[row], layouts, self.gazed.preprocessing, self.gazed.family)
-                end = len(told.ids) - cuts[row]
-                items.append(Item(told.ids[:end], told.labels[:end], way))
+        for row, variants in enumerate(shown.media):
+            for variant in variants:
+                layouts = [item.layout for item in variant]
+                encoded = encode_conversation(samples[row], layouts, self.gazed.preprocessing, self.gazed.family)
+                end = len(encoded.ids) - cuts[row]
+                items.append(Item(encoded.ids[:end], encoded.labels[:end], variant))
         batch = collator(padding_id(self.gazed), packing=False)([items])
         given = [batch[name].to(input_ids.device) for name in ("input_ids", "labels", "attention_mask")]
         with torch.set_grad_enabled(torch.is_grad_enabled() and self._learns_itself()):
             losses = self._losses(given[0], given[1], batch["media"], given[2], None)
-        by_sample = losses.split([len(ways) for ways in shown.media])
-        loss = torch.stack([ways.mean() for ways in by_sample]).sum()
+        by_sample = losses.split([len(variants) for variants in shown.media])
+        loss = torch.stack([variants.mean() for variants in by_sample]).sum()
         if shown.scores is not None:
             loss = loss + policy_term(shown.scores, by_sample)
         return {"loss": loss / count}

@@ -111,29 +111,29 @@ class GazePolicy(nn.Module):
         """anchor: as the embedder's."""
         learns = torch.is_grad_enabled() and self.training
         with torch.no_grad(), self._full_precision():
-            ways = {film: self._gaze(film, learns) for film in dict.fromkeys(_films(media))}
+            variants = {ref: self._gaze(ref, learns) for ref in dict.fromkeys(_refs(media))}
         shown, seen = [], self._gazed.gazed_media
         for items in media:
             count = self.plan.rollouts if learns and any(isinstance(item, VideoRef) for item in items) else 1
             shown.append(
                 [
-                    [seen(ways[item][0][number]) if isinstance(item, VideoRef) else item for item in items]
+                    [seen(variants[item][0][number]) if isinstance(item, VideoRef) else item for item in items]
                     for number in range(count)
                 ]
             )
         if not learns:
             return SampleRollouts(shown, None)
-        scored = [list(_films([items])) for items in media]
+        scored = [list(_refs([items])) for items in media]
 
         def run() -> torch.Tensor:
             with self._full_precision():
-                parts = [self._score([ways[film][1] for film in films]) for films in scored if films]
+                parts = [self._score([variants[ref][1] for ref in refs]) for refs in scored if refs]
             return torch.cat([*parts, anchor.new_zeros(1)])
 
         trainable = [parameter for parameter in self.parameters() if parameter.requires_grad]
         return SampleRollouts(shown, OneNode.apply(run, anchor.clone(), *trainable))
 
-    def _gaze(self, film: VideoRef, learns: bool) -> tuple[list[GazedVideo], list[_Drawing]]:
+    def _gaze(self, ref: VideoRef, learns: bool) -> tuple[list[GazedVideo], list[_Drawing]]:
         """The video in every way, and what was drawn. The film is decoded once."""
         gazed, clips = self._gazed, list[torch.Tensor]()
         rule = stop_rule(None, self.gaze, gazed.settings)
@@ -143,17 +143,17 @@ class GazePolicy(nn.Module):
         ]
         selectors: list[AnySelector] = [*drawings] or [self.gaze]
         made = gaze_variants(
-            film.video,
+            ref.video,
             [(selector, gazed.settings) for selector in selectors],
             **gazed.video_form,
         )
         return made, drawings
 
-    def _score(self, films: Sequence[Sequence[_Drawing]]) -> torch.Tensor:
-        """Log-probability of each rollout of a sample with these films, over the entries of a rollout: (rollouts,)."""
+    def _score(self, drawings_of_videos: Sequence[Sequence[_Drawing]]) -> torch.Tensor:
+        """Log-probability of each rollout of a sample with these videos, over the entries of a rollout: (rollouts,)."""
         totals: list[Any] = [0.0] * self.plan.rollouts
         entries = 0
-        for drawings in films:
+        for drawings in drawings_of_videos:
             clips = drawings[0].clips
             assert clips is not None
             for number, drawing in enumerate(drawings):
@@ -174,7 +174,7 @@ class GazePolicy(nn.Module):
         return torch.autocast(self.gaze.device.type, enabled=False)
 
 
-def _films(media: Sequence[Sequence[Media | VideoRef]]) -> list[VideoRef]:
+def _refs(media: Sequence[Sequence[Media | VideoRef]]) -> list[VideoRef]:
     return [item for items in media for item in items if isinstance(item, VideoRef)]
 
 

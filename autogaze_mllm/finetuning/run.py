@@ -18,6 +18,7 @@ from ..common.errors import DivergenceError, InputError
 from ..common.storage.files import output_folder
 from ..common.storage.hashing import default_folder
 from ..common.storage.locks import run_lock
+from ..gaze.index_info import check_finds, read_index
 from ..mllm.model import GazedModel
 from .benchmark_eval import BenchmarkEval, chosen_benchmark
 from .checkpoints import STATE, identify, latest_checkpoint
@@ -83,8 +84,10 @@ def prepare(model: GazedModel, config: FinetuneConfig) -> Prepared:
     lora = switch_on(model, config.parts, config.lora)
     set_precision(model, precision, mixed=engine is None)
     # Entries of this training must not push each other out, so the folder has no limit.
-    model.cache = GazedCache(config.cache or default_folder() / "finetune", limit=1 << 62)
-    store = MediaStore(model, model.cache, films=config.trains_gaze)
+    model.cache = GazedCache(config.cache or default_folder() / "finetune", limit=1 << 62, index=config.index)
+    if config.index is not None:  # in the precision of the training now
+        check_finds(config.index, read_index(config.index), model.cache_facts()[0])
+    store = MediaStore(model, model.cache, keep_videos=config.trains_gaze)
     videos = store.prepare([*samples, *held_out], progress)
 
     def dataset(chosen: Sequence[Sample]) -> ConversationDataset:

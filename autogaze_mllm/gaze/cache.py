@@ -6,7 +6,8 @@ Notable design decisions:
   weights, evenly spread values are compared);
 - entries are written beside their place and renamed when complete: two processes may fill the cache at once, and a
   killed one leaves nothing that is trusted. Entries have a checksum: a damaged one is dropped, and is a miss;
-- the entries used longest ago go first when the size limit is passed.
+- the entries used longest ago go first when the size limit is passed;
+- an index, a folder that `autogaze-mllm index` filled, is looked into first. It is never changed, and has no limit.
 """
 
 from __future__ import annotations
@@ -38,7 +39,13 @@ logger = logging.getLogger(__name__)
 
 VERSION = 2  # raise it when the same settings begin to give another result
 GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
+INDEX_FILE = "index.json"  # in the folder of an index: what was indexed, and how
 STALE_SECONDS = 24 * 3600  # half-written files older than this belong to nobody
+
+
+def is_index(folder: str | Path) -> bool:
+    """Whether `autogaze-mllm index` filled this folder."""
+    return (Path(folder) / INDEX_FILE).is_file()
 
 
 @dataclass(frozen=True)
@@ -53,11 +60,18 @@ class CacheEntry:
 
 
 class VideoCache:
-    """limit: bytes that the folder may hold."""
+    """limit: bytes that the folder may hold. index: a folder that `autogaze-mllm index` filled, to look into first."""
 
-    def __init__(self, folder: str | Path | None = None, limit: int = 20 << 30) -> None:
+    def __init__(
+        self, folder: str | Path | None = None, limit: int = 20 << 30, index: str | Path | None = None
+    ) -> None:
+        if folder is not None and is_index(folder):
+            raise InputError(f"{folder}: is an index, which a cache would empty as it fills: give it as index=")
+        if index is not None and not is_index(index):
+            raise InputError(f"{index}: no index here (there is no {INDEX_FILE}); `autogaze-mllm index` makes one")
         self.folder = output_folder(folder or default_folder())
         self.limit = limit
+        self.index = None if index is None else Path(index)
 
     @staticmethod
     def key(source: VideoLike, **facts: Any) -> str:
@@ -65,9 +79,12 @@ class VideoCache:
         told = json.dumps({"content": as_video(source).content(), "version": VERSION, **facts}, sort_keys=True)
         return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
 
+    def gazed_path(self, key: str) -> Path:
+        """Where a gazed video is, or would be put."""
+        return next((path for path in self._places(key + GAZED) if path.exists()), self.folder / (key + GAZED))
+
     def get_gazed(self, key: str) -> GazedVideo | None:
-        path = self.folder / (key + GAZED)
-        return self._read(path, lambda: GazedVideo.load(path))
+        return self._read(key + GAZED, GazedVideo.load)
 
     def put_gazed(self, key: str, gazed: GazedVideo) -> None:
         with self._writing():
@@ -76,9 +93,8 @@ class VideoCache:
 
     def get_tokens(self, key: str) -> tuple[torch.Tensor, dict[str, Any], TokenMap] | None:
         """Visual tokens (n, D), the stats that were kept with them, and where they lie."""
-        path = self.folder / (key + TOKENS)
 
-        def read() -> tuple[torch.Tensor, dict[str, Any], TokenMap]:
+        def read(path: Path) -> tuple[torch.Tensor, dict[str, Any], TokenMap]:
             tensors, facts = read_summed(path, ("tokens", "positions", "tile"), "visual_tokens", "visual tokens")
             tokens = tensors["tokens"]
             if not tokens.is_floating_point():
@@ -87,23 +103,35 @@ class VideoCache:
             token_map = facts.made("map", dict[str, Any], lambda found: TokenMap.from_facts(found, *places))
             return tokens, facts.get("stats", dict[str, Any]), token_map
 
-        return self._read(path, read)
+        return self._read(key + TOKENS, read)
 
-    def _read(self, path: Path, read: Callable[[], T]) -> T | None:
-        """What an entry holds. One that is damaged goes, with a word, and is made anew."""
-        if not path.exists():
-            return None
-        try:
-            found = read()
-        except InputError as error:
-            if not path.exists():  # another process has just removed it
-                return None
-            logger.warning("%s; this entry of the cache is made anew", error)
-            with suppress(OSError):
-                path.unlink(missing_ok=True)
-            return None
-        self._touch(path)
-        return found
+    def _places(self, name: str) -> list[Path]:
+        return [folder / name for folder in (self.index, self.folder) if folder is not None]
+
+    def _read(self, name: str, read: Callable[[Path], T]) -> T | None:
+        """What an entry holds."""
+        for path in self._places(name):
+            if not path.exists():
+                continue
+            try:
+                found = read(path)
+            except InputError as error:
+                if path.exists():  # otherwise another process has just removed it
+                    self._pass_over(path, error)
+                continue
+            if path.parent == self.folder:
+                self._touch(path)
+            return found
+        return None
+
+    def _pass_over(self, path: Path, error: InputError) -> None:
+        """An entry that is damaged goes, with a word, and is made anew; one of an index is not ours to remove."""
+        if path.parent != self.folder:
+            logger.warning("%s; this entry of the index is passed over: remove it, and index again", error)
+            return
+        logger.warning("%s; this entry of the cache is made anew", error)
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
     def put_tokens(self, key: str, tokens: torch.Tensor, stats: dict[str, Any], token_map: TokenMap) -> None:
         with self._writing():

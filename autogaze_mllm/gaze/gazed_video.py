@@ -147,8 +147,8 @@ class GazedVideo:
 
     def picture_counts(self) -> list[int]:
         """Kept patches of each picture, all its tiles together, in the order of the visual tokens."""
-        _, place = self.pictures.unique(return_inverse=True)
-        return torch.zeros_like(place).index_add(0, place, self.frame_counts)[: self.num_pictures].tolist()
+        _, picture = self.pictures.unique(return_inverse=True)
+        return torch.zeros_like(picture).index_add(0, picture, self.frame_counts)[: self.num_pictures].tolist()
 
     def tile_numbers(self) -> torch.Tensor:
         """(F,) which tile of its picture each clip frame is, row by row."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from tqdm.auto import tqdm
 
+from ..common.compute.cancelling import check_cancelled
 from ..common.compute.memory import release_free_memory
 from ..common.compute.workers import CoreWorkers, Prefetch
 from ..common.errors import InputError
@@ -159,7 +160,7 @@ def gaze_variants(
     """
     _check_variants(variants, clip_batch)
     selector, settings = variants[0]
-    place = torch.device(device) if device is not None else torch.device("cpu")
+    target = torch.device(device) if device is not None else torch.device("cpu")
     if settings.chunk_frames % tubelet:
         raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
     start = time.perf_counter()
@@ -168,7 +169,7 @@ def gaze_variants(
     form = _Form(
         whole or (as_selector(selector).grid if grid is None else grid),
         pixels or PixelFormat(),
-        place,
+        target,
         dtype or torch.float32,
         clip_batch,
         tubelet,
@@ -178,7 +179,7 @@ def gaze_variants(
     pictures = _pictures(reader, indices, settings, form, shown=listener is not None)
     pictures.spent["decode"] += time.perf_counter() - start
     with (
-        CoreWorkers(place) as workers,
+        CoreWorkers(target) as workers,
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
@@ -315,6 +316,7 @@ class _Gazer:
         for part, mask in (self.workers.map if in_threads else map)(gaze, range(0, total, batch)):
             self._keep(part)
             masks.append(mask)
+            check_cancelled()
             if len(masks) % RELEASE_EVERY == 0:
                 release_free_memory()
         self.frames += count

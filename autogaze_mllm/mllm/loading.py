@@ -92,8 +92,8 @@ def load(
         raise InputError(f"{folder}: no such folder")
     stored = read_fields(path)
     if stored.get("format", Any, None) != 1:
-        told = shown(stored.get("format", Any, None))
-        raise InputError(f"{path}: format {told} is not known to this version, which reads format 1")
+        stored_format = shown(stored.get("format", Any, None))
+        raise InputError(f"{path}: format {stored_format} is not known to this version, which reads format 1")
     settings = stored.made("settings", dict[str, Any], VideoSettings.from_dict)
     named = stored.get("gaze", dict[str, Any])
     if gaze is None:
@@ -101,9 +101,9 @@ def load(
     elif gaze != named.get("name"):
         settings = settings.changed(loss=None)  # what is stored is in the unit of another selector
     settings = settings.changed(**overrides)
-    place = base or _stored_base(stored, source, path)
+    origin = base or _stored_base(stored, source, path)
     tower = _stored_tower(stored.object("tower"))
-    model = wrap(place, gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower)
+    model = wrap(origin, gaze, settings=settings, device=device, dtype=dtype, backend=backend, cache=cache, **tower)
     if "tuned" in stored.values:
         load_parts(source, model.family, stored.get("tuned", dict[str, Any]))
     return model
@@ -130,10 +130,10 @@ def _stored_selector(named: dict[str, Any], path: Path) -> AnySelector | str | P
 
 
 def _stored_base(stored: Fields, source: Path, path: Path) -> str | Path:
-    told = stored.get("base", str, "base")
-    inside = source / told
+    named = stored.get("base", str, "base")
+    inside = source / named
     if inside.is_dir() or "tuned" not in stored.values:
         return inside
-    if Path(told).is_absolute() and not Path(told).is_dir():
-        raise InputError(f"{path}: the base model is no longer at {told}: give its place with base=")
-    return told
+    if Path(named).is_absolute() and not Path(named).is_dir():
+        raise InputError(f"{path}: the base model is no longer at {named}: give its place with base=")
+    return named

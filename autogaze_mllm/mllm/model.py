@@ -166,6 +166,11 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
 
+    def cache_facts(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+        """What decides the kept patches of a video, and its visual tokens; None where they cannot be cached."""
+        encoder = self._encoder()
+        return encoder.gaze_facts(), encoder.token_facts()
+
     def _encoder(
         self,
         settings: VideoSettings | None = None,
@@ -208,17 +213,17 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         texts = [prompts] if isinstance(prompts, str) else list(prompts)
         if not texts:
             raise InputError("no prompt was given")
-        film_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
+        video_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
         image_lists = media_per_prompt(images, pictures_in, single, len(texts), "images")
         stats = keep_stats(self, new_stats())
         encoder = self._encoder(stats=stats)
         rows, media = [], MediaRows(stats=stats)
-        for number, (text, films, pictures) in enumerate(zip(texts, film_lists, image_lists, strict=True)):
-            check_counts(text, len(films), len(pictures), number)
-            items, film, picture = [], iter(films), iter(pictures)
+        for number, (text, prompt_videos, pictures) in enumerate(zip(texts, video_lists, image_lists, strict=True)):
+            check_counts(text, len(prompt_videos), len(pictures), number)
+            items, next_video, picture = [], iter(prompt_videos), iter(pictures)
             for kind in tags_in(text):
                 if kind == "video":
-                    items.append(encoder.media(next(film), reuse, progress))
+                    items.append(encoder.media(next(next_video), reuse, progress))
                 else:
                     items.append(self.family.dense_image(open_picture(next(picture)), alone=len(pictures) == 1))
             rendered = render_chat(text, self.preprocessing, self.family) if chat else text
@@ -238,18 +243,25 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         return ModelInputs({**pad_rows(rows, pad_id, padding_side, self.device), "media": media})
 
     @torch.no_grad()
-    def encode_video(self, source: VideoSource, progress: bool = False, share_prompt: bool = False) -> Media:
+    def encode_video(
+        self,
+        source: VideoSource,
+        progress: bool = False,
+        share_prompt: bool = False,
+        settings: VideoSettings | None = None,
+    ) -> Media:
         """Visual tokens of a video, for any number of questions: the result can stand wherever a path can.
 
         share_prompt: the LLM reads them at the first question only; its keys and values are kept with the result, and
-        questions that begin alike go on from there. For models whose weights stay as they are.
+        questions that begin alike go on from there. For models whose weights stay as they are. settings: others than
+        the model's own, for this once.
         """
         if share_prompt and not self.family.share_prefix:
             raise InputError(
                 f"{self.family.title} reads a video in the light of the question: what its LLM makes of it cannot be "
                 "shared; leave share_prompt out"
             )
-        encoder = self._encoder(stats=keep_stats(self, new_stats()))
+        encoder = self._encoder(settings, stats=keep_stats(self, new_stats()))
         item = encoder.media(source, True, progress)
         clock = Stopwatch(self.device)
         (tokens,) = encoder.features([item], clock)
@@ -278,9 +290,9 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         features = encoder.features([item for items in media for item in items], clock)
         rest = iter(features)
         for row, items in enumerate(media):
-            count, places = sum(len(next(rest)) for _ in items), int(visual[row].sum())
-            if count != places:
-                raise InputError(f"prompt {row}: {places} visual placeholders, but its media give {count} features")
+            count, slots = sum(len(next(rest)) for _ in items), int(visual[row].sum())
+            if count != slots:
+                raise InputError(f"prompt {row}: {slots} visual placeholders, but its media give {count} features")
         encoder.count({"seconds": clock.seconds})
         if family.deepstack:
             embedded = F.pad(embedded, (0, family.deepstack * embedded.shape[-1]))

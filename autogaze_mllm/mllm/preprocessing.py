@@ -92,8 +92,8 @@ class Preprocessing:
         except Exception as error:  # damaged files, and keys of wrong types, come as errors of many types
             raise InputError(f"{source}: tokenizer cannot be loaded: {first_line(error)}") from error
         if not isinstance(tokenizer.model_max_length, (int, float)):
-            told = shown(tokenizer.model_max_length)
-            raise InputError(f"{source}: tokenizer_config.json: 'model_max_length' must be a number, got {told}")
+            limit = shown(tokenizer.model_max_length)
+            raise InputError(f"{source}: tokenizer_config.json: 'model_max_length' must be a number, got {limit}")
         image_processor = _load_image_processor(source, image_folder, hub)
         template = tokenizer.chat_template
         if template is None:

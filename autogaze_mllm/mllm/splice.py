@@ -56,13 +56,13 @@ def guesses(family: Family, options: dict[str, Any]) -> bool:
 def check_helpers(family: Family, own: dict[str, Any], options: dict[str, Any]) -> None:
     """Raises InputError for what `generate` does with a second prompt or a second model, where the LLM takes more than
     ids: transformers hands that on to them, whom it does not fit. own: what the LLM takes beside ids."""
-    told = [name for name, value in own.items() if value is not None and name != "attention_mask"]
-    if told and options.get("assistant_model") is not None:
+    extra = [name for name, value in own.items() if value is not None and name != "attention_mask"]
+    if extra and options.get("assistant_model") is not None:
         raise InputError(
-            f"{family.title} gives its LLM {told[0]}, which transformers hands on to an assistant_model that knows "
+            f"{family.title} gives its LLM {extra[0]}, which transformers hands on to an assistant_model that knows "
             "nothing of it: use prompt_lookup_num_tokens"
         )
-    if "position_ids" in told and options.get("guidance_scale") not in (None, 1):
+    if "position_ids" in extra and options.get("guidance_scale") not in (None, 1):
         raise InputError(f"{family.title} has positions of its own, which transformers' guidance_scale does not know")
 
 

@@ -50,8 +50,8 @@ def save_parts(folder: Path, family: Family, tensors: Mapping[str, torch.Tensor]
 def load_parts(folder: Path, family: Family, stored: Mapping[str, Any]) -> None:
     """Puts what `save_parts` wrote into the family's base. Raises InputError for what does not fit it."""
     base = family.base
-    told = Fields(stored, folder / "autogaze_mllm.json: tuned")
-    for part in told.get("parts", list[str], []):
+    fields = Fields(stored, folder / "autogaze_mllm.json: tuned")
+    for part in fields.get("parts", list[str], []):
         own = dict(base.named_parameters())
         weights = find_weights(folder, part)
         wrong = sorted(name for name, found in weights.items() if name not in own or own[name].shape != found.shape)
@@ -60,7 +60,7 @@ def load_parts(folder: Path, family: Family, stored: Mapping[str, Any]) -> None:
         for path in sorted({found.path for found in weights.values()}):
             for name, tensor in read_weights(path).items():
                 own[name].data.copy_(tensor)
-    if told.get("adapter", bool, False):
+    if fields.get("adapter", bool, False):
         _load_adapter(folder / ADAPTER, base)
 
 

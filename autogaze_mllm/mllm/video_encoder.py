@@ -81,10 +81,10 @@ class VideoEncoder:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         if self.cache is None:
             return None
-        facts = self._gaze_facts()
+        facts = self.gaze_facts()
         return None if facts is None else self.cache.key(source, **facts)
 
-    def _gaze_facts(self) -> dict[str, Any] | None:
+    def gaze_facts(self) -> dict[str, Any] | None:
         """All that decides the kept patches of a video, or None when they cannot be cached."""
         selector = as_selector(self.selector).identity()
         pixels = self.family.pixels
@@ -165,17 +165,23 @@ class VideoEncoder:
 
     def _token_key(self, source: VideoLike, state: str) -> str | None:
         """Cache key of the visual tokens of a video; also the weights of tower and projector decide them."""
-        facts = self._gaze_facts()
+        facts = self.gaze_facts()
         if self.cache is None or facts is None:
             return None
-        return self.cache.key(
-            source,
-            **facts,
-            family=self.family.model_type,
-            layers=self.family.feature_layers,
-            attention=[self.tower.attn_type, self.tower.frame_independent],
-            weights=state,
-        )
+        return self.cache.key(source, **facts, **self._token_facts(state))
+
+    def token_facts(self) -> dict[str, Any] | None:
+        """All that decides the visual tokens of a gazed video, or None when they cannot be cached."""
+        state = self.family.vision_state()
+        return None if state is None else self._token_facts(state)
+
+    def _token_facts(self, state: str) -> dict[str, Any]:
+        return {
+            "family": self.family.model_type,
+            "layers": self.family.feature_layers,
+            "attention": [self.tower.attn_type, self.tower.frame_independent],
+            "weights": state,
+        }
 
     # -- visual tokens -------------------------------------------------------------------------------------------
 

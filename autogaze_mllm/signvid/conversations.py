@@ -56,14 +56,14 @@ def conversations(
 ) -> list[Sample]:
     """Samples about one video. video: its path, from the data file's folder. most: turns of a conversation."""
     turns = [*listing(plan), *plainly(plan), *((PROMPT.format(asked.text), reply(asked)) for asked in questions)]
-    turns = [turns[int(place)] for place in order.permutation(len(turns))]
+    turns = [turns[int(index)] for index in order.permutation(len(turns))]
     samples = []
     for first in range(0, len(turns), most):
-        told = []
+        messages = []
         for number, (question, answer) in enumerate(turns[first : first + most]):
-            told.append({"from": "human", "value": f"<video>\n{question}" if number == 0 else question})
-            told.append({"from": "gpt", "value": answer})
-        samples.append({"id": f"{video}-{first // most}", "video": video, "conversations": told})
+            messages.append({"from": "human", "value": f"<video>\n{question}" if number == 0 else question})
+            messages.append({"from": "gpt", "value": answer})
+        samples.append({"id": f"{video}-{first // most}", "video": video, "conversations": messages})
     return samples
 
 

@@ -88,13 +88,13 @@ def write_signvid(folder: str | Path, recipe: SignVidConfig, *, workers: int = 1
         truth[video_name(number)] = plan_facts(plan)
         rows += [
             {
-                "question_id": f"{recipe.split}-{number:05}-{place:02}",
+                "question_id": f"{recipe.split}-{number:05}-{index:02}",
                 "category": asked.kind,
                 "video_path": video_name(number),
                 "question": asked.text,
                 "answer": asked.answer,
             }
-            for place, asked in enumerate(questions)
+            for index, asked in enumerate(questions)
         ]
     write_videos(target / "videos", recipe, workers=workers, progress=progress)
     _write_table(target / TABLE, rows)
@@ -129,8 +129,8 @@ def _claim(folder: Path, recipe: SignVidConfig) -> None:
             raise InputError(f"{folder}: holds videos of which nothing says how they were made; choose another folder")
         write_json(path, recipe.video_facts())
     elif changes := list(differences(read_json(path), recipe.video_facts())):
-        told = "; ".join(f"{name}: {old} -> {new}" for name, old, new in changes)
-        raise InputError(f"{folder}: holds SignVid videos of another recipe ({told}); choose another folder")
+        summary = "; ".join(f"{name}: {old} -> {new}" for name, old, new in changes)
+        raise InputError(f"{folder}: holds SignVid videos of another recipe ({summary}); choose another folder")
 
 
 def _write_one(folder: Path, recipe: SignVidConfig, number: int) -> None:

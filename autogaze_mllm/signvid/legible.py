@@ -82,9 +82,9 @@ def read_sign(window: np.ndarray, font: str, size: int, factor: int, warp: Warp 
         for dx in range(2 * SHIFT + 1):
             part = _flat(window[dy : dy + height, dx : dx + width], factor)
             scores = templates @ part
-            place = int(scores.argmax())
-            if scores[place] > best:
-                best, answer = float(scores[place]), codes[place]
+            index = int(scores.argmax())
+            if scores[index] > best:
+                best, answer = float(scores[index]), codes[index]
     return answer
 
 

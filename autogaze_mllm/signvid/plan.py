@@ -171,15 +171,15 @@ def _scenes(shape: VideoShape, split: Split, rng: np.random.Generator) -> list[S
     for start, end in itertools.pairwise(edges):
         count = end - start
         kind = rng.choice(["still", "still", "pan", "pan", "shake"])
-        way = np.zeros((count, 2))
+        path = np.zeros((count, 2))
         if kind == "pan":
             speed = rng.uniform(0.5, 4.0) * rng.choice([-1, 1], 2) * rng.uniform(0, 1, 2)
-            way = np.arange(count)[:, None] * speed
+            path = np.arange(count)[:, None] * speed
         elif kind == "shake":
-            way = rng.integers(-2, 3, (count, 2)).astype(float)
+            path = rng.integers(-2, 3, (count, 2)).astype(float)
         middle = rng.uniform(0.3, 0.7, 2) * 2 * reach
-        way = np.abs((way + middle + 2 * reach) % (4 * reach) - 2 * reach)  # turns back where its reach ends
-        camera = tuple((int(x), int(y)) for x, y in way)
+        path = np.abs((path + middle + 2 * reach) % (4 * reach) - 2 * reach)  # turns back where its reach ends
+        camera = tuple((int(x), int(y)) for x, y in path)
         scenes.append(Scene(start, end, str(rng.choice(FAMILIES[split])), camera))
     return scenes
 

@@ -48,14 +48,14 @@ def ask_about(plan: VideoPlan, count: int, letters: Sequence[str], rng: np.rando
     """`count` different questions; letters: that of the right option of each. Where a kind has no further question,
     another "how many" is asked."""
     found: list[Asked] = []
-    told: set[Hashable] = set()
+    used: set[Hashable] = set()
     for number, letter in enumerate(letters[:count]):
         kind = ORDER_OF_KINDS[number % len(ORDER_OF_KINDS)]
-        draft = _another(_MAKERS[kind], plan, told, rng) if kind == "read" or plan.shape.order else None
+        draft = _another(_MAKERS[kind], plan, used, rng) if kind == "read" or plan.shape.order else None
         if draft is None:
             kind = "count"
-            draft = _another(_count, plan, told, rng) or _count(plan, rng)
-        told.add(draft.key)
+            draft = _another(_count, plan, used, rng) or _count(plan, rng)
+        used.add(draft.key)
         options = [str(option) for option in rng.permutation(draft.wrong)]
         options.insert(LETTERS.index(letter), draft.right)
         lines = [f"{name}. {option}" for name, option in zip(LETTERS, options, strict=True)]
@@ -66,10 +66,10 @@ def ask_about(plan: VideoPlan, count: int, letters: Sequence[str], rng: np.rando
 _Maker = Callable[[VideoPlan, np.random.Generator], _Draft]
 
 
-def _another(make: _Maker, plan: VideoPlan, told: set[Hashable], rng: np.random.Generator) -> _Draft | None:
+def _another(make: _Maker, plan: VideoPlan, used: set[Hashable], rng: np.random.Generator) -> _Draft | None:
     """One that is not told yet, if one is found."""
     drafts = (make(plan, rng) for _ in range(TRIES))
-    return next((draft for draft in drafts if draft.key not in told), None)
+    return next((draft for draft in drafts if draft.key not in used), None)
 
 
 def _read(plan: VideoPlan, rng: np.random.Generator) -> _Draft:
@@ -94,8 +94,8 @@ def _apart(first: Sign, second: Sign) -> bool:
 def _first(plan: VideoPlan, rng: np.random.Generator) -> _Draft:
     """Of four signs; of three and a code that is not shown, where there are no more."""
     count = min(len(LETTERS), len(plan.signs))
-    chosen = sorted(int(place) for place in rng.permutation(len(plan.signs))[:count])
-    right, *later = (plan.codes[place] for place in chosen)
+    chosen = sorted(int(position) for position in rng.permutation(len(plan.signs))[:count])
+    right, *later = (plan.codes[position] for position in chosen)
     wrong = list(later)
     while len(wrong) < len(LETTERS) - 1:
         wrong.append(_unseen([*plan.codes, *wrong], rng))
@@ -106,7 +106,7 @@ def _count(plan: VideoPlan, rng: np.random.Generator) -> _Draft:
     """How many of three codes are shown. Of those that are not, half differ in one glyph from a sign that is shown but
     not listed, from one sign each."""
     shown = int(rng.integers(0, min(3, len(plan.signs)) + 1))
-    signs = [plan.signs[int(place)].sign for place in rng.permutation(len(plan.signs))]
+    signs = [plan.signs[int(position)].sign for position in rng.permutation(len(plan.signs))]
     seen, rest = [sign.code for sign in signs[:shown]], signs[shown:]
     listed = list(seen)
     while len(listed) < 3:
@@ -115,8 +115,8 @@ def _count(plan: VideoPlan, rng: np.random.Generator) -> _Draft:
     listed = [str(code) for code in rng.permutation(listed)]
     wrong = [str(number) for number in range(4) if number != shown]
     question = f"How many of these signs are shown: {', '.join(listed)}?"
-    told = ", ".join(code for code in listed if code in seen) or "none"
-    return _Draft(question, str(shown), wrong, told, ("count", frozenset(listed)))
+    answer = ", ".join(code for code in listed if code in seen) or "none"
+    return _Draft(question, str(shown), wrong, answer, ("count", frozenset(listed)))
 
 
 def _unseen(taken: Sequence[str], rng: np.random.Generator, near: Sign | None = None) -> str:

@@ -25,13 +25,14 @@ logger = logging.getLogger(__name__)
 STATE = "state.json"
 HINTS = "hints.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a checkpoint is about. task, hints: None if not trained."""
+    """What a checkpoint is about. gaze, task, hints: None if not trained."""
 
-    gaze: AutoGaze
+    gaze: AutoGaze | None
     task: TrainableTask | None
     hints: nn.Module | None
     optimizer: torch.optim.Optimizer
@@ -51,9 +52,10 @@ def save_checkpoint(run: Path, step: int, trained: Trained, settings: Mapping[st
     try:
         with writing(folder):
             unfinished.mkdir()
-            trained.gaze.save_pretrained(unfinished / "gaze")
+            if trained.gaze is not None:
+                trained.gaze.save_pretrained(unfinished / "gaze")
             if trained.task is not None:
-                trained.task.save_pretrained(unfinished / "task")
+                trained.task.save_pretrained(unfinished / "task", frozen=False)
             if trained.hints is not None:
                 write_weights(unfinished / HINTS, trained.hints.state_dict())
             write_weights(unfinished / OPTIMIZER, optimizer_tensors(trained.optimizer))
@@ -90,11 +92,28 @@ def load_newest(run: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
     return 0, {}
 
 
+def load_from(path: Path, trained: Trained) -> int:
+    """Puts the checkpoint `path`, or the newest whole one of the run `path`, in place. -> its step. Raises InputError
+    where there is none or it does not fit."""
+    if (path / STATE).is_file():
+        stored = _read(path, trained)
+        _put(stored, trained)
+        return stored.step
+    if not any((path / "checkpoints").glob("step-*")):
+        raise InputError(f"{path}: neither a run with checkpoints nor a checkpoint (RUN/checkpoints/step-...)")
+    return load_newest(path, trained)[0]
+
+
+def checkpoint_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the training that a checkpoint was made in."""
+    return read_fields(folder / STATE).get("settings", dict[str, Any])
+
+
 @dataclass(frozen=True)
 class _Stored:
     step: int
     settings: dict[str, Any]
-    gaze: dict[str, torch.Tensor]
+    gaze: dict[str, torch.Tensor] | None
     task: dict[str, torch.Tensor] | None
     hints: dict[str, torch.Tensor] | None
     optimizer: dict[str, torch.Tensor]
@@ -106,7 +125,7 @@ def _read(folder: Path, trained: Trained) -> _Stored:
     step = state.get("step", int)
     if folder.name != f"step-{step:08}":
         raise InputError(f"{folder}: {STATE} is of step {step}")
-    gaze = _fitting(folder / "gaze" / "model.safetensors", trained.gaze)
+    gaze = None if trained.gaze is None else _fitting(folder / "gaze" / "model.safetensors", trained.gaze)
     hints = None if trained.hints is None else _fitting(folder / HINTS, trained.hints)
     task = None
     if trained.task is not None:
@@ -119,7 +138,8 @@ def _read(folder: Path, trained: Trained) -> _Stored:
 
 
 def _put(stored: _Stored, trained: Trained) -> None:
-    trained.gaze.load_state_dict(stored.gaze)
+    if trained.gaze is not None and stored.gaze is not None:
+        trained.gaze.load_state_dict(stored.gaze)
     if trained.task is not None and stored.task is not None:
         trained.task.load_weights(stored.task, "task")
     if trained.hints is not None and stored.hints is not None:

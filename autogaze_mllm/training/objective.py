@@ -17,7 +17,8 @@ from .algorithms import GazeLoss, Total, alone, grpo_loss, ntp_loss
 from .config import SearchConfig, TrainingConfig
 from .hints import AuxiliaryHead
 from .search.greedy import ExplorationNoise, SearchResult, search_mosaic
-from .tasks.base import ReconstructionTask
+from .selections import random_selection
+from .tasks.base import GazeInput, ReconstructionTask, TaskResult
 from .tasks.mosaic import MosaicTask
 
 
@@ -61,6 +62,8 @@ class GazeObjective(nn.Module):
 
     def forward(self, batch: Batch, temperature: float = 1.0, hint_weight: float = 0.0) -> Outcome:
         frames = batch.pixels.float() / 255
+        if not self.settings.train_gaze:
+            return self._task_alone(frames, batch, temperature)
         if self.settings.algorithm == "ntp":
             return self._ntp(frames, batch, hint_weight)
         return self._grpo(frames, temperature)
@@ -103,6 +106,9 @@ class GazeObjective(nn.Module):
             over_all=self.over_all,
         )
         outcome = self._outcome(loss, predicted, losses, ~padded, metrics)
+        if self.settings.train_task:  # labels are what it rebuilds from
+            result = self.task(self.task.normalize(frames), info)
+            return Outcome(outcome.loss + result.loss.mean(), outcome.metrics | _measured(result))
         if self.hints is None or found is None or targets is None:
             return outcome
         hints = self.hints.measure(found, targets)
@@ -120,13 +126,6 @@ class GazeObjective(nn.Module):
         with torch.set_grad_enabled(settings.train_task), measuring:
             result = self.task(self.task.normalize(frames), info)
         assert info.if_padded_gazing is not None
-        metrics = {
-            "reward": result.reward.mean(),
-            "task_loss": result.loss.detach().mean(),
-            "gazing_ratio": torch.tensor(result.gazing_ratio, device=frames.device),
-        }
-        if not settings.train_gaze:
-            return Outcome(result.loss.mean(), metrics)
         log_probs, predicted = self.gaze.score(
             video,
             info,
@@ -148,8 +147,23 @@ class GazeObjective(nn.Module):
             predict_loss=settings.predict_loss,
             over_all=self.over_all,
         )
-        outcome = self._outcome(loss, predicted, result.task_losses.detach(), mask.bool(), metrics)
+        outcome = self._outcome(loss, predicted, result.task_losses.detach(), mask.bool(), _measured(result))
         return Outcome(outcome.loss + result.loss.mean(), outcome.metrics) if settings.train_task else outcome
+
+    def _task_alone(self, frames: torch.Tensor, batch: Batch, temperature: float) -> Outcome:
+        """Each clip once, rebuilt from its label, else from what the gaze model or chance selects."""
+        settings = self.settings
+        if batch.labels is not None:
+            info: GazeInput = batch.labels
+        elif settings.selections == "random":
+            budget = self.gaze.config.budget
+            info = random_selection(budget, self.task.grid, batch.seeds, frames.shape[1], frames.device)
+        else:
+            with full_precision(frames):
+                video = self.gaze.processor.normalize(frames)
+                info = self.gaze.generate(video, do_sample=True, temperature=temperature, top_k=settings.top_k)
+        result = self.task(self.task.normalize(frames), info)
+        return Outcome(result.loss.mean(), _measured(result))
 
     def _outcome(
         self,
@@ -167,6 +181,15 @@ class GazeObjective(nn.Module):
             "prediction_off": (off / losses[known].clamp(min=1e-3)).median() if off.numel() else off.sum(),
         }
         return Outcome(total.mean(), metrics)
+
+
+def _measured(result: TaskResult) -> dict[str, torch.Tensor]:
+    """What a task says of a batch, as metrics."""
+    return {
+        "reward": result.reward.mean(),
+        "task_loss": result.loss.detach().mean(),
+        "gazing_ratio": torch.tensor(result.gazing_ratio, device=result.frame_losses.device),
+    }
 
 
 def full_precision(like: torch.Tensor) -> torch.autocast:

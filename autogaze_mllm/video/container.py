@@ -111,11 +111,11 @@ class VideoFile:
         if self._stream is not None and self._stream < len(streams):
             return streams[self._stream]
         pictures = av.stream.Disposition.attached_pic | av.stream.Disposition.timed_thumbnails
-        films = [(number, one) for number, one in enumerate(streams) if not one.disposition & pictures]
-        if not films:
+        videos = [(number, one) for number, one in enumerate(streams) if not one.disposition & pictures]
+        if not videos:
             found = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
             raise InputError(f"{self.name}: has no video stream (found: {found})")
-        decodable = [(number, one) for number, one in films if one.codec_context is not None]
+        decodable = [(number, one) for number, one in videos if one.codec_context is not None]
         if not decodable:
             raise InputError(f"{self.name}: no decoder for its video stream")
 
@@ -177,8 +177,8 @@ def _check_open_file(file: Any, name: str) -> None:
     except InputError:
         raise
     except (OSError, ValueError, AttributeError) as error:  # closed; a pipe; io.UnsupportedOperation is both
-        told = "cannot be read from any place; give its bytes, or write them to a file"
-        raise InputError(f"{name}: {told} ({first_line(error)})") from error
+        problem = "cannot be read from any place; give its bytes, or write them to a file"
+        raise InputError(f"{name}: {problem} ({first_line(error)})") from error
 
 
 @functools.cache

@@ -25,6 +25,7 @@ from av.packet import Packet
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from ..common.compute.cancelling import check_cancelled
 from ..common.errors import InputError
 from .container import FileSource, VideoFile
 from .sampling import sample_part
@@ -106,6 +107,7 @@ class FrameReader(abc.ABC):
         frames: list[np.ndarray] = []
         numbers: list[int] = []
         for number, picture in self._pictures(wanted):
+            check_cancelled()
             if frames and picture.shape != frames[0].shape:  # the resolution changes in mid-stream
                 given += len(frames)
                 yield self._chunk(frames, numbers)
@@ -243,6 +245,7 @@ class VideoReader(FrameReader):
             expected = next(missing)
             done = False
             for number, frame in self._decode(run):
+                check_cancelled()  # many may lie between two that are wanted
                 while not done and expected < number:
                     self.lost.append(expected)
                     expected, done = _advance(missing)

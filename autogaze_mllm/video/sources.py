@@ -98,8 +98,8 @@ class Video:
         """Its reader, and the numbers of the frames to look at. frames, fps: as in VideoSettings."""
         reader = self.open()
         if isinstance(reader, DecodedFrames) and not reader.timed and len(reader) > 1:
-            told = "say fps= or times= of autogaze_mllm.Video where times matter"
-            logger.warning("%s: has no times and is taken to have %g a second; %s", reader.name, reader.fps, told)
+            advice = "say fps= or times= of autogaze_mllm.Video where times matter"
+            logger.warning("%s: has no times and is taken to have %g a second; %s", reader.name, reader.fps, advice)
         return reader, reader.sample(frames, self.sampling or fps, self.start, self.end)
 
     def content(self) -> str:

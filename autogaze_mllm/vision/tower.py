@@ -14,20 +14,25 @@ Shapes: N packed patches of all clips, C channels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from ..common.compute.cancelling import check_cancelled
 from ..common.compute.compiling import Compiled
 from ..common.compute.offloading import execution_device, followed
 from ..common.errors import InputError
+from ..common.storage.loading import loading_arguments
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.grid import PatchGrid, Side
+from ..gaze.selectors.baselines import AllSelector
 from .adapters import TowerAdapter, adapter_of
 from .attention import AttentionType, Backend, PackedAttention
+from .pretrained import load_siglip, save_siglip
 
 ENCODE_PATCHES = 1 << 15  # patches that are encoded at a time
 
@@ -162,9 +167,13 @@ class GazedVisionModel(nn.Module):
         return features.unflatten(0, (-1, self.group**2)) if self.group > 1 else features
 
     def forward(
-        self, pixel_values: torch.Tensor, gazing_info: Mapping[str, Any], output_hidden_states: bool = False
+        self,
+        pixel_values: torch.Tensor,
+        gazing_info: Mapping[str, Any] | None = None,
+        output_hidden_states: bool = False,
     ) -> BaseModelOutputWithPooling:
-        """Interchange form: pixel_values (B, T, 3, H, W) of any size, gazing_info as `AutoGaze.generate` returns it.
+        """Interchange form: pixel_values (B, T, 3, H, W) of any size, gazing_info as `AutoGaze.generate` returns it;
+        None keeps every patch of every scale.
 
         -> last_hidden_state (B, n, C) in the order of gazing_pos, zeros where padded (the channels of a group's patches
         joined); pooler_output (B, C) over the real entries, for towers with a pooling head; hidden_states: the
@@ -172,6 +181,10 @@ class GazedVisionModel(nn.Module):
         """
         if self.keep_prefix:
             raise InputError("the interchange form has no place for class tokens: use encode()")
+        if pixel_values.ndim != 5:
+            raise InputError(f"pixel_values must be (clips, frames, 3, height, width), got {tuple(pixel_values.shape)}")
+        if gazing_info is None:
+            gazing_info = AllSelector().select(pixel_values, self.grid, 1.0, None)
         gazed = GazedVideo.from_info(pixel_values.to(self.device), gazing_info, self.grid)
         states = self._run(gazed, keep_all=output_hidden_states)
         features = self.adapter.final_norm(states[-1])
@@ -205,6 +218,7 @@ class GazedVisionModel(nn.Module):
         if self.compiled:
             torch._dynamo.maybe_mark_dynamic(x, 0)
         for layer in adapter.layers[:stop]:
+            check_cancelled()
             x = followed(x, layer)
             if self.core.training and getattr(layer, "gradient_checkpointing", False):
                 x = checkpoint(self._layer, adapter, layer, x, attention, use_reentrant=False)
@@ -247,3 +261,45 @@ class GazedVisionModel(nn.Module):
 
 class GazedSiglipVisionModel(GazedVisionModel):
     """The name of a gazed tower that is SigLIP, as in the published code."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        scales: str | int | list[Side] | None = None,
+        *,
+        attn_implementation: Backend = "sdpa",
+        attn_type: AttentionType | None = None,
+        frame_independent_encoding: bool | None = None,
+        compile: bool = False,
+        **options: Any,
+    ) -> Self:
+        """The SigLIP or SigLIP 2 tower of a folder or a hub repository, alone or of a model of pictures and texts, in
+        evaluation mode.
+
+        scales, attn_type, frame_independent_encoding: default: what was saved with it, else the image size,
+        block_causal, no. attn_implementation: the backend. options: as in `AutoGaze.from_pretrained`. Raises InputError
+        for another kind of model, missing weights and unknown arguments.
+        """
+        own = ("scales", "attn_implementation", "attn_type", "frame_independent_encoding", "compile")
+        device, dtype, hub = loading_arguments(f"{cls.__name__}.from_pretrained", options, own)
+        tower, stored = load_siglip(source, dtype, **hub)
+        shape = {"attn_type": attn_type, "frame_independent_encoding": frame_independent_encoding, "scales": scales}
+        stored |= {name: value for name, value in shape.items() if value is not None}
+        model = cls(
+            tower,
+            stored.get("scales"),
+            stored.get("attn_type", "block_causal"),
+            stored.get("frame_independent_encoding", False),
+            attn_implementation,
+            compile,
+        )
+        return model.to(device).eval()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Tower, scales and attention, in the layout of the published code; `from_pretrained` reads it."""
+        if any(height != width for height, width in self.grid.scales):
+            raise InputError(f"{folder}: the layout has no place for scales that are not square ({self.grid})")
+        scales = "+".join(str(height) for height, _ in self.grid.scales)
+        shape = {"attn_type": self.attn_type, "frame_independent_encoding": self.frame_independent}
+        save_siglip(self.base_tower, folder, {"scales": scales, **shape})

@@ -81,7 +81,7 @@ def test_words_and_numbers_are_read_as_options_are(tmp_path):
         ("frames: 0\n", "frames must be at least 1"),
         ("ratio: [0.5, 0.5]\n", "ratio has 2 entries"),
         ("- frames\n", "expected lines `OPTION: VALUE`"),
-        ("frames: {\n", "not readable as yaml or json"),
+        ("frames: {\n", "not readable as yaml"),
     ],
 )
 def test_a_bad_file_gets_one_line(text, message, clip, tmp_path, capsys):

@@ -64,7 +64,7 @@ def test_both_conventions_say_the_same(tmp_path):
             ("video", tmp_path / "a.mp4"),
             ("image", tmp_path / "b.png"),
         ]
-    assert [sample.place.rsplit(", ")[1] for sample in found] == ["row 1", "row 2", "row 3"]
+    assert [sample.where.rsplit(", ")[1] for sample in found] == ["row 1", "row 2", "row 3"]
 
 
 def test_media_are_in_the_order_of_their_tags(tmp_path):
@@ -306,7 +306,7 @@ def test_training_sees_the_part_alone(tmp_path, clip):
     assert seen[0] == pytest.approx([number / 10 for number in range(20)])
     assert seen[1] == pytest.approx([0.5, 0.6, 0.7, 0.8, 0.9])
     assert seen[2] == pytest.approx([0, 0.5, 1, 1.5])
-    gazed = MediaStore(model, cache, films=True)
+    gazed = MediaStore(model, cache, keep_videos=True)
     gazed.prepare(samples)
     assert [gazed.media(sample)[0].video for sample in samples] == [
         am.Video(clip),

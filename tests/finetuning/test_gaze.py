@@ -82,7 +82,7 @@ def test_the_gradient_is_that_of_the_policy_gradient_by_hand(with_llm, data):
     plan = RolloutConfig(3, 1.7)
     trained = TrainedModel(model, plan).train()
     samples = load_samples([data])[:7]
-    store = MediaStore(model, model.cache, films=True)
+    store = MediaStore(model, model.cache, keep_videos=True)
     store.prepare(samples)
     dataset = ConversationDataset(samples, model, store, 4096)
     batch = collator(0, packing=False, samples=True)([dataset[number] for number in range(len(dataset))])

@@ -85,6 +85,6 @@ def test_what_cannot_be_is_a_fault_of_its_row(data, look, message):
 
 def test_where_gaze_is_trained_it_looks_itself(data, tmp_path):
     model = wrapped(gaze=tiny_gaze())
-    store = MediaStore(model, GazedCache(tmp_path / "gazed"), films=True)
+    store = MediaStore(model, GazedCache(tmp_path / "gazed"), keep_videos=True)
     with pytest.raises(am.InputError, match="it looks at all videos itself: take 'gaze' out"):
         store.prepare(load_samples([data]))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.mllm.tiny import tiny_model
 
 FAMILIES = ["llava", "llava_onevision"]
+QUESTION = "<video>\nWhat moves?"
 GAZE = {"scales": (32, 64), "num_vision_tokens_each_frame": 20, "input_img_size": 64}
 
 
@@ -26,3 +30,8 @@ def tiny_gaze() -> am.AutoGaze:
 def make(family: str, gaze="pixel-diff", **settings):
     base, processor = tiny_model(family, image_size=64)
     return base, am.wrap(base, gaze, processor=processor, **{"frames": 8, "cache": False, **settings})
+
+
+def logits(model: Any, clip: Path) -> torch.Tensor:
+    with torch.no_grad():
+        return model(**model.prepare(QUESTION, [clip])).logits

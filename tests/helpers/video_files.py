@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+import autogaze_mllm as am
 from autogaze_mllm.video.reader import VideoReader
 
 ROWS, COLUMNS = 2, 4
@@ -104,3 +105,7 @@ def shown(reader: VideoReader, indices: list[int] | None = None, chunk: int = 16
         for part in reader.read(indices, chunk)
         for index, frame in zip(part.indices, part.frames, strict=True)
     }
+
+
+def first_frame(path: Path) -> np.ndarray:
+    return next(am.Video(path).open().read()).frames[0]

@@ -287,8 +287,8 @@ def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
     assert len(said) == 2
     assert all(named_option(answer, LETTERS, options_within(text)) for text, answer in said.items())
     looked, _ = check_samples([write_conversations(tmp_path, "clips", recipe, look={"name": "all", "frames": 2})])
-    looks = {medium.look for sample in looked for medium in sample.media}
-    assert looks == {GazeSpec("all", (("frames", 2),))} and samples[0].media[0].look is None
+    looks = {medium.gaze_spec for sample in looked for medium in sample.media}
+    assert looks == {GazeSpec("all", (("frames", 2),))} and samples[0].media[0].gaze_spec is None
     with pytest.raises(InputError, match="train split"):
         write_conversations(tmp_path, "clips", dataclasses.replace(recipe, split="test"))
 

@@ -6,6 +6,7 @@ they compute; a few clips for each core, on that core alone, do not.
 
 from __future__ import annotations
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -64,7 +65,8 @@ class Prefetch(Generic[T]):
         self._ready: queue.Queue[tuple[str, T | BaseException | None]] = queue.Queue()
         self._room = threading.Semaphore(1)
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True, name="video reader")
+        here = contextvars.copy_context()  # whether the call is still wanted is asked there, too
+        self._thread = threading.Thread(target=here.run, args=(self._run,), daemon=True, name="video reader")
 
     def _run(self) -> None:
         try:

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,14 +18,20 @@ from safetensors import SafetensorError
 from ..errors import InputError, first_line
 from .json_text import Fields, parse_object, to_json
 
+# What huggingface_hub is told of a repository.
+HUB = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
+
 
 def find_file(source: str | Path, name: str, *, required: bool = True, **hub: Any) -> Path | None:
     """Path of file `name` of a local folder or of a hub repository (`hub`: revision, cache_dir, token, ...).
 
-    None when the file is not required and absent. Raises InputError when it cannot be had.
+    None when the file is not required and absent. Raises InputError when it cannot be had, and for an argument that the
+    hub does not have, also where the folder makes it unnecessary.
     """
-    folder = Path(source)
+    check_arguments(hub, (), str(source))
+    folder, inside = Path(source), hub.get("subfolder") or ""
     if folder.is_dir():
+        folder /= inside
         if (folder / name).is_file():
             return folder / name
         if required:
@@ -34,8 +40,9 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
     try:
         return Path(hf_hub_download(str(source), name, **hub))
     except LocalEntryNotFoundError as error:  # offline, or not reachable; this one is also an EntryNotFoundError
-        places = {part: hub[part] for part in ("cache_dir", "revision", "repo_type") if part in hub}
-        cached = try_to_load_from_cache(str(source), name, **places)  # a path; None: unknown; else: known to be absent
+        places = {part: hub[part] for part in ("cache_dir", "revision") if part in hub}
+        # A path; None: unknown; anything else: known to be absent.
+        cached = try_to_load_from_cache(str(source), f"{inside}/{name}".lstrip("/"), **places)
         if not required and cached is not None and not isinstance(cached, str):
             return None
         raise InputError(
@@ -49,6 +56,15 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
         raise InputError(f"{source}: no such folder, and not the name of a hub repository") from error
     except (HfHubHTTPError, OSError) as error:
         raise InputError(f"{source}: not a folder, and the hub does not give {name}: {first_line(error)}") from error
+
+
+def check_arguments(hub: Mapping[str, Any], others: Sequence[str], where: str) -> None:
+    """Raises InputError for keyword arguments that are none of the hub's: a setting that is not known would have no
+    effect. others: the caller's own, for the error, which begins with `where`."""
+    unknown = [name for name in hub if name not in HUB]
+    if unknown:
+        known = ", ".join((*others, *HUB))
+        raise InputError(f"{where}: unknown argument {', '.join(map(repr, unknown))} (known: {known})")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -73,7 +89,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its name only when the block ends without an error. Raises
     InputError where nothing can be written, as on a full disk; then there is no half of a file either."""
     with writing(path):
-        temporary = path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
+        # Absolute, so that nobody takes the name for an address ("12:30.mkv") or an option.
+        temporary = path.parent.absolute() / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
         # With the permissions of any new file: the umask applies here, and is changed for no other thread.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:

@@ -20,16 +20,16 @@ def check_path(path: str | Path, kind: str) -> None:
         facts = os.stat(name)
     except (OSError, ValueError) as error:  # ValueError: a null character
         if _ADDRESS.match(name) and not isinstance(error, PermissionError):
-            told = f"is an address, not a file: download the {kind} first and give the file's path"
-            raise InputError(f"{shown_name(name)}: {told}") from error
+            problem = f"is an address, not a file: download the {kind} first and give the file's path"
+            raise InputError(f"{shown_name(name)}: {problem}") from error
         absent = isinstance(error, (FileNotFoundError, NotADirectoryError, ValueError)) or len(name) > 255
         reason = "no such file" if absent or not isinstance(error, OSError) else error.strerror
         raise InputError(f"{shown_name(name)}: {reason}") from error
     if stat.S_ISDIR(facts.st_mode):
         raise InputError(f"{shown_name(name)}: is a folder, expected a {kind} file")
     if not stat.S_ISREG(facts.st_mode):
-        told = f"is a pipe or a device, expected a file; write the {kind} to a file first"
-        raise InputError(f"{shown_name(name)}: {told}")
+        problem = f"is a pipe or a device, expected a file; write the {kind} to a file first"
+        raise InputError(f"{shown_name(name)}: {problem}")
 
 
 def shown_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,19 @@ def write_summed(path: Path, tensors: Mapping[str, torch.Tensor], key: str, fact
     text = to_json(facts)
     with atomic_write(path) as temporary:
         save_file(dict(tensors), temporary, metadata={key: text, SUM: _sum(tensors, text)})
+        _sort_metadata(temporary)
+
+
+def _sort_metadata(path: Path) -> None:
+    """safetensors writes the keys of the metadata in any order; the same content is to be the same bytes."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode().ljust(size)
+        if len(text) == size:
+            file.seek(8)
+            file.write(text)
 
 
 def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[dict[str, torch.Tensor], Fields]:
@@ -33,8 +47,8 @@ def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[
     """
     try:
         with open_weights(path) as stored:
-            told: Mapping[str, str] = stored.metadata() or {}
-            there = {*told, *stored.keys()}
+            stored_metadata: Mapping[str, str] = stored.metadata() or {}
+            there = {*stored_metadata, *stored.keys()}
             lacking = [name for name in (key, *names) if name not in there]
             if lacking:
                 raise InputError(f"it holds no {lacking[0]!r}")
@@ -42,9 +56,9 @@ def read_summed(path: Path, names: Sequence[str], key: str, what: str) -> tuple[
             whole = set(names) == set(stored.keys())
     except InputError as error:
         raise InputError(f"{path}: not {what} ({str(error).removeprefix(f'{path}: ')})") from error
-    if whole and SUM in told and told[SUM] != _sum(tensors, told[key]):
+    if whole and SUM in stored_metadata and stored_metadata[SUM] != _sum(tensors, stored_metadata[key]):
         raise InputError(f"{path}: damaged (its checksum is another)")
-    return tensors, Fields(parse_object(told[key], path) | {SUM: told.get(SUM)}, path)
+    return tensors, Fields(parse_object(stored_metadata[key], path) | {SUM: stored_metadata.get(SUM)}, path)
 
 
 def _sum(tensors: Mapping[str, torch.Tensor], text: str) -> str:

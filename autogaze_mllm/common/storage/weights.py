@@ -6,6 +6,7 @@ shape.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,16 +16,35 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from ..errors import InputError, listed
+from ..errors import InputError, first_line, listed
 from .files import atomic_write
 
-SHOWN = 8  # keys of each kind that are named in an error
+SHOWN = 4  # keys of each kind that an error names
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """All tensors of a file, on the CPU. Raises InputError when it cannot be read."""
     with _readable(path):
         return load_file(path)
+
+
+def read_pickled_weights(path: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a file of `torch.save`, on the CPU and mapped from the file where its format allows that. Nothing
+    but tensors is unpickled. Raises InputError for anything else."""
+    try:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError as error:
+            if "mmap can only be used" not in str(error):  # with the format of torch 1.6 and later
+                raise
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: damaged, or it holds objects that would run code; only tensors are read") from error
+    except Exception as error:  # damaged files come as errors of many types
+        raise InputError(f"{path}: damaged or not a file of torch.save ({first_line(error)})") from error
+    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise InputError(f"{path}: expected tensors by name, a state dict")
+    return {str(name): value for name, value in found.items()}
 
 
 @contextmanager
@@ -66,8 +86,8 @@ def check_weights(
         ],
     }
     if any(faults.values()):
-        told = "; ".join(f"{kind}: {listed(sorted(keys), SHOWN)}" for kind, keys in faults.items() if keys)
-        raise InputError(f"{source}: the weights do not fit {against}: {told}")
+        text = "; ".join(f"{kind}: {listed(sorted(keys), SHOWN)}" for kind, keys in faults.items() if keys)
+        raise InputError(f"{source}: the weights do not fit {against}: {text}")
 
 
 def shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

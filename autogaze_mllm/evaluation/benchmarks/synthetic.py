@@ -42,7 +42,6 @@ class _Maker:
     def video(self, path: str) -> None:
         number, self.written = self.written, self.written + 1
         scene = moving_scene(96, 64, 10 + 2 * (number % 3), seed=number)
-        # Several threads of x264 give, on a busy machine and once in fifty times, other bytes.
         write_video(self.folder / path, scene, fps=5, options={"threads": "1"})
 
     def parquet(self, path: str, rows: Rows) -> None:
@@ -72,7 +71,7 @@ def _clock(seconds: float) -> str:
 
 
 def _lettered(options: list[str], form: str = "{}. {}") -> list[str]:
-    return [form.format("ABCDEF"[place], option) for place, option in enumerate(options)]
+    return [form.format("ABCDEF"[index], option) for index, option in enumerate(options)]
 
 
 def _hlvid(make: _Maker) -> None:
@@ -139,7 +138,7 @@ def _nextqa(make: _Maker) -> None:
         for question, kind in enumerate(("CW", "TN", "DO")):
             row = {"video": video, "frame_count": 12, "width": 96, "height": 64, "question": make.ask()}
             row |= {"answer": make.random.randrange(5), "qid": question, "type": kind}
-            rows.append(row | {f"a{place}": option for place, option in enumerate(make.options(5))})
+            rows.append(row | {f"a{index}": option for index, option in enumerate(make.options(5))})
         make.video(f"NExTVideo/{video}.mp4")
     make.parquet("MC/test-00000-of-00001.parquet", rows)
 
@@ -161,7 +160,7 @@ def _longvideobench(make: _Maker) -> None:
                 "duration": 2.4,
             }
             padded = options + ["N/A"] * (5 - len(options))
-            rows.append(row | {f"option{place}": option for place, option in enumerate(padded)})
+            rows.append(row | {f"option{index}": option for index, option in enumerate(padded)})
         make.video(f"videos/{name}.mp4")
     make.parquet("validation-00000-of-00001.parquet", rows)
 

@@ -29,8 +29,10 @@ def read_subtitles(path: Path) -> tuple[Cue, ...]:
         content = path.read_bytes()
         lines = content.decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
-        place = content[: error.start].count(b"\n") + 1
-        raise InputError(f"{path}, line {place}: not UTF-8 text; convert the file, for example with iconv") from error
+        line_number = content[: error.start].count(b"\n") + 1
+        raise InputError(
+            f"{path}, line {line_number}: not UTF-8 text; convert the file, for example with iconv"
+        ) from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from error
     spans = [(number, match) for number, line in enumerate(lines) if (match := _SPAN.match(line))]

@@ -63,24 +63,24 @@ class AutoGazeMllm(lmms):
 
     def generate_until(self, requests: list[Request]) -> list[str]:
         replies = [""] * len(requests)
-        for place in self._by_video(requests):
-            context, options, doc_to_visual, doc_id, task, split = requests[place].args
+        for index in self._by_video(requests):
+            context, options, doc_to_visual, doc_id, task, split = requests[index].args
             videos, images = self._media(doc_to_visual(self.task_dict[task][split][doc_id]))
             reply = self.model.ask(videos, context, images=images, **generation_options(options))
             for stop in _stops(options):
                 reply = reply.split(stop)[0]
-            replies[place] = reply.strip()
-            self.cache_hook.add_partial("generate_until", (context, options), replies[place])
+            replies[index] = reply.strip()
+            self.cache_hook.add_partial("generate_until", (context, options), replies[index])
         return replies
 
     def loglikelihood(self, requests: list[Request]) -> list[tuple[float, bool]]:
         """Mean negative log-likelihood of each target (lmms-eval takes the smallest); whether it is the greedy one."""
         found = [(0.0, False)] * len(requests)
-        for place in self._by_video(requests):
-            context, target, doc_to_visual, doc_id, task, split = requests[place].args
+        for index in self._by_video(requests):
+            context, target, doc_to_visual, doc_id, task, split = requests[index].args
             doc = self.task_dict[task][split][doc_id]
             videos, images = self._media(doc_to_visual(doc))
-            found[place] = self._likelihood(context, target if isinstance(target, str) else target(doc), videos, images)
+            found[index] = self._likelihood(context, target if isinstance(target, str) else target(doc), videos, images)
         return found
 
     def generate_until_multi_round(self, requests: list[Request]) -> list[str]:
@@ -91,8 +91,8 @@ class AutoGazeMllm(lmms):
     def _by_video(self, requests: Sequence[Request]) -> Any:
         """Numbers of the requests, those about one video together."""
 
-        def key(place: int) -> str:
-            *_, doc_to_visual, doc_id, task, split = requests[place].args
+        def key(index: int) -> str:
+            *_, doc_to_visual, doc_id, task, split = requests[index].args
             return str(doc_to_visual(self.task_dict[task][split][doc_id]))
 
         order = sorted(range(len(requests)), key=key)

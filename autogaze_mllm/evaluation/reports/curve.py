@@ -41,7 +41,7 @@ class CurvePoint:
     shuffled: dict[str, Any] | None = None
 
 
-def look_of(name: str, report: dict[str, Any], answers: Sequence[Any], peak: float) -> CurvePoint:
+def curve_point(name: str, report: dict[str, Any], answers: Sequence[Any], peak: float) -> CurvePoint:
     """From a finished run: its report (evaluation.report) and answers."""
     first: list[float] = []
     further: list[float] = []
@@ -125,8 +125,8 @@ def write_curve(folder: Path, looks: dict[str, CurvePoint], facts: dict[str, Any
         Picture("Accuracy against visual tokens", picture),
     ]
     if result["targets"]:
-        told = [f"{one['says']}: {one['found']}{'' if one['met'] else ' (missed)'}" for one in result["targets"]]
-        blocks += [Heading("Targets"), Items(told)]
+        lines = [f"{one['says']}: {one['found']}{'' if one['met'] else ' (missed)'}" for one in result["targets"]]
+        blocks += [Heading("Targets"), Items(lines)]
     blocks += [Heading("How it was measured"), Table(("", ""), [(name, str(value)) for name, value in facts.items()])]
     write_documents(folder, "SignVid", result, blocks)
     return result

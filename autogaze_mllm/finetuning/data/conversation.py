@@ -90,15 +90,15 @@ def _asked(turns: Sequence[Turn], preprocessing: Preprocessing, structured: bool
     for number, turn in enumerate(turns):
         if turn.role != "assistant":
             continue
-        told = render(shown[:number], prompt=True)
-        if turns[number - 1].text not in told:
+        rendered = render(shown[:number], prompt=True)
+        if turns[number - 1].text not in rendered:
             raise LookupError("a question is missing")
         if pieces:
-            told = _after(told, MARK.format(len(pieces) // 2 - 1))
-            if not told.startswith(end):
+            rendered = _after(rendered, MARK.format(len(pieces) // 2 - 1))
+            if not rendered.startswith(end):
                 raise InputError("the model's chat template ends earlier answers in another way than the last")
-            told = told[len(end) :]
-        pieces += [Piece(told, False), Piece(turn.text + end, True)]
+            rendered = rendered[len(end) :]
+        pieces += [Piece(rendered, False), Piece(turn.text + end, True)]
     return pieces
 
 
@@ -117,7 +117,7 @@ def encode_conversation(
         pieces = render_conversation(sample.turns, preprocessing, family)
         return _encode(pieces, layouts, preprocessing, family)
     except InputError as error:
-        raise InputError(f"{sample.place}: {error}") from error
+        raise InputError(f"{sample.where}: {error}") from error
 
 
 def _encode(
@@ -175,4 +175,4 @@ def _with_media(
 def _inside(ranges: Sequence[tuple[int, int]]) -> Callable[[int], bool]:
     """Whether a character lies in one of the ranges; a token belongs where its last character does, because tokens
     begin with the space before them."""
-    return lambda place: any(start <= place < end for start, end in ranges)
+    return lambda offset: any(start <= offset < end for start, end in ranges)

@@ -78,7 +78,7 @@ class ConversationDataset(Dataset[list[Item]]):
     def _encoded(self, number: int) -> Encoded:
         sample = self.samples[number]
         encoded = encode_conversation(sample, self.store.layouts(sample), self.preprocessing, self.family)
-        return fitted(encoded, self.max_length, self.too_long, sample.place)
+        return fitted(encoded, self.max_length, self.too_long, sample.where)
 
     def visual_tokens(self) -> list[int]:
         """Of each sample."""
@@ -96,11 +96,11 @@ class ConversationDataset(Dataset[list[Item]]):
         return items
 
 
-def fitted(encoded: Encoded, max_length: int, too_long: TooLong, place: str) -> Encoded:
+def fitted(encoded: Encoded, max_length: int, too_long: TooLong, where: str) -> Encoded:
     """The sample within max_length: as it is, or without the end of its text. A medium is never cut."""
     if len(encoded.ids) <= max_length:
         return encoded
-    length = f"{place}: {len(encoded.ids)} tokens, but at most {max_length} fit"
+    length = f"{where}: {len(encoded.ids)} tokens, but at most {max_length} fit"
     visual = sum(end - start for start, end in encoded.spans)
     if too_long == "error":
         advice = "raise --max-length, take fewer frames or a lower ratio, or cut texts with --too-long truncate"
@@ -156,8 +156,8 @@ class LengthSampler(Sampler[int]):
             alike = sorted(order[start : start + GROUPS * self.batch], key=lambda number: -self.lengths[number])
             batches += [alike[first : first + self.batch] for first in range(0, len(alike), self.batch)]
         last = batches.pop() if batches and len(batches[-1]) < self.batch else []  # a smaller batch only at the end
-        for place in torch.randperm(len(batches), generator=generator).tolist():
-            yield from batches[place]
+        for number in torch.randperm(len(batches), generator=generator).tolist():
+            yield from batches[number]
         yield from last
 
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ...common.compute import distributed
 from ...common.errors import InputError, listed
 from ...common.pixels import open_picture
-from ...gaze.cache import GAZED, VideoCache
+from ...gaze.cache import VideoCache
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.token_map import TokenMap
 from ...mllm.media import Layout, Media
@@ -56,11 +56,11 @@ class GazedCache(VideoCache):
 class MediaStore:
     """Media of samples as `GazedModel.forward` takes them, and how many visual tokens each has.
 
-    films: give videos as such, because the gaze model is trained and sees them anew each time.
+    keep_videos: give videos as such, because the gaze model is trained and sees them anew each time.
     """
 
-    def __init__(self, model: GazedModel, cache: VideoCache, films: bool = False) -> None:
-        self.model, self.cache, self.films = model, cache, films
+    def __init__(self, model: GazedModel, cache: VideoCache, keep_videos: bool = False) -> None:
+        self.model, self.cache, self.keep_videos = model, cache, keep_videos
         self._looks = GazeSpecs(model)
         self._keys: dict[Medium, str] = {}
         self._layouts: dict[_Wanted, Layout] = {}
@@ -71,11 +71,11 @@ class MediaStore:
 
         -> videos, and how many of them were gazed now. Raises InputError listing media that cannot be used.
         """
-        wanted = list(dict.fromkeys(need for sample in samples for need in _needs(sample)))
-        videos = list(dict.fromkeys(need.medium for need in wanted if need.medium.kind == "video"))
-        if self.films and any(video.look is not None for video in videos):
+        wanted = list(dict.fromkeys(item for sample in samples for item in _wanted_media(sample)))
+        videos = list(dict.fromkeys(item.medium for item in wanted if item.medium.kind == "video"))
+        if self.keep_videos and any(video.gaze_spec is not None for video in videos):
             raise InputError(f"where gaze is trained it looks at all videos itself: take {KEY!r} out of the samples")
-        images = [need for need in wanted if need.medium.kind == "image"]
+        images = [item for item in wanted if item.medium.kind == "image"]
         faults: dict[str, str] = {}
         own = videos[distributed.rank() :: distributed.count()]
         made = self._gaze_all(own, faults, progress)
@@ -91,13 +91,13 @@ class MediaStore:
                 stored = self._stored_map(video)
                 layouts[_Wanted(video)] = self.model.family.layout(stored)
                 patches[video] = len(stored)
-        for need in tqdm(
+        for item in tqdm(
             images[distributed.rank() :: distributed.count()], desc="images", disable=not progress or not images
         ):
             try:
-                layouts[need] = self._image(need).layout
+                layouts[item] = self._image(item).layout
             except InputError as error:
-                faults[str(need.medium.path)] = str(error)
+                faults[str(item.medium.path)] = str(error)
         self._layouts |= distributed.merged(layouts)
         self._patches |= distributed.merged(patches)
         faults = distributed.merged(faults)
@@ -112,30 +112,30 @@ class MediaStore:
 
     def layouts(self, sample: Sample) -> list[Layout]:
         """What each medium of a sample that was prepared becomes in the prompt."""
-        return [self._layouts[need] for need in _needs(sample)]
+        return [self._layouts[item] for item in _wanted_media(sample)]
 
     def patches(self, sample: Sample) -> int:
         """Patches that the tower encodes: those kept of the videos, and about as many as the images have."""
         joined = max(36 // self.model.family.gazed_count([36]), 1)  # patches to a visual token
         return sum(
-            self._patches[need.medium] if need.medium.kind == "video" else _tokens(self._layouts[need]) * joined
-            for need in _needs(sample)
+            self._patches[item.medium] if item.medium.kind == "video" else _tokens(self._layouts[item]) * joined
+            for item in _wanted_media(sample)
         )
 
     def media(self, sample: Sample) -> Sequence[Media | VideoRef]:
         """The media themselves, gazed videos read from the cache."""
         found: list[Media | VideoRef] = []
-        for need in _needs(sample):
-            if need.medium.kind == "video" and self.films:
-                found.append(VideoRef(need.medium.video(), _tokens(self._layouts[need])))
-            elif need.medium.kind == "video":
-                found.append(self.model.gazed_media(self._gazed(need.medium)))
+        for item in _wanted_media(sample):
+            if item.medium.kind == "video" and self.keep_videos:
+                found.append(VideoRef(item.medium.video(), _tokens(self._layouts[item])))
+            elif item.medium.kind == "video":
+                found.append(self.model.gazed_media(self._gazed(item.medium)))
             else:
-                found.append(self._image(need))
+                found.append(self._image(item))
         return found
 
-    def _image(self, need: _Wanted) -> Media:
-        return self.model.family.dense_image(open_picture(need.medium.path), alone=need.alone)
+    def _image(self, item: _Wanted) -> Media:
+        return self.model.family.dense_image(open_picture(item.medium.path), alone=item.alone)
 
     def _gaze_all(self, videos: Sequence[Medium], faults: dict[str, str], progress: bool) -> int:
         """How many had to be gazed."""
@@ -153,7 +153,7 @@ class MediaStore:
         return made
 
     def _look_at(self, video: Medium) -> GazedVideo:
-        return self.model.gaze_video(video.video(), **self._looks.options(video.look))
+        return self.model.gaze_video(video.video(), **self._looks.options(video.gaze_spec))
 
     def _make(self, video: Medium) -> None:
         self._look_at(video)  # looks into the cache once more, and puts the result there
@@ -164,20 +164,20 @@ class MediaStore:
         found = self.cache.get_gazed(self._keys[video])
         if found is None:  # removed, or damaged, since it was prepared
             if torch.utils.data.get_worker_info() is not None and self.model.device.type != "cpu":
-                told = "its cache entry has gone; start again with --resume, which gazes it anew"
-                raise InputError(f"{video.path}: {told}")
+                reason = "its cache entry has gone; start again with --resume, which gazes it anew"
+                raise InputError(f"{video.path}: {reason}")
             logger.warning("%s: its cache entry has gone and is made anew", video.path)
             found = self._look_at(video)
         return found
 
     def _key(self, video: Medium) -> str:
-        key = self.model.gazed_key(video.video(), **self._looks.options(video.look))
+        key = self.model.gazed_key(video.video(), **self._looks.options(video.gaze_spec))
         if key is None:
             raise InputError("results of a selector of your own cannot be cached, which fine-tuning needs")
         return key
 
     def _entry(self, video: Medium) -> Path:
-        return self.cache.folder / (self._keys[video] + GAZED)
+        return self.cache.gazed_path(self._keys[video])
 
     def _stored_map(self, video: Medium) -> TokenMap:
         """Where the visual tokens of a gazed video lie, without reading its patches."""
@@ -192,7 +192,7 @@ def _tokens(layout: Layout) -> int:
     return sum(piece for piece in layout if isinstance(piece, int))
 
 
-def _needs(sample: Sample) -> Iterator[_Wanted]:
+def _wanted_media(sample: Sample) -> Iterator[_Wanted]:
     images = sum(medium.kind == "image" for medium in sample.media)
     for medium in sample.media:
         yield _Wanted(medium, alone=medium.kind == "image" and images == 1)

@@ -24,20 +24,20 @@ class GazeSpec:
     settings: tuple[tuple[str, Any], ...] = ()
 
 
-def look_of(content: dict[str, Any]) -> GazeSpec | None:
+def gaze_spec_of(content: dict[str, Any]) -> GazeSpec | None:
     """What a sample says. Raises InputError for what cannot be."""
-    told = content.get(KEY)
-    if told is None:
+    given = content.get(KEY)
+    if given is None:
         return None
-    if isinstance(told, str):
-        told = {"name": told}
-    if not isinstance(told, dict):
-        raise InputError(f"{KEY!r} must be a name or an object, got {told!r}")
-    name = told.get("name", "")
+    if isinstance(given, str):
+        given = {"name": given}
+    if not isinstance(given, dict):
+        raise InputError(f"{KEY!r} must be a name or an object, got {given!r}")
+    name = given.get("name", "")
     known = (BUNDLED, *NAMED)
     if name not in ("", *known):
         raise InputError(f"{KEY!r}: no selector {name!r}; known: {', '.join(known)}")
-    settings = {key: value for key, value in told.items() if key != "name"}
+    settings = {key: value for key, value in given.items() if key != "name"}
     checked = VideoSettings().changed(**settings)
     return GazeSpec(name, tuple((key, getattr(checked, key)) for key in sorted(settings)))
 
@@ -49,15 +49,15 @@ class GazeSpecs:
         self._model = model
         self._selectors: dict[str, AnySelector] = {}
 
-    def options(self, look: GazeSpec | None) -> dict[str, Any]:
+    def options(self, spec: GazeSpec | None) -> dict[str, Any]:
         """For `GazedModel.gaze_video` and `gazed_key`."""
-        if look is None:
+        if spec is None:
             return {}
         settings = self._model.settings
-        if not look.name:
-            return {"settings": settings.changed(**dict(look.settings))}
-        if look.name not in self._selectors:
-            self._selectors[look.name] = load_selector(look.name, device=self._model.device, dtype=self._model.dtype)
+        if not spec.name:
+            return {"settings": settings.changed(**dict(spec.settings))}
+        if spec.name not in self._selectors:
+            self._selectors[spec.name] = load_selector(spec.name, device=self._model.device, dtype=self._model.dtype)
         # A loss is in the unit of its selector, so the training's does not hold for another one.
-        settings = settings.changed(loss=None).changed(**dict(look.settings))
-        return {"selector": self._selectors[look.name], "settings": settings}
+        settings = settings.changed(loss=None).changed(**dict(spec.settings))
+        return {"selector": self._selectors[spec.name], "settings": settings}

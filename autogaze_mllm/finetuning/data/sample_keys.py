@@ -41,7 +41,7 @@ def check_turn(turn: dict[str, Any], number: int, keys: Iterable[str], faults: l
     faults += unknown_keys(turn, keys, TURN_LABELS, f"turn {number}: ")
 
 
-def unknown_keys(given: dict[str, Any], known: Iterable[str], labels: frozenset[str], place: str) -> list[str]:
+def unknown_keys(given: dict[str, Any], known: Iterable[str], labels: frozenset[str], where: str) -> list[str]:
     """A line for each key that has a value and no meaning here. place: what the lines begin with."""
     known = list(known)
     faults = []
@@ -52,20 +52,20 @@ def unknown_keys(given: dict[str, Any], known: Iterable[str], labels: frozenset[
         hint = (
             f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}, and labels such as id or source"
         )
-        faults.append(f"{place}the key {key!r} means nothing here: {hint}")
+        faults.append(f"{where}the key {key!r} means nothing here: {hint}")
     return faults
 
 
-def part_of(given: dict[str, Any], place: str, faults: list[str]) -> Part:
+def part_of(given: dict[str, Any], where: str, faults: list[str]) -> Part:
     """The part of a video that a content part names."""
     part: Part = {}
     for key, name in PART_KEYS.items():
         if given.get(key) is None:
             continue
         if name in part:
-            faults.append(f"{place}{key!r} is said twice")
+            faults.append(f"{where}{key!r} is said twice")
         part[name] = given[key]
-    return part if _possible(part, place, faults) else {}
+    return part if _possible(part, where, faults) else {}
 
 
 def parts_of_row(row: dict[str, Any], videos: int, faults: list[str]) -> list[Part]:
@@ -90,10 +90,10 @@ def parts_of_row(row: dict[str, Any], videos: int, faults: list[str]) -> list[Pa
     return [part if _possible(part, "", faults) else {} for part in parts]
 
 
-def _possible(part: dict[str, Any], place: str, faults: list[str]) -> bool:
+def _possible(part: dict[str, Any], where: str, faults: list[str]) -> bool:
     try:
         Video("video", **part)
     except InputError as error:
-        faults.append(f"{place}{error}")
+        faults.append(f"{where}{error}")
         return False
     return True

@@ -24,7 +24,7 @@ from ...common.pixels import open_picture
 from ...common.storage.json_text import parse_json
 from ...mllm.prompts.prompt import TAG, tags_in
 from ...video.sources import Video
-from .sample_gaze import GazeSpec, look_of
+from .sample_gaze import GazeSpec, gaze_spec_of
 from .sample_keys import (
     MEDIA_KEYS,
     PART_KEYS,
@@ -56,7 +56,7 @@ class Medium:
 
     kind: str
     path: Path
-    look: GazeSpec | None = None
+    gaze_spec: GazeSpec | None = None
     start: float | None = None
     end: float | None = None
     fps: float | None = None
@@ -71,7 +71,7 @@ class Sample:
 
     turns: tuple[Turn, ...]
     media: tuple[Medium, ...]
-    place: str
+    where: str
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def check_samples(
     states: dict[Medium, str | None] = {}
     order = {str(file): number for number, file in enumerate(files)}
     for sample in tqdm(samples, desc="checking media", unit="sample", disable=not progress):
-        file, row = sample.place.rsplit(", row ", 1)
+        file, row = sample.where.rsplit(", row ", 1)
         for medium in dict.fromkeys(sample.media):
             if medium not in states:
                 states[medium] = medium_fault(medium)
@@ -171,7 +171,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
     yield from enumerate(content, 1)
 
 
-def _parse(content: Any, root: Path, place: str) -> tuple[Sample | None, list[str]]:
+def _parse(content: Any, root: Path, where: str) -> tuple[Sample | None, list[str]]:
     """One row -> its sample, or everything that is wrong with it."""
     if not isinstance(content, dict):
         return None, [f"expected an object, got {type(content).__name__}"]
@@ -191,7 +191,7 @@ def _parse(content: Any, root: Path, place: str) -> tuple[Sample | None, list[st
         _check_order(turns, faults)
         turns = _placed(turns, {kind: len(found) for kind, found in listed.items()}, faults)
     try:
-        look = look_of(content)
+        gaze_spec = gaze_spec_of(content)
     except InputError as error:
         faults.append(str(error))
     if faults:
@@ -200,8 +200,8 @@ def _parse(content: Any, root: Path, place: str) -> tuple[Sample | None, list[st
     media = []
     for kind in (kind for turn in turns for kind in tags_in(turn.text)):
         path, part = next(waiting[kind])
-        media.append(Medium(kind, root / path, look if kind == "video" else None, **part))
-    return Sample(tuple(turns), tuple(media), place), []
+        media.append(Medium(kind, root / path, gaze_spec if kind == "video" else None, **part))
+    return Sample(tuple(turns), tuple(media), where), []
 
 
 def _listed_media(content: dict[str, Any], kind: str, faults: list[str]) -> list[tuple[str, Part]]:
@@ -226,12 +226,12 @@ def _turns(content: dict[str, Any], faults: list[str]) -> tuple[list[Turn], dict
     if len(names) != 1:
         faults.append("expected either 'conversations' or 'messages'" + (", got both" if names else ""))
         return [], inline
-    told, (role_key, text_key) = content[names[0]], TURN_KEYS[names[0]]
-    if not isinstance(told, list) or not told:
+    entries, (role_key, text_key) = content[names[0]], TURN_KEYS[names[0]]
+    if not isinstance(entries, list) or not entries:
         faults.append(f"{names[0]!r} must be a list of turns")
         return [], inline
     turns = []
-    for number, turn in enumerate(told, 1):
+    for number, turn in enumerate(entries, 1):
         role = ROLES.get(str(turn.get(role_key))) if isinstance(turn, dict) else None
         if role is None:
             got = turn.get(role_key) if isinstance(turn, dict) else turn
@@ -245,27 +245,27 @@ def _turns(content: dict[str, Any], faults: list[str]) -> tuple[list[Turn], dict
             faults.append(f"turn {number}: {text_key!r} must be text, got {text!r}")
             continue
         turns.append(Turn(role, text.strip()))
-    return (turns if len(turns) == len(told) else []), inline
+    return (turns if len(turns) == len(entries) else []), inline
 
 
 def _joined_parts(parts: list[Any], number: int, inline: dict[str, list[tuple[str, Part]]], faults: list[str]) -> str:
     """A list of content parts as text with tags."""
-    text, place = "", f"turn {number}: "
+    text, where = "", f"turn {number}: "
     for part in parts:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             text += part["text"]
-            faults += unknown_keys(part, ("type", "text"), frozenset(), place)
+            faults += unknown_keys(part, ("type", "text"), frozenset(), where)
         elif kind in MEDIA_KEYS:
             text += f"<{kind}>"
             more = PART_KEYS if kind == "video" else ()
-            faults += unknown_keys(part, ("type", kind, "path", *more), frozenset(), place)
+            faults += unknown_keys(part, ("type", kind, "path", *more), frozenset(), where)
             path = next((part[key] for key in (kind, "path") if isinstance(part.get(key), str)), None)
-            said = part_of(part, place, faults) if kind == "video" else {}
+            said = part_of(part, where, faults) if kind == "video" else {}
             if path is not None:  # otherwise it is one of those beside the messages
                 inline[kind].append((path, said))
             elif said:
-                faults.append(f"{place}{min(said)!r} is said of a video that stands elsewhere: say it there")
+                faults.append(f"{where}{min(said)!r} is said of a video that stands elsewhere: say it there")
         else:
             faults.append(f"turn {number}: a content part must be of type text, video or image, got {part!r}")
     return text

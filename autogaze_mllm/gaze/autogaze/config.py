@@ -169,7 +169,7 @@ class BudgetConfig:
     def from_fields(cls, source: Fields) -> BudgetConfig:
         ratio = source.object("gazing_ratio_config")
         frame = source.object("gazing_ratio_each_frame_config")
-        need = source.object("task_loss_requirement_config")
+        requirement = source.object("task_loss_requirement_config")
         default = cls()
 
         def span(node: Fields, stem: str, fallback: tuple[float, float]) -> tuple[float, float]:
@@ -189,10 +189,10 @@ class BudgetConfig:
             dirichlet_alpha=frame.object("dirichlet").get("alpha", float | str, default.dirichlet_alpha),
             use_requirement_training=source.get("has_task_loss_requirement_during_training", bool, False),
             use_requirement_inference=source.get("has_task_loss_requirement_during_inference", bool, False),
-            requirement_training=need.get(f"{part}_training", Any, default.requirement_training),
-            requirement_inference=need.get(f"{part}_inference", Any, default.requirement_inference),
-            requirement=float(need.object("fixed").get("task_loss_requirement", float, default.requirement)),
-            requirement_range=span(need.object("uniform"), "task_loss_requirement", default.requirement_range),
+            requirement_training=requirement.get(f"{part}_training", Any, default.requirement_training),
+            requirement_inference=requirement.get(f"{part}_inference", Any, default.requirement_inference),
+            requirement=float(requirement.object("fixed").get("task_loss_requirement", float, default.requirement)),
+            requirement_range=span(requirement.object("uniform"), "task_loss_requirement", default.requirement_range),
         )
 
     def to_dict(self) -> dict[str, Any]:

@@ -51,7 +51,7 @@ class _Decoding:
     `_budgets`; keep_state: whether a later call goes on from here."""
 
     limits: torch.Tensor
-    need: torch.Tensor | None
+    loss_threshold: torch.Tensor | None
     probe: torch.Tensor | None
     sampling: Sampling | None
     state: GazeState | None
@@ -166,13 +166,13 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         self._check_top_k(top_k)
         sample = self.training if do_sample is None else do_sample
         steps = video.shape[1] // self.config.encoder.temporal_patch_size
-        limits, need, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
+        limits, loss_threshold, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
         sampling = Sampling(temperature, top_k, generator) if sample else None
-        decoding = _Decoding(limits, need, probe, sampling, state, return_state, capture or self.capture)
+        decoding = _Decoding(limits, loss_threshold, probe, sampling, state, return_state, capture or self.capture)
         row_bytes = bytes_per_row(self.config, steps, int(limits.max()), torch.finfo(self.dtype).bits // 8)
         pieces = cut_rows(len(video), row_bytes, self.device, micro_batch)
         choices = join_choices([self._decode(video, rows, decoding) for rows in pieces], self.config.end_id)
-        info = self._info(choices, need)
+        info = self._info(choices, loss_threshold)
         if tiling is not None:
             info = self._merge_tiles(info, tiling)
         if return_state:
@@ -193,9 +193,11 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         past = None if how.state is None else how.state.rows(rows)
         tokens, conv = self.encode_frames(video[rows], None if past is None else past.conv)
 
-        def choose(limits: torch.Tensor, need: torch.Tensor | None, keep: bool) -> Choices:
+        def choose(limits: torch.Tensor, loss_threshold: torch.Tensor | None, keep: bool) -> Choices:
             decoder, kept = self.gazing_model.gaze_decoder, conv if keep else None
-            return choose_patches(decoder, self.config, tokens, limits, need, how.sampling, past, kept, how.capture)
+            return choose_patches(
+                decoder, self.config, tokens, limits, loss_threshold, how.sampling, past, kept, how.capture
+            )
 
         budget = how.limits[rows]
         if how.probe is not None:
@@ -203,7 +205,7 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
             first = choose(budget, how.probe[rows], keep=False)
             kept = (first.ids != self.config.end_id).split(first.counts, dim=1)
             budget = torch.stack([part.sum(dim=1) for part in kept], dim=1).clamp(min=1).cpu()
-        return choose(budget, None if how.need is None else how.need[rows], keep=how.keep_state)
+        return choose(budget, None if how.loss_threshold is None else how.loss_threshold[rows], keep=how.keep_state)
 
     def score(
         self,
@@ -303,25 +305,25 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         whose counts become the budgets."""
         size, config = self.config.num_vision_tokens_each_frame, self.config.budget
 
-        def need(value: budgets.Requirement) -> torch.Tensor:
+        def per_frame(value: budgets.Requirement) -> torch.Tensor:
             return budgets.requirement_per_frame(value, batch, frames, self.device)
 
         if ratio is not None or requirement is not None:
             limits = patches_per_frame(1.0 if ratio is None else ratio, size, batch, frames)
-            return limits, None if requirement is None else need(requirement), None
+            return limits, None if requirement is None else per_frame(requirement), None
         training = self.training
         used = config.use_requirement_training if training else config.use_requirement_inference
-        wanted = need(budgets.draw_requirement(config, training)) if used else None
+        wanted = per_frame(budgets.draw_requirement(config, training)) if used else None
         share = budgets.draw_ratio(config, training)
         strategy = config.frame_training if training else config.frame_inference
         if strategy == "dirichlet":
             ratios = budgets.dirichlet_ratios(share, config.dirichlet_alpha, frames)
             return patches_per_frame(ratios, size, batch, frames), wanted, None
         limits = patches_per_frame(share, size, batch, frames)
-        probe = need(budgets.draw_requirement(config, training)) if strategy == "self" else None
+        probe = per_frame(budgets.draw_requirement(config, training)) if strategy == "self" else None
         return limits, wanted, probe
 
-    def _info(self, choices: Choices, need: torch.Tensor | None) -> GazingInfo:
+    def _info(self, choices: Choices, loss_threshold: torch.Tensor | None) -> GazingInfo:
         end = self.config.end_id
         return build_info(
             choices.ids.masked_fill(choices.ids == end, 0),
@@ -331,8 +333,8 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
             pad_id=end,
             num_gazing_each_row=choices.row_counts,
             drawn=choices.drawn,
-            task_loss_requirement=need,
-            has_task_loss_requirement=need is not None,
+            task_loss_requirement=loss_threshold,
+            has_task_loss_requirement=loss_threshold is not None,
             frame_sampling_rate=self.config.encoder.temporal_patch_size,
         )
 
@@ -340,14 +342,14 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         """Selection per tile -> selection on the target grid, positions ascending within a frame."""
         assert tiles.gazing_mask is not None
         mask = tiling.merge(torch.cat(tiles.gazing_mask, dim=2))
-        need = tiles.task_loss_requirement
-        if need is not None:
-            need = need.view(-1, tiling.count, need.shape[1])[:, 0]
+        loss_threshold = tiles.task_loss_requirement
+        if loss_threshold is not None:
+            loss_threshold = loss_threshold.view(-1, tiling.count, loss_threshold.shape[1])[:, 0]
         return info_of_masks(
             mask,
             tiling.target,
-            task_loss_requirement=need,
-            has_task_loss_requirement=need is not None,
+            task_loss_requirement=loss_threshold,
+            has_task_loss_requirement=loss_threshold is not None,
             frame_sampling_rate=self.config.encoder.temporal_patch_size,
             tiles=tiles,
         )

@@ -9,15 +9,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 from PIL import Image
 
 from ...common.errors import InputError
+from ...common.storage.files import check_arguments, find_file, output_folder, read_json, write_json
 from ...common.storage.json_text import Fields, shown
+from .bundled import BUNDLED, gaze_folder
 
+FILE = "preprocessor_config.json"
 Size = int | tuple[int, int] | dict[str, int]
 LARGEST_SIDE = 1 << 14  # pixels
 
@@ -65,7 +69,33 @@ class AutoGazeImageProcessor:
             raise InputError(f"preprocessor: resample {self.resample} is not one of Pillow's")
 
     @classmethod
-    def from_dict(cls, source: Mapping[str, Any], where: object = "preprocessor") -> AutoGazeImageProcessor:
+    def from_pretrained(cls, source: str | Path = BUNDLED, **options: Any) -> Self:
+        """From a folder or a hub repository, or "bundled".
+
+        options: fields that are to be others than the stored ones, such as size=(392, 392) (height and width in
+        pixels), and what `AutoGaze.from_pretrained` takes for the hub. Raises InputError for a missing file and unknown
+        arguments.
+        """
+        fields = [one.name for one in dataclasses.fields(cls)]
+        hub = {name: value for name, value in options.items() if name not in fields}
+        check_arguments(hub, fields, f"{cls.__name__}.from_pretrained")
+        found = cls.find(source, **hub)
+        if found is None:
+            raise InputError(f"{source}: there is no {FILE}")
+        changes = {name: value for name, value in options.items() if name in fields}
+        return dataclasses.replace(found, **changes)
+
+    @classmethod
+    def find(cls, source: str | Path, **hub: Any) -> Self | None:
+        """The stored one of a gaze model's folder or repository; None where there is none."""
+        path = find_file(gaze_folder(source), FILE, required=False, **hub)
+        return None if path is None else cls.from_dict(read_json(path), path)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        write_json(output_folder(folder) / FILE, self.to_dict())
+
+    @classmethod
+    def from_dict(cls, source: Mapping[str, Any], where: object = "preprocessor") -> Self:
         """Keys without a meaning here are ignored. Raises InputError for values of wrong types; where: what it names,
         the file."""
         return cls(**Fields(source, where).known(cls))

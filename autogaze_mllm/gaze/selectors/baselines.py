@@ -51,12 +51,19 @@ class RandomSelector(Selector):
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         batch, steps = frames.shape[:2]
         budgets = patches_per_frame(ratio, grid.size, batch, steps)
-        masks = torch.zeros(batch, steps, grid.size)
         thumbs = (frames[..., ::16, ::16].float() * 255).round().to("cpu", torch.uint8)
-        for row in range(batch):
-            seed = zlib.crc32(thumbs[row].numpy().tobytes(), self.seed & 0xFFFFFFFF)
-            generator = torch.Generator().manual_seed(seed)
-            for t in range(steps):
-                kept = torch.randperm(grid.size, generator=generator)[: int(budgets[row, t])]
-                masks[row, t, kept] = 1
-        return info_of_masks(masks.to(frames.device), grid)
+        seeds = [zlib.crc32(thumb.numpy().tobytes(), self.seed & 0xFFFFFFFF) for thumb in thumbs]
+        return random_patches(budgets, [torch.Generator().manual_seed(seed) for seed in seeds], grid, frames.device)
+
+
+def random_patches(
+    budgets: torch.Tensor, generators: list[torch.Generator], grid: PatchGrid, device: torch.device
+) -> GazingInfo:
+    """budgets: (B, T) patches of each frame; a generator for each clip, on the CPU. In ascending order."""
+    batch, steps = budgets.shape
+    masks = torch.zeros(batch, steps, grid.size)
+    for row, generator in enumerate(generators):
+        for t in range(steps):
+            kept = torch.randperm(grid.size, generator=generator)[: int(budgets[row, t])]
+            masks[row, t, kept] = 1
+    return info_of_masks(masks.to(device), grid)

@@ -75,8 +75,8 @@ class Asking:
         generation: as for `generate`; greedy, and at most 64 new tokens, unless told otherwise.
         -> the answer, a string with `stats` of this call; a list of them with num_return_sequences.
         """
-        films = videos_in(video, start, end, fps)
-        inputs = self._question(films, question, pictures_in(images), progress, generation)
+        sources = videos_in(video, start, end, fps)
+        inputs = self._question(sources, question, pictures_in(images), progress, generation)
         return self._answer(inputs, max_new_tokens, generation)
 
     def stream(
@@ -98,8 +98,8 @@ class Asking:
             raise InputError("stream() writes one answer: no beams, no further sequences")
         if generation.get("streamer") is not None:
             raise InputError("stream() has a streamer of its own; give yours to ask() or generate()")
-        films = videos_in(video, start, end, fps)
-        inputs = self._question(films, question, pictures_in(images), progress, generation)
+        sources = videos_in(video, start, end, fps)
+        inputs = self._question(sources, question, pictures_in(images), progress, generation)
         model = cast("GazedModel", self)
         options = _options(max_new_tokens, generation)
 
@@ -149,7 +149,7 @@ class Asking:
         return model.prepare(text, videos, images, chat=False, reuse=reuse, progress=progress)
 
     def _question(
-        self, films: list[Any], question: str, images: list[Any], progress: bool, generation: Mapping[str, Any]
+        self, sources: list[Any], question: str, images: list[Any], progress: bool, generation: Mapping[str, Any]
     ) -> ModelInputs:
         model = cast("GazedModel", self)
         if not question.strip():
@@ -157,8 +157,8 @@ class Asking:
         _check_options(model, generation)
         if not tags_in(question):
             after = model.family.after_media
-            question = f"<video>{after}" * len(films) + f"<image>{after}" * len(images) + question
-        return model.prepare(question, films, images, reuse=True, progress=progress)
+            question = f"<video>{after}" * len(sources) + f"<image>{after}" * len(images) + question
+        return model.prepare(question, sources, images, reuse=True, progress=progress)
 
     def _answer(
         self, inputs: ModelInputs, max_new_tokens: int | None, generation: Mapping[str, Any]

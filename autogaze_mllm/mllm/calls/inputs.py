@@ -46,8 +46,8 @@ class ModelInputs(BatchFeature):
 
 def stats_of(media: Sequence[Sequence[Media]] | None) -> Stats:
     """Stats to begin a call with: a copy of what it cost to prepare its media, where they know it."""
-    told: Stats = getattr(media, "stats", {})
-    return {**told, "seconds": dict(told.get("seconds", {}))}
+    known: Stats = getattr(media, "stats", {})
+    return {**known, "seconds": dict(known.get("seconds", {}))}
 
 
 def check_complete(

@@ -119,13 +119,13 @@ def _twin(
     family: Family, ids: torch.Tensor, items: Sequence[Media], grids: _Grids, merge: int, run_per_tubelet: bool
 ) -> _Twin:
     twin, done = _Twin(), 0
-    places = family.is_visual(ids).nonzero().flatten().tolist()
+    slots = family.is_visual(ids).nonzero().flatten().tolist()
     seen = 0  # placeholders so far
     for item in items:
         _note(item, grids, merge, run_per_tubelet)
         first = 0  # of the medium's tokens
         for run in item.runs:
-            start = places[seen]
+            start = slots[seen]
             twin.text(ids[done:start])
             if item.token_map is None:
                 twin.text(ids[start : start + run])
@@ -164,7 +164,7 @@ def _asked(family: Family, ids: torch.Tensor, mask: torch.Tensor, grids: _Grids)
     kinds = torch.zeros_like(ids)
     kinds[ids == family.image_token_id] = 1
     kinds[ids == family.video_token_id] = 2
-    told: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "mm_token_type_ids": kinds,
         "image_grid_thw": torch.cat(grids.images) if grids.images else None,
         "video_grid_thw": torch.cat(grids.videos) if grids.videos else None,
@@ -173,5 +173,5 @@ def _asked(family: Family, ids: torch.Tensor, mask: torch.Tensor, grids: _Grids)
     }
     ask = family.base.model.get_rope_index
     known = inspect.signature(ask).parameters
-    positions, _ = ask(ids, **{name: value for name, value in told.items() if name in known})
+    positions, _ = ask(ids, **{name: value for name, value in arguments.items() if name in known})
     return positions[-3:]

@@ -121,9 +121,9 @@ class VilaFamily(NativeFamily):
 
 def llama_3(text: str, first: bool = True) -> str:
     turns = [("system", LLAMA_3_SYSTEM), ("user", text)] if first else [("user", text)]
-    told = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{said}<|eot_id|>" for role, said in turns)
+    rendered = "".join(f"<|start_header_id|>{role}<|end_header_id|>\n\n{said}<|eot_id|>" for role, said in turns)
     start = "<|begin_of_text|>" if first else ""
-    return f"{start}{told}<|start_header_id|>assistant<|end_header_id|>\n\n"
+    return f"{start}{rendered}<|start_header_id|>assistant<|end_header_id|>\n\n"
 
 
 def vicuna(text: str, first: bool = True) -> str:

@@ -168,11 +168,11 @@ class NativeModel(nn.Module, ABC):
         config = cls.read_config(source, files)
         _check_kinds(source, config)
         weights = cls._weights(source, **hub)
-        place = str(source)
-        config.vision_config = SiglipVisionConfig.from_dict(_vision_sizes(dict(config.vision_config), weights, place))
-        text = _text_sizes(dict(config.text_config), weights, place)
+        where = str(source)
+        config.vision_config = SiglipVisionConfig.from_dict(_vision_sizes(dict(config.vision_config), weights, where))
+        text = _text_sizes(dict(config.text_config), weights, where)
         config.text_config = LLMS[text["model_type"]].from_dict(text)
-        number = chosen_dtype(dtype, weights, "llm.model.embed_tokens.weight", place)
+        number = chosen_dtype(dtype, weights, "llm.model.embed_tokens.weight", where)
         shapes = {
             key.removeprefix("mm_projector."): part.shape
             for key, part in weights.items()
@@ -182,7 +182,7 @@ class NativeModel(nn.Module, ABC):
             model = cls(
                 config,
                 SiglipVisionModel(config.vision_config),
-                cls.make_projector(config, shapes, place),
+                cls.make_projector(config, shapes, where),
                 AutoModelForCausalLM.from_config(config.text_config, dtype=number),
             )
         wanted = {}
@@ -191,14 +191,14 @@ class NativeModel(nn.Module, ABC):
             shown = f"{below}/{key}" if below else key
             # The tower's last norm comes after the layer whose output is used.
             wanted[name] = Wanted(_canonical(name), shown, optional="post_layernorm" in name)
-        fill(model, weights, place, wanted, device=device, dtype=number)
+        fill(model, weights, where, wanted, device=device, dtype=number)
         model.llm.tie_weights()
         generation = cls.read_generation(source, config, **hub)
         if generation:
             check_generation(generation, cls.GENERATION)
             config.files[cls.GENERATION] = generation
-            told = {name: value for name, value in generation.items() if name != "_from_model_config"}
-            model.llm.generation_config = GenerationConfig.from_dict(told)  # marked so, transformers would ignore it
+            kept = {name: value for name, value in generation.items() if name != "_from_model_config"}
+            model.llm.generation_config = GenerationConfig.from_dict(kept)  # marked so, transformers would ignore it
         if device is not None:
             model.to(device)  # what is left: buffers
         return model.eval()

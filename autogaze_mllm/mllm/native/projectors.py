@@ -65,8 +65,8 @@ class Projector(nn.Module):
         kept = torch.tensor(counts, device=features.device)
         full = -(-kept // self.merge) * self.merge
         picture = torch.repeat_interleave(torch.arange(len(counts), device=features.device), full)
-        place = torch.arange(len(picture), device=features.device) - (full.cumsum(0) - full)[picture]
-        rows = (kept.cumsum(0) - kept)[picture] + torch.minimum(place, kept[picture] - 1)
+        offset = torch.arange(len(picture), device=features.device) - (full.cumsum(0) - full)[picture]
+        rows = (kept.cumsum(0) - kept)[picture] + torch.minimum(offset, kept[picture] - 1)
         return self.layers(self._widened(features[rows]).reshape(-1, self.merge * self.copies * features.shape[1]))
 
     def dense(self, features: torch.Tensor) -> torch.Tensor:

@@ -85,7 +85,7 @@ def _read(messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], 
             raise InputError(f'{where}: must be {{"role": ..., "content": ...}}')
         content = message.get("content")
         if isinstance(content, (list, tuple)):
-            parts = [_part(part, f"{where}, part {place}") for place, part in enumerate(content)]
+            parts = [_part(part, f"{where}, part {index}") for index, part in enumerate(content)]
             media += [part for part in parts if isinstance(part, MediaPart)]
             content = [{"type": part.kind} if isinstance(part, MediaPart) else part for part in parts]
         elif not isinstance(content, str) and not (content is None and message.get("tool_calls")):

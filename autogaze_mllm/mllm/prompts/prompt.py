@@ -121,9 +121,9 @@ def pad_rows(rows: list[list[int]], pad_id: int, side: str, device: torch.device
     ids = torch.full((len(rows), longest), pad_id, device=device)
     mask = torch.zeros_like(ids)
     for number, row in enumerate(rows):
-        place = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
-        ids[number, place] = torch.tensor(row, device=device)
-        mask[number, place] = 1
+        columns = slice(longest - len(row), longest) if side == "left" else slice(0, len(row))
+        ids[number, columns] = torch.tensor(row, device=device)
+        mask[number, columns] = 1
     return {"input_ids": ids, "attention_mask": mask}
 
 

@@ -49,12 +49,14 @@ class TaskResult:
 class ReconstructionTask(Protocol):
     """A measure of how well the kept patches show the video.
 
-    `grid`: the patches that it understands. `normalize`: frames (..., 3, H, W) in [0, 1] -> the task's values, and
+    `grid`: the patches that it understands. `usual_loss`: where a frame is shown well enough, if nothing else is said.
+    `normalize`: frames (..., 3, H, W) in [0, 1] -> the task's values, and
     `denormalize` back. Calling it measures a selection on `frames` (None: the task's default choice).
     """
 
     name: str
     grid: PatchGrid
+    usual_loss: float
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor: ...
 
@@ -65,9 +67,10 @@ class ReconstructionTask(Protocol):
 
 @runtime_checkable
 class TrainableTask(Protocol):
-    """A task with weights: folders in the published layout."""
+    """A task with weights, on disk in folders. frozen: with the networks that it measures by and that never change,
+    so that the folder needs nothing else."""
 
-    def save_pretrained(self, folder: str | Path) -> None: ...
+    def save_pretrained(self, folder: str | Path, *, frozen: bool = True) -> None: ...
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], source: str) -> None: ...
 

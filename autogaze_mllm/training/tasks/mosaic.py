@@ -19,6 +19,7 @@ from ...gaze.autogaze.processor import AutoGazeImageProcessor
 from ...gaze.grid import PatchGrid
 from ...gaze.mosaic import BLANK, Atoms, PatchPainter
 from ...gaze.selection import read_selection
+from ..config import MOSAIC_LOSS
 from .base import GazeInput, TaskResult, kept_in_frames, trajectory_lengths
 
 Measure = Literal["l1", "l2"]
@@ -32,6 +33,7 @@ class MosaicTask:
     """
 
     name = "mosaic"
+    usual_loss = MOSAIC_LOSS
 
     def __init__(
         self, grid: PatchGrid, processor: AutoGazeImageProcessor | None = None, measure: Measure = "l1"

@@ -104,7 +104,7 @@ def test_text_around_a_video_is_joined_where_gaze_is_trained_as_anywhere(data: P
     preprocessing.tokenizer.add_tokens(["\n\n\n"])
     base.resize_token_embeddings(len(preprocessing.tokenizer))
     model = am.wrap(base, tiny_gaze(), processor=preprocessing, frames=4, ratio=0.3, loss=0, cache=tmp_path)
-    store = MediaStore(model, model.cache, films=True)
+    store = MediaStore(model, model.cache, keep_videos=True)
     samples = load_samples([data])[:1]
     store.prepare(samples)
     dataset = ConversationDataset(samples, model, store, max_length=1 << 16)

@@ -77,7 +77,7 @@ class DeviceFrames:
         self.slots -= 1
         self.vision = like.new_zeros(rows, config.num_prompt_tokens, shape.hidden_size)
         self.readout = like.new_zeros(rows, shape.hidden_size)
-        self.need = torch.zeros(rows, device=like.device)  # the stop rule's bound, -inf where there is none
+        self.loss_threshold = torch.zeros(rows, device=like.device)  # the stop rule's bound, -inf where there is none
         self.left = self._whole(rows)  # the budget of the frame
         self.at = self._whole()  # entries of the frame so far
         self.active = self._whole(rows).bool()
@@ -137,9 +137,9 @@ class DeviceFrames:
         self.vision[:batch] = vision
         self.left.zero_()
         self.left[:batch] = budgets.to(self.device, non_blocking=True)
-        self.need.fill_(-torch.inf)
+        self.loss_threshold.fill_(-torch.inf)
         if requirement is not None:
-            self.need[:batch] = requirement
+            self.loss_threshold[:batch] = requirement
         self._run("prefill", step + vision.shape[1])
         for number in range(steps):
             if sampling is not None:
@@ -215,7 +215,7 @@ class DeviceFrames:
             self.kernels.choose(
                 scores,
                 self.fused.losses(self.readout),
-                self.need,
+                self.loss_threshold,
                 self.left,
                 self.at,
                 self.active,
@@ -229,16 +229,16 @@ class DeviceFrames:
             )
             self.at.add_(step)
             return
-        place = self.at + self.heads
-        allowed = self.active[:, None] & (place < self.left[:, None])  # (B, K)
+        column = self.at + self.heads
+        allowed = self.active[:, None] & (column < self.left[:, None])  # (B, K)
         picks = pick(self.fused.next_ids(self.readout), self.used, sampling, on_host=False)
         # Every frame keeps at least one patch: its first head does not ask.
-        met = (self.fused.losses(self.readout) <= self.need[:, None]) & (place > 0)
+        met = (self.fused.losses(self.readout) <= self.loss_threshold[:, None]) & (column > 0)
         real = allowed & ~met
         finished = (self.at + step >= self.left) | (met & allowed).any(dim=1)
         self.ids.copy_(torch.where(real, picks, end))
-        self.chosen.index_copy_(1, place, self.ids)
-        self.drawn.index_copy_(1, place, torch.where(allowed, picks, end))
+        self.chosen.index_copy_(1, column, self.ids)
+        self.drawn.index_copy_(1, column, torch.where(allowed, picks, end))
         self.entries.add_(allowed.sum(dim=1))
         stopping = self.active & finished
         self.unfed.copy_(torch.where(stopping[:, None], real_first(self.ids, end), self.unfed))

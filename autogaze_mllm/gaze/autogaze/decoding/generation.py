@@ -78,8 +78,8 @@ def choose_patches(
             engine.restore(state)
         ids, drawn, row_counts = [], [], []
         for t in range(frames):
-            need = None if requirement is None else requirement[:, t]
-            frame_ids, frame_drawn, entries = engine.frame(vision[:, t], budgets[:, t], need, sampling)
+            loss_threshold = None if requirement is None else requirement[:, t]
+            frame_ids, frame_drawn, entries = engine.frame(vision[:, t], budgets[:, t], loss_threshold, sampling)
             ids.append(frame_ids)
             drawn.append(frame_drawn)
             row_counts.append(entries.to(vision.device))

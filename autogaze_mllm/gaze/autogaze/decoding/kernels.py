@@ -113,7 +113,7 @@ def gated(gate_up: torch.Tensor) -> torch.Tensor:
 def _choose(
     scores,  # (rows, K, V)
     losses,  # (rows, K) predicted
-    need,  # (rows,) bound of the stop rule
+    loss_threshold,  # (rows,) bound of the stop rule
     left,  # (rows,) budget of the frame
     at,  # (1,) entries of the frame so far
     active,  # (rows,) bool
@@ -136,7 +136,7 @@ def _choose(
     taken = tl.load(used + row * V + vocabulary, mask=known, other=1).to(tl.int1)
     begin = tl.load(at)
     budget = tl.load(left + row)
-    bound = tl.load(need + row)
+    bound = tl.load(loss_threshold + row)
     goes_on = tl.load(active + row).to(tl.int1)
     finished = begin + K >= budget
     real_count = begin * 0
@@ -145,15 +145,15 @@ def _choose(
         score = tl.load(scores + (row * K + head) * V + vocabulary, mask=known, other=-float("inf")).to(tl.float32)
         pick = tl.argmax(tl.where(taken, -float("inf"), score), 0, tie_break_left=True)
         taken = taken | (vocabulary == pick)
-        place = begin + head
-        allowed = goes_on & (place < budget)
+        column = begin + head
+        allowed = goes_on & (column < budget)
         # Every frame keeps at least one patch: its first head does not ask.
-        met = (tl.load(losses + row * K + head).to(tl.float32) <= bound) & (place > 0)
+        met = (tl.load(losses + row * K + head).to(tl.float32) <= bound) & (column > 0)
         real = allowed & (met == 0)
         finished = finished | (met & allowed)
         tl.store(ids + row * K + head, tl.where(real, pick, end))
-        tl.store(chosen + row * columns + place, tl.where(real, pick, end))
-        tl.store(drawn + row * columns + place, tl.where(allowed, pick, end))
+        tl.store(chosen + row * columns + column, tl.where(real, pick, end))
+        tl.store(drawn + row * columns + column, tl.where(allowed, pick, end))
         # Not fed yet are the ids of a frame's last step, real ones first; earlier steps are overwritten by later ones.
         tl.store(unfed + row * K + real_count, pick, mask=real)
         allowed_count += allowed.to(tl.int64)
@@ -169,7 +169,7 @@ def _choose(
 def choose(
     scores: torch.Tensor,
     losses: torch.Tensor,
-    need: torch.Tensor,
+    loss_threshold: torch.Tensor,
     left: torch.Tensor,
     at: torch.Tensor,
     active: torch.Tensor,
@@ -187,7 +187,7 @@ def choose(
     _choose[(rows,)](
         scores,
         losses,
-        need,
+        loss_threshold,
         left,
         at,
         active.view(torch.int8),

@@ -13,13 +13,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from ....common.errors import InputError, first_line
-from ....common.foreign_config import check_no_code
-from ....common.storage.files import find_file, read_json
+from ....common.errors import InputError, first_line, listed
+from ....common.foreign_config import check_no_code, check_sizes
+from ....common.storage.files import find_file, read_json, write_json, writing
+from ....common.storage.json_text import Fields, shown
 
 DEFAULT_MODELS = {
     "dinov2_reg": "facebook/dinov2-with-registers-base",
     "siglip2": "google/siglip2-base-patch16-224",
+}
+TYPES = {"dinov2_reg": ("dinov2_with_registers",), "siglip2": ("siglip", "siglip_vision_model")}
+# Mean and std of the image processors that these models name, where a file does not say them.
+USUAL = {
+    "dinov2_reg": {
+        "image_mean": (0.48145466, 0.4578275, 0.40821073),
+        "image_std": (0.26862954, 0.26130258, 0.27577711),
+    },
+    "siglip2": {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)},
 }
 LAYERS = 4  # hidden states compared, the last ones
 
@@ -34,14 +44,19 @@ class PixelStatistics:
     offset: bool = False
 
     @classmethod
-    def from_dict(cls, source: Mapping[str, Any]) -> PixelStatistics:
-        """From the keys of a `preprocessor_config.json`."""
-        normal = source.get("do_normalize", True)
+    def from_dict(
+        cls, source: Mapping[str, Any], where: object = "preprocessor", usual: Mapping[str, Any] | None = None
+    ) -> PixelStatistics:
+        """From the keys of a `preprocessor_config.json`. usual: mean and std that its class has where it says none."""
+        fields = Fields({key: value for key, value in source.items() if value is not None}, where)
+        normal, scaled = (fields.get(key, bool, True) for key in ("do_normalize", "do_rescale"))
+        default = usual or USUAL["siglip2"]
+        mean, std = (fields.get(key, tuple[float, float, float], default[key]) for key in ("image_mean", "image_std"))
         return cls(
-            mean=tuple(source["image_mean"]) if normal else cls.mean,
-            std=tuple(source["image_std"]) if normal else cls.std,
-            scale=float(source.get("rescale_factor", 1 / 255)) if source.get("do_rescale", True) else 1.0,
-            offset=bool(source.get("offset", False)),
+            mean=tuple(mean) if normal else cls.mean,
+            std=tuple(std) if normal else cls.std,
+            scale=float(fields.get("rescale_factor", float, 1 / 255)) if scaled else 1.0,
+            offset=fields.get("offset", bool, False),
         )
 
     def to(self, other: PixelStatistics, pixels: torch.Tensor) -> torch.Tensor:
@@ -54,26 +69,40 @@ class PixelStatistics:
         return (raw * other.scale - (1.0 if other.offset else 0.0) - column(other.mean)) / column(other.std)
 
 
+@dataclass(frozen=True)
+class StoredNetwork:
+    """A frozen network whose weights were read with those of something else. config, preprocessor: what its two json
+    files say; where: what errors name."""
+
+    config: Mapping[str, Any]
+    preprocessor: Mapping[str, Any]
+    weights: Mapping[str, torch.Tensor]
+    where: str
+
+
+NetworkSource = str | Path | StoredNetwork  # the former two: a folder, or a repository of the hub
+
+
 class FeatureLoss(nn.Module):
     """Mean squared difference of the last hidden states of a frozen model. Gradient flows through it."""
 
-    def __init__(self, name: str, source: str | Path, statistics: PixelStatistics) -> None:
+    def __init__(self, name: str, source: NetworkSource, statistics: PixelStatistics) -> None:
         super().__init__()
-        from transformers import Dinov2WithRegistersModel, SiglipVisionModel
-
-        kind: Any = Dinov2WithRegistersModel if name == "dinov2_reg" else SiglipVisionModel
-        settings = find_file(source, "preprocessor_config.json")
-        facts = find_file(source, "config.json", required=False)
-        assert settings is not None
-        if facts is not None:
-            check_no_code(read_json(facts), facts)
-        try:
-            found = kind.from_pretrained(source, dtype=torch.float32, trust_remote_code=False)
-            self.model = found.eval().requires_grad_(False)
-        except Exception as error:  # damaged files come as errors of many types
-            raise InputError(f"{source}: cannot be loaded for the loss {name}: {first_line(error)}") from error
-        self.mine, self.theirs = statistics, PixelStatistics.from_dict(read_json(settings))
+        if isinstance(source, StoredNetwork):
+            where, self.preprocessor = source.where, dict(source.preprocessor)
+        else:
+            settings = find_file(source, "preprocessor_config.json")
+            assert settings is not None
+            where, self.preprocessor = str(settings), read_json(settings)
+        self.model = _load_network(name, source).eval().requires_grad_(False)
+        self.mine, self.theirs = statistics, PixelStatistics.from_dict(self.preprocessor, where, USUAL[name])
         self.skipped = 1 + self.model.config.num_register_tokens if name == "dinov2_reg" else 0
+
+    def save_pretrained(self, folder: Path) -> None:
+        """The network as transformers and the hub have it, and how it wants its pixels."""
+        with writing(folder):
+            self.model.save_pretrained(folder)
+        write_json(folder / "preprocessor_config.json", self.preprocessor)
 
     def train(self, mode: bool = True) -> FeatureLoss:
         return super().train(False)  # a frozen measure: no dropout, ever
@@ -90,6 +119,43 @@ class FeatureLoss(nn.Module):
         return (self.features(rebuilt) - wanted).square().mean(dim=(1, 2))
 
 
+def _load_network(name: str, source: NetworkSource) -> Any:
+    """Raises InputError for what is no such model, or not all of it."""
+    from transformers import Dinov2WithRegistersModel, SiglipVisionModel
+
+    kind: Any = Dinov2WithRegistersModel if name == "dinov2_reg" else SiglipVisionModel
+    options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, "output_loading_info": True}
+    options["ignore_mismatched_sizes"] = True  # they are told of below, in one line
+    place: Any = None
+    if isinstance(source, StoredNetwork):
+        where, stored = source.where, dict(source.config)
+        options["state_dict"] = dict(source.weights)
+    else:
+        place, where = source, str(source)
+        path = find_file(source, "config.json", required=False)
+        stored = {} if path is None else read_json(path)
+    check_no_code(stored, where)
+    check_sizes(stored, where)
+    if stored.get("model_type", TYPES[name][0]) not in TYPES[name]:
+        raise InputError(
+            f"{where}: is a {shown(stored['model_type'])}, the loss {name} needs a {' or '.join(TYPES[name])}"
+        )
+    try:
+        if place is None:
+            options["config"] = kind.config_class.from_dict(stored.get("vision_config", stored))
+        found, report = kind.from_pretrained(place, **options)
+    except Exception as error:  # damaged files come as errors of many types
+        raise InputError(f"{where}: cannot be loaded for the loss {name}: {first_line(error)}") from error
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "of another shape": sorted(str(key[0]) if isinstance(key, tuple) else key for key in report["mismatched_keys"]),
+    }
+    if any(faults.values()):
+        told = "; ".join(f"{kind}: {listed(keys, 4)}" for kind, keys in faults.items() if keys)
+        raise InputError(f"{where}: its weights are not those of the model for the loss {name}: {told}")
+    return found
+
+
 class L1Loss(nn.Module):
     def forward(self, rebuilt: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """(n, 3, H, W) each -> (n,)."""
@@ -100,7 +166,7 @@ class WeightedLosses(nn.Module):
     """`l1+dinov2_reg` with weights `1+0.3`: their weighted sum."""
 
     def __init__(
-        self, names: str, weights: str, statistics: PixelStatistics, models: Mapping[str, str] | None = None
+        self, names: str, weights: str, statistics: PixelStatistics, models: Mapping[str, NetworkSource] | None = None
     ) -> None:
         super().__init__()
         self.names = names.split("+")

@@ -21,7 +21,7 @@ from torch import nn
 
 from ....common.errors import InputError
 from ....common.pixels import resize_bicubic
-from ....common.storage.json_text import Fields
+from ....common.storage.json_text import Fields, shown
 from ....gaze.grid import PatchGrid, parse_scales
 from ....gaze.selection import Selection
 
@@ -71,11 +71,19 @@ class VideoMAEConfig:
 
     @classmethod
     def from_dict(cls, source: Mapping[str, Any], where: object = "VideoMAE") -> VideoMAEConfig:
+        if source.get("model_type", "vit_mae") != "vit_mae":
+            raise InputError(f"{where}: model_type is {shown(source['model_type'])}, not 'vit_mae'")
         if source.get("hidden_act", "gelu") != "gelu" or source.get("causal", True) is not True:
-            raise InputError("VideoMAE: only hidden_act 'gelu' and causal attention are supported")
-        scales = source.get("scales", cls.scales)
-        told = {**source, "scales": str(scales) if isinstance(scales, int) else scales}
-        return cls(**Fields(told, where).known(cls))
+            raise InputError(f"{where}: only hidden_act 'gelu' and causal attention are supported")
+        told = dict(source)
+        for key in ("scales", "loss_weights"):  # one of them is a number, in yaml
+            if isinstance(told.get(key), (int, float)) and not isinstance(told[key], bool):
+                told[key] = str(told[key])
+        known = Fields(told, where).known(cls)
+        try:
+            return cls(**known)
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self) | {"model_type": "vit_mae", "hidden_act": "gelu", "causal": True}

@@ -7,22 +7,26 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from ....common.errors import InputError
 from ....common.pixels import resize_bicubic
-from ....common.storage.files import find_file, output_folder, read_json, write_json
-from ....common.storage.weights import check_weights, read_weights, shapes, write_weights
+from ....common.storage.files import output_folder, write_json
+from ....common.storage.weights import write_weights
 from ....gaze.autogaze.processor import AutoGazeImageProcessor
+from ....gaze.grid import PatchGrid
 from ....gaze.selection import read_selection
+from ...config import VIDEOMAE_LOSS
 from ..base import GazeInput, TaskResult, kept_in_frames, trajectory_lengths
-from .features import PixelStatistics, WeightedLosses
+from .checkpoint import check_fit, find_checkpoint
+from .features import FeatureLoss, NetworkSource, PixelStatistics, WeightedLosses
 from .model import VideoMAE, VideoMAEConfig
 
-# What a plain ViT-MAE does not have; it starts from random values there.
-ADDED = ("vit.embeddings.scale_embed", "vit.embeddings.time_embed", "decoder.decoder_scale_embed", "decoder.time_embed")
+# Tables that do not learn.
+FIXED = ("position_embeddings", "decoder_pos_embed")
 
 
 class VideoMAETask(nn.Module):
@@ -32,6 +36,7 @@ class VideoMAETask(nn.Module):
     """
 
     name = "videomae"
+    usual_loss = VIDEOMAE_LOSS
 
     def __init__(
         self,
@@ -39,7 +44,7 @@ class VideoMAETask(nn.Module):
         processor: AutoGazeImageProcessor | None = None,
         *,
         sample_rate: float = 1.0,
-        feature_models: Mapping[str, str] | None = None,
+        feature_models: Mapping[str, NetworkSource] | None = None,
     ) -> None:
         super().__init__()
         if not 0 < sample_rate <= 1:
@@ -49,6 +54,12 @@ class VideoMAETask(nn.Module):
         self.processor = processor or AutoGazeImageProcessor()
         statistics = PixelStatistics.from_dict(self.processor.to_dict())
         self.losses = WeightedLosses(config.loss_type, config.loss_weights, statistics, feature_models)
+
+    def requires_grad_(self, requires_grad: bool = True) -> VideoMAETask:
+        """Whether it learns. What never does stays as it is: position tables, and the networks behind the losses."""
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(requires_grad and not name.endswith(FIXED))
+        return self
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         return self.processor.normalize(frames)
@@ -93,54 +104,45 @@ class VideoMAETask(nn.Module):
         source: str | Path,
         *,
         device: torch.device | str | None = None,
-        sample_rate: float = 1.0,
+        sample_rate: float | None = None,
         feature_models: Mapping[str, str] | None = None,
-        changes: Mapping[str, str] | None = None,
+        changes: Mapping[str, Any] | None = None,
+        grid: PatchGrid | None = None,
+        **hub: Any,
     ) -> VideoMAETask:
-        """From a folder or a hub repository: a published checkpoint (also with `module.` before its keys), or a plain
-        ViT-MAE, whose embeddings of scale and time start anew. changes: of the configuration (loss_type, scales, ...).
+        """From a folder or a hub repository: as published (`videomae.pt` and `config.yaml`), as `save_pretrained`
+        writes it, or a plain ViT-MAE, whose embeddings of scale and time start anew. In evaluation mode.
+
+        sample_rate: None for the one that the checkpoint was trained with. feature_models: to be used in place of those
+        that it names or holds. changes: of the configuration (loss_type, scales, ...). grid: the one that a plain
+        ViT-MAE gets. hub: revision, ... Raises InputError, naming what is missing or does not fit.
         """
-        config_path = find_file(source, "config.json")
-        weights_path = find_file(source, "model.safetensors")
-        processor_path = find_file(source, "preprocessor_config.json", required=False)
-        assert config_path is not None and weights_path is not None
-        config = VideoMAEConfig.from_dict(read_json(config_path) | dict(changes or {}), config_path)
-        weights = read_weights(weights_path)
-        layers = config.num_hidden_layers + config.decoder_num_hidden_layers
-        if layers > max(len(weights), 1000):
-            raise InputError(
-                f"{config_path}: the configuration has {layers} layers, the weights {len(weights)} tensors"
-            )
-        with torch.device("meta"):  # takes no memory, whatever the configuration says
-            _check(VideoMAE(config), weights, str(source))
-        processor = None
-        if processor_path is not None:
-            stored = read_json(processor_path)
-            side = config.grid.scales[-1][0]
-            processor = AutoGazeImageProcessor.from_dict(
-                {"offset": False} | stored | {"size": {"height": side, "width": side}}, processor_path
-            )
-        task = cls(config, processor, sample_rate=sample_rate, feature_models=feature_models)
+        found = find_checkpoint(source, changes, grid, **hub)
+        weights, frozen = found.read()
+        networks = found.network_sources(frozen, feature_models or {})
+        rate = found.sample_rate if sample_rate is None else sample_rate
+        try:
+            task = cls(found.config, found.processor, sample_rate=rate, feature_models=networks)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
         task.load_weights(weights, str(source))
         return task.to(device).eval()
 
     def load_weights(self, weights: Mapping[str, torch.Tensor], source: str) -> None:
-        """Weights by their published keys. Raises InputError naming `source` when they do not fit."""
-        self.model.load_state_dict(_check(self.model, weights, source), strict=False)
+        """Weights of the VideoMAE by their published keys. Raises InputError naming `source` when they do not fit."""
+        check_fit(self.model, weights, source, "config.json")
+        self.model.load_state_dict(weights, strict=False)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """config.json, preprocessor_config.json and model.safetensors, under the published keys."""
+    def save_pretrained(self, folder: str | Path, *, frozen: bool = True) -> None:
+        """config.json, preprocessor_config.json and model.safetensors, under the published keys; frozen: and a folder
+        with each network that the losses measure by, so that nothing else is needed."""
         target = output_folder(folder)
         write_json(target / "config.json", self.model.config.to_dict())
         write_json(target / "preprocessor_config.json", self.processor.to_dict())
         write_weights(target / "model.safetensors", self.model.state_dict())
-
-
-def _check(model: VideoMAE, weights: Mapping[str, torch.Tensor], source: str) -> dict[str, torch.Tensor]:
-    """-> the weights by the model's own names. Raises InputError when they do not fit."""
-    named = {name.removeprefix("module.").removeprefix("model."): tensor for name, tensor in weights.items()}
-    check_weights(source, shapes(model.state_dict()), shapes(named), optional=ADDED)
-    return named
+        for name, part in zip(self.losses.names, self.losses.parts, strict=True):
+            if frozen and isinstance(part, FeatureLoss):
+                part.save_pretrained(target / name)
 
 
 def _known_losses(

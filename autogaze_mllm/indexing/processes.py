@@ -1,0 +1,189 @@
+"""Workers as processes of this machine, each handed one video at a time.
+
+Notable design decisions:
+- not `concurrent.futures`, whose pool is broken for good when a worker is killed: here another one takes its place, and
+  the video that it was at is tried once more, last;
+- a server process imports the libraries once and forks the workers (where the system can fork), so that another worker
+  costs the loading of the model and little else;
+- workers overlook Ctrl-C, which a terminal sends to all processes: this one tells them to stop, and they leave no half
+  of a file. They end by themselves when this process is gone.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ..common.errors import InputError
+from .attempts import MOST, Attempts
+from .folder import IndexInfo, StoreError
+from .records import Record
+from .worker import IndexJob, Worker, seen, set_aside
+
+PATIENCE = 20.0  # seconds that a worker has to stop by itself
+
+
+class WorkerProcesses:
+    """A context manager; leaving it stops the workers. count: of workers at most."""
+
+    def __init__(self, job: IndexJob, count: int) -> None:
+        self.job, self.count = job, count
+        self._attempts = Attempts(Path(job.out))
+        self._workers: list[_WorkerProcess] = []
+        self._context = _context()
+
+    def info(self) -> IndexInfo:
+        """What the first worker says that the index will be. Raises InputError where it refuses."""
+        first = self._start()
+        while first.info is None:
+            self._heard(first)
+        return first.info
+
+    def records(self, videos: Sequence[str]) -> Iterator[Record]:
+        """The record of each video, as soon as it is there. Raises InputError where none can be made or kept."""
+        waiting = deque(videos)
+        while waiting or any(worker.video is not None for worker in self._workers):
+            while len(self._workers) < min(self.count, len(waiting) + self._busy()):
+                self._start()
+            for worker in self._workers:
+                if waiting and worker.info is not None and worker.video is None:
+                    worker.give(waiting.popleft())
+            for connection in wait([worker.connection for worker in self._workers]):
+                worker = next(one for one in self._workers if one.connection is connection)
+                video = worker.video
+                record = self._heard(worker)
+                if record is not None:
+                    yield record
+                elif worker not in self._workers and video is not None:  # it was killed
+                    if self._attempts.count(video) < MOST:
+                        waiting.append(video)
+                    else:
+                        path = Path(self.job.folder, video)
+                        yield replace(seen(path, video), error=set_aside(path, _how_it_ended(worker.process.exitcode)))
+
+    def _busy(self) -> int:
+        return sum(worker.video is not None for worker in self._workers)
+
+    def _start(self) -> _WorkerProcess:
+        taken = {worker.number for worker in self._workers}
+        number = next(number for number in range(self.count) if number not in taken)
+        worker = _WorkerProcess(self._context, self.job, number)
+        self._workers.append(worker)
+        return worker
+
+    def _heard(self, worker: _WorkerProcess) -> Record | None:
+        """Takes what a worker says, or notes that it is gone."""
+        try:
+            kind, told = worker.connection.recv()
+        except (EOFError, OSError):
+            self._workers.remove(worker)
+            worker.process.join()
+            if worker.info is None:
+                how = _how_it_ended(worker.process.exitcode)
+                raise InputError(
+                    f"a worker {how} before its model was loaded; is there memory for {self.count}?"
+                ) from None
+            return None
+        if kind == "refused":
+            raise InputError(told)
+        if kind == "ready":
+            worker.info = told
+            return None
+        worker.video = None
+        return told
+
+    def __enter__(self) -> WorkerProcesses:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Ends all workers; what they were at does not count as tried."""
+        for worker in self._workers:
+            worker.stop()
+        for worker in self._workers:
+            worker.process.join(PATIENCE)
+            if worker.process.is_alive():
+                worker.process.kill()
+                worker.process.join()
+                if worker.video is not None:  # it was not the video that ended it
+                    self._attempts.set(worker.video, self._attempts.count(worker.video) - 1)
+        self._workers.clear()
+
+
+class _WorkerProcess:
+    """info: once it has loaded its model. video: what it is at."""
+
+    def __init__(self, context: Any, job: IndexJob, number: int) -> None:
+        self.number = number
+        self.connection, other = context.Pipe()
+        self.process = context.Process(target=_serve, args=(job, number, other), daemon=True)
+        self.process.start()
+        other.close()  # so that its end is noticed
+        self.info: IndexInfo | None = None
+        self.video: str | None = None
+
+    def give(self, video: str) -> None:
+        self.video = video
+        try:
+            self.connection.send(video)
+        except OSError:  # it has just ended, which is noticed when it is listened to
+            return
+
+    def stop(self) -> None:
+        if self.video is not None or self.info is None:
+            self.process.terminate()
+        self.connection.close()  # one that waits for a video ends
+
+
+def _context() -> BaseContext:
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([_serve.__module__])
+    return context
+
+
+def _how_it_ended(code: int | None) -> str:
+    if code is not None and code < 0:
+        return f"was killed (signal {-code})"
+    return f"ended (exit code {code})"
+
+
+def _serve(job: IndexJob, number: int, connection: Connection) -> None:
+    """What a worker does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # on its way out a half-written file goes
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from transformers.utils import logging as notices
+
+    notices.set_verbosity_error()
+    notices.disable_progress_bar()
+    try:
+        worker = Worker(job, number)
+        connection.send(("ready", worker.info()))
+        while True:
+            connection.send(("record", worker.index(connection.recv())))
+    except (InputError, StoreError) as error:
+        connection.send(("refused", str(error)))
+    except (EOFError, BrokenPipeError):  # there is no more to do, or nobody to do it for
+        return
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

@@ -1,0 +1,161 @@
+"""What every back end runs: a model that indexes one video after another.
+
+A worker computes on one core, whatever the back end and however many workers there are, so that what is stored does not
+depend on it: sums in other orders differ in their last bits.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..common.errors import InputError, first_line
+from ..common.storage.files import output_folder
+from ..common.storage.paths import shown_name
+from ..gaze.autogaze.pretrained import BUNDLED
+from ..gaze.cache import GAZED, TOKENS, VideoCache
+from ..gaze.selectors.base import AnySelector
+from ..gaze.settings import VideoSettings
+from ..mllm.loading import load_or_wrap
+from ..mllm.model import GazedModel
+from ..video.sources import Video
+from .attempts import MOST, Attempts
+from .folder import IndexInfo, IndexStore, StoreError
+from .records import Record
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class IndexJob:
+    """What is to be done with every video; goes to the workers as it is.
+
+    folder, out: of the videos, of the index. model: whose form gazed videos have (None: the bundled one). encode: keep
+    its visual tokens, too. gaze, settings, overrides: as of `load_or_wrap`. device: None: an accelerator if there is
+    one.
+    """
+
+    folder: str
+    out: str
+    model: str | None = None
+    encode: bool = False
+    gaze: AnySelector | str | None = None
+    settings: VideoSettings | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    device: str | None = None
+
+
+class Worker:
+    """number: which of the workers on this machine it is; it chooses one of several accelerators.
+
+    Raises InputError for what cannot be loaded or cannot be kept.
+    """
+
+    def __init__(self, job: IndexJob, number: int = 0) -> None:
+        self.job, self.out = job, output_folder(job.out)
+        self.attempts = Attempts(self.out)
+        device = chosen_device(job.device, number)
+        if device == "cpu":
+            torch.set_num_threads(1)
+        self.model: GazedModel = load_or_wrap(
+            job.model or BUNDLED,
+            job.gaze,
+            settings=job.settings,
+            device=device,
+            cache=IndexStore(self.out),
+            **job.overrides,
+        )
+
+        self._facts = self._checked_facts()
+
+    def _checked_facts(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
+        gaze, tokens = self.model.cache_facts()
+        if gaze is None:
+            raise InputError("what this selector keeps cannot be kept on disk: it has no identity")
+        if self.job.encode and tokens is None:
+            raise InputError(
+                f"visual tokens of {self.job.model} cannot be kept: its weights are of a kind that cannot be looked "
+                "at; index with --model instead of --encode"
+            )
+        return gaze, tokens if self.job.encode else None
+
+    def info(self) -> IndexInfo:
+        """What this index is, for its folder."""
+        gaze, tokens = self._facts
+        settings = self.model.settings.to_dict()
+        folder = str(Path(self.job.folder).resolve())
+        named = self.job.gaze if isinstance(self.job.gaze, str) else None
+        return IndexInfo(folder, self.job.model, named, settings, {"gaze": gaze, "tokens": tokens or {}})
+
+    def index(self, video: str) -> Record:
+        """The record of a video, whose results are on the disk by then. Raises StoreError where they cannot be."""
+        path = Path(self.job.folder, video)
+        record = seen(path, video)
+        if record.error is not None:
+            return record
+        if self.attempts.count(video) >= MOST:
+            return replace(record, error=set_aside(path))
+        with self.attempts.counted(video):
+            start = time.perf_counter()
+            try:
+                record = replace(record, content=Video(path).content())
+                record = self._indexed(Video(path), record)
+            except StoreError:
+                raise
+            except InputError as error:
+                return replace(record, error=str(error))
+            except (MemoryError, torch.OutOfMemoryError):
+                return replace(record, error=f"{shown_name(str(path))}: too little memory for it")
+            except Exception as error:  # the other videos of a long run are not to suffer from it
+                logger.exception("%s", shown_name(str(path)))
+                told = f"{type(error).__name__} is a fault of autogaze-mllm, please report it ({first_line(error)})"
+                return replace(record, error=f"{shown_name(str(path))}: {told}")
+            seconds = {**record.seconds, "wall": time.perf_counter() - start}
+            return replace(record, seconds={stage: round(spent, 4) for stage, spent in seconds.items()})
+
+    def _indexed(self, source: Video, record: Record) -> Record:
+        gaze, tokens = self._facts
+        stats = self.model.gaze_video(source).stats
+        seconds = dict(stats["seconds"])
+        if tokens is not None:
+            self.model.encode_video(source)  # finds what was gazed
+            for stage, spent in self.model.stats["seconds"].items():
+                seconds[stage] = seconds.get(stage, 0.0) + spent
+        return replace(
+            record,
+            gazed=VideoCache.key(source, **gaze) + GAZED,
+            tokens=None if tokens is None else VideoCache.key(source, **gaze, **tokens) + TOKENS,
+            visual_tokens=None if tokens is None else self.model.stats["visual_tokens"],
+            settings=self.model.settings.to_dict(),
+            seconds=seconds,
+            **{name: stats[name] for name in ("frames", "frames_lost", "patches", "patches_total")},
+        )
+
+
+def seen(path: Path, video: str) -> Record:
+    """A record of the file as it is now, with nothing in it yet."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return Record(video, 0, 0, error=f"{shown_name(str(path))}: {error.strerror}")
+    return Record(video, facts.st_size, facts.st_mtime_ns)
+
+
+def set_aside(path: Path, how: str = "was killed") -> str:
+    """Why a video is not tried again. how: the worker ended."""
+    cause = f"its worker {how} in each of {MOST} tries, most often for want of memory"
+    return f"{shown_name(str(path))}: set aside, because {cause}; --retry-failed tries again"
+
+
+def chosen_device(name: str | None, number: int) -> str:
+    if name is not None:
+        return name
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if kind is None:
+        return "cpu"
+    return f"cuda:{number % torch.cuda.device_count()}" if kind.type == "cuda" else str(kind)

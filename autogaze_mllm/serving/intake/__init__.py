@@ -1,0 +1,1 @@
+"""What clients send: read, checked and fetched, as far as it is allowed."""
