@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 from ..app.config import AppConfig
 from ..app.ports import free_port
 from ..common.extras import require_extra
+from ..common.fields import settings_of
+from ..gaze.settings import VideoSettings
 from .options import BUNDLED_READS, add_settings, gaze_options, load_model, quiet, values_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,19 @@ def run(arguments: argparse.Namespace) -> int:
         return _serve(arguments, config, port, model, Path(folder))
 
 
+def _options(arguments: argparse.Namespace) -> list[str]:
+    """What was said of model and gaze, as `ask` takes it."""
+    told = {"--model": arguments.model, "--gaze": arguments.gaze, "--preset": arguments.preset}
+    words = [word for option, value in told.items() if value is not None for word in (option, str(value))]
+    for one in settings_of(VideoSettings):
+        value = getattr(arguments, one.key)
+        if value is True or value is False:
+            words.append(one.option if value else one.option.replace("--", "--no-", 1))
+        elif value is not None:
+            words += [one.option, f"{value:g}"]
+    return words
+
+
 def _serve(arguments: argparse.Namespace, config: AppConfig, port: int, model: GazedModel, folder: Path) -> int:
     from ..app.examples import write_examples
     from ..app.looker import Looker
@@ -59,7 +74,7 @@ def _serve(arguments: argparse.Namespace, config: AppConfig, port: int, model: G
     made = folder / "made"
     made.mkdir()
     note = NOTE[0].upper() + NOTE[1:] if arguments.model is None else ""
-    looker = Looker(model, made, config, arguments.model)
+    looker = Looker(model, made, config, arguments.gaze, _options(arguments))
     page = Page(looker, write_examples(made), note, "AutoGaze")
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
