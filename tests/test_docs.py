@@ -31,6 +31,7 @@ from autogaze_mllm.vision import adapters
 from .helpers.family_models import write_folder
 from .helpers.published_folders import write_siglip
 from .helpers.tiny_models import tiny_gaze
+from .helpers.videomae_files import write_vit_mae
 
 PACKAGE = Path(am.__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -83,6 +84,7 @@ def models(clip, tmp_path_factory):
     tiny_gaze().save_pretrained(folder / "nvidia" / "AutoGaze")
     write_siglip(folder / "google" / "siglip2-base-patch16-224", 64, 16)
     samples = [b.text for page in TEXTS for b in blocks(page) if b.language == "json"]
+    write_vit_mae(folder / "facebook" / "vit-mae-base", image_size=224)
     (folder / "videos.jsonl").write_text("".join(samples), encoding="utf-8")
     return folder
 
