@@ -220,6 +220,8 @@ def check_shell_script(name: str, rest: list[str], monkeypatch: pytest.MonkeyPat
     if "finetune.sh" in name:  # its options are those of the verb
         given = ["--data", "DATA", "--output", "OUTPUT", "--model", "MODEL"]
         parses(lambda: main(["finetune", *given, *rest]), monkeypatch)
+    elif "train_gaze_" in name:
+        parses(lambda: main(["train-gaze", "VIDEOS", "--out", "OUT", *rest]), monkeypatch)
     else:
         if name == "scripts/gpu_check.sh":  # hands its options on
             text = (ROOT / "benchmarks" / "gpu.py").read_text(encoding="utf-8")
