@@ -281,6 +281,7 @@ def test_options_in_the_text_exist():
             if path.suffix in (".py", ".sh"):
                 known |= set(re.findall(r"""["'](--[a-z][\w-]*)["']""", path.read_text(encoding="utf-8")))
     known |= {"--include_path"}  # of lmms-eval
+    known |= {"--config-name", "--video", "--output-dir", "--attn-mode"}  # of the published code and its fork
     for page, text in TEXTS.items():
         prose = re.sub(r"^```.*\n(?:.*\n)*?```$", "", text, flags=re.MULTILINE)
         named = {option for code in re.findall(r"`([^`]+)`", prose) for option in re.findall(r"--[a-z][\w-]*", code)}
