@@ -15,7 +15,7 @@ from ..app.ports import free_port
 from ..common.extras import require_extra
 from ..common.fields import settings_of
 from ..gaze.settings import VideoSettings
-from .options import BUNDLED_READS, add_settings, gaze_options, load_model, quiet, values_of
+from .options import BUNDLED_READS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
 
 if TYPE_CHECKING:
     from ..mllm.model import GazedModel
@@ -32,7 +32,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
         metavar="MODEL",
         help="hub id or folder of the base model (default: the bundled one, which reads SignVid's signs)",
     )
-    app.add_argument("--no-cache", action="store_true", help="do not keep what was seen of a video on the disk")
+    cache_options(app, "do not keep what was seen of a video on the disk")
     add_settings(app.add_argument_group("the page"), AppConfig)
     gaze_options(
         app.add_argument_group("where the sliders stand at first"),

@@ -9,6 +9,7 @@ Notable design decisions:
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -112,7 +113,9 @@ class GazeTrainer:
         facts = run_facts(settings, data.train, data.val, gaze, task, self.identity)
         origin = None if resume is None else Path(resume)
         self.first_step = begin_run(self.run_folder, facts, self.trained, origin, self.accelerator.is_main_process)
-        self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+        with warnings.catch_warnings():  # torch has another name for it, which accelerate does not know yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
 
     def train(self) -> AutoGaze:
         """Runs to the last step; what an earlier, interrupted run did is not done again. Returns the trained model.

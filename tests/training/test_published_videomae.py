@@ -234,6 +234,10 @@ def weights_without(folder: Path, start: str, **more: torch.Tensor) -> None:
     torch.save(kept | more, folder / "videomae.pt")
 
 
+def infinite(name: str) -> dict[str, torch.Tensor]:
+    return {f"module.mae.{name}": torch.full((CONFIG["decoder_hidden_size"],), float("inf"))}
+
+
 class Runs:
     def __reduce__(self) -> Any:
         return (print, ("code of a checkpoint was run",))
@@ -253,6 +257,14 @@ FAULTS = {
         "videomae.pt: damaged or not a file of torch.save",
     ),
     "no tensors": (lambda f: torch.save({"step": 3}, f / "videomae.pt"), "expected tensors by name"),
+    "not finite": (
+        lambda f: weights_without(f, "decoder.decoder_norm.bias", **infinite("decoder.decoder_norm.bias")),
+        "decoder.decoder_norm.bias holds numbers that are not finite",
+    ),
+    "a network's pixels": (
+        lambda f: (f.parent / "siglip2" / "preprocessor_config.json").write_text('{"image_std": [0.5, 0.0, 0.5]}'),
+        "make no pixels",
+    ),
     "a key missing": (
         lambda f: weights_without(f, "vit.embeddings.cls_token"),
         "the weights do not fit config.yaml: missing: vit.embeddings.cls_token",
