@@ -162,8 +162,9 @@ def test_other_trackers_get_them_too(
 ) -> None:
     pytest.importorskip(name)
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # which is read when it is imported
     place = tmp_path / "wandb"
-    if name == "trackio":  # where it keeps its runs is read when it is imported
+    if name == "trackio":
         place = Path(importlib.import_module("trackio.utils").TRACKIO_DIR) / "media"
     before = set(place.rglob("*"))
     trainer(videos, tmp_path, tracker=name).train()
