@@ -12,7 +12,16 @@ from ..common.errors import InputError, listed
 from ..common.storage.json_text import to_json
 from ..evaluation.config import EvalConfig
 from .config_file import CONFIG, write_config
-from .options import ONLY_SIGNS, add_settings, chosen_settings, gaze_options, index_option, load_model, quiet, values_of
+from .options import (
+    ONLY_SIGNS,
+    add_settings,
+    cache_options,
+    chosen_settings,
+    gaze_options,
+    load_model,
+    quiet,
+    values_of,
+)
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard
@@ -58,9 +67,7 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--sweep", metavar="GRID", help='try a grid of settings, for example "gaze=pixel-diff,random; ratio=0.1,0.25"'
     )
-    kept = parser.add_mutually_exclusive_group()
-    kept.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the videos")
-    index_option(kept)
+    cache_options(parser, "do not keep or reuse what was seen of the videos")
     gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     parser.set_defaults(run=run_benchmark, benchmark=name)
 

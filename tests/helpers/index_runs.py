@@ -76,31 +76,33 @@ def half_files(out: Path) -> list[str]:
     return sorted(name for name in names if name.startswith(".") or not name.endswith(".safetensors"))
 
 
-class _Hard(am.PixelDiffSelector):
-    def identity(self) -> dict[str, Any]:
-        return {"selector": type(self).__name__}
-
-
-class Slow(_Hard):
+class Slow(am.PixelDiffSelector):
     """Takes a while for every clip."""
+
+    def identity(self) -> dict[str, Any]:
+        return {"name": "slow"}
 
     def select(self, frames: torch.Tensor, grid: am.PatchGrid, ratio: Any, loss: float | None) -> Any:
         time.sleep(0.3)
         return super().select(frames, grid, ratio, loss)
 
 
-class Deadly(_Hard):
-    """Kills its process at a black video, as a system does that has no more memory, so many times. counted: a folder to
-    count them in."""
+class Deadly(am.PixelDiffSelector):
+    """Kills its process at a black video, as a system does that has no more memory, so many times at each shade of
+    black. counted: a folder to count them in."""
 
     def __init__(self, counted: Path, times: int) -> None:
         super().__init__()
         self.counted, self.times = counted, times
 
+    def identity(self) -> dict[str, Any]:
+        return {"name": "deadly"}
+
     def select(self, frames: torch.Tensor, grid: am.PatchGrid, ratio: Any, loss: float | None) -> Any:
-        if float(frames.max()) < 0.1:
-            deaths = len(list(self.counted.iterdir()))
+        shade = round(float(frames.mean()) * 255)
+        if shade < 20:
+            deaths = len(list(self.counted.glob(f"{shade}-*")))
             if deaths < self.times:
-                (self.counted / str(deaths)).touch()
+                (self.counted / f"{shade}-{deaths}").touch()
                 os.kill(os.getpid(), signal.SIGKILL)
         return super().select(frames, grid, ratio, loss)
