@@ -77,16 +77,12 @@ class Page:
         if seen is None:
             yield fragments.notice(refusal), {"error": refusal}, "", ""
             return
-        yield (
-            gr.skip() if seen.key == shown else fragments.viewer(seen),
-            seen.facts,
-            seen.key,
-            fragments.answers(question, {}, seen.facts, self.note),
-        )
-        replies: dict[str, Reply] = {}
         ways: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
         if dense:
             ways["dense"] = lambda: self.looker.ask_dense(str(video), seen, question)
+        replies = {name: Reply() for name in ways}
+        written = fragments.answers(question, replies, seen.facts, self.note)
+        yield gr.skip() if seen.key == shown else fragments.viewer(seen), seen.facts, seen.key, written
         for name, way in ways.items():
             try:
                 for reply in way():
