@@ -1,8 +1,9 @@
 """Hooks of mkdocs, see mkdocs.yml: what the built manual has and its Markdown only names.
 
 `<!-- help: VERB -->` becomes what `autogaze-mllm VERB --help` prints, `<!-- settings: ROOM.MODULE:CLASS -->` a table
-of the fields that a class declares, `<!-- engines -->` one of what each family can send to an engine. Links to `../benchmarks/results/` lead to
-copies of these files in the site, so that plots are shown and every figure can be looked up.
+of the fields that a class declares, `<!-- engines -->` one of what each family can send to an engine. Links to
+`../benchmarks/results/` lead to copies of these files in the site, so that plots are shown and every figure can be
+looked up.
 """
 
 from __future__ import annotations
