@@ -105,7 +105,7 @@ def written(engine: Engine, video: Path, question: str) -> list[int]:
 
     inputs = engine.model.prepare(f"<video>\n{question}", videos=[video])
     assert engine.generate(engine.ready(inputs), Sampling(max_tokens=24), 0, emit, Cancellation()) == "stop"
-    assert len(ids) > 3
+    assert len(ids) >= 3
     return ids
 
 
