@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .common.errors import InputError
     from .common.pixels import PixelFormat
+    from .finetuning.config import FinetuneConfig
+    from .finetuning.run import finetune
     from .gaze.autogaze.config import AutoGazeConfig
     from .gaze.autogaze.decoding.state import GazeState
     from .gaze.autogaze.model import AutoGaze
@@ -44,6 +46,7 @@ __all__ = [
     "AutoGazeConfig",
     "AutoGazeImageProcessor",
     "Family",
+    "FinetuneConfig",
     "GazeState",
     "GazedModel",
     "GazedSiglipVisionModel",
@@ -59,6 +62,7 @@ __all__ = [
     "TowerAdapter",
     "Video",
     "VideoSettings",
+    "finetune",
     "gaze_video",
     "load",
     "preset",
@@ -70,6 +74,8 @@ __all__ = [
 _HOMES = {
     ".common.errors": ("InputError",),
     ".common.pixels": ("PixelFormat",),
+    ".finetuning.config": ("FinetuneConfig",),
+    ".finetuning.run": ("finetune",),
     ".gaze.autogaze.config": ("AutoGazeConfig",),
     ".gaze.autogaze.decoding.state": ("GazeState",),
     ".gaze.autogaze.model": ("AutoGaze",),

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.labels import told_apart
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.gaze.selection import GazingInfo, read_selection
 from autogaze_mllm.gaze.selector_registry import load_selector
@@ -34,7 +35,8 @@ from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
 from autogaze_mllm.training.data.camera import CODEC, CONDITIONS, NOISE, CameraClip
 from autogaze_mllm.training.data.clips import find_videos
-from autogaze_mllm.training.reconstruction import Setting, default_task, own_unit
+from autogaze_mllm.training.reconstruction.selectors import default_task, own_unit
+from autogaze_mllm.training.reconstruction.settings import Setting
 from autogaze_mllm.training.search.greedy import search_mosaic
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
@@ -76,7 +78,7 @@ def run(arguments: argparse.Namespace) -> None:
     if not videos:
         raise InputError(f"{arguments.videos}: no videos there")
     rivals = [name for name in arguments.rivals.split(",") if name]
-    selectors = {Path(name).name or name: load(name, device) for name in arguments.gaze.split(",")}
+    selectors = {label: load(name, device) for name, label in told_apart(arguments.gaze.split(",")).items()}
     task = next((default_task(s) for s in selectors.values() if hasattr(s, "processor")), default_task(load("random")))
     out = output_folder(arguments.out)
     rows, curves = read_csv(out / "clips.csv"), read_json(out / "curves.json") if (out / "curves.json").exists() else {}

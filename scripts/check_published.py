@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.common.storage.files import read_fields, read_json, write_json
 from autogaze_mllm.common.storage.json_text import Fields, to_json
 from autogaze_mllm.common.storage.weights import read_weights
@@ -40,12 +41,12 @@ from autogaze_mllm.published import (
     read_video_pyav,
     transform_video_for_pytorch,
 )
-from autogaze_mllm.training.reconstruction import Setting
 from autogaze_mllm.training.tasks.registry import load_task
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("example", "table", "golden")
 LOG_PROBS, EXACT = 5e-5, 1e-5  # by which results of another machine may be off, of the largest value or of 1
+LIMITS = ("gazing_ratio", "task_loss_requirement")  # what a setting says
 COLUMNS = ("non_padded_gazes", "reconstruction_loss", "pixel_mae", "psnr", "ssim")
 
 
@@ -115,7 +116,7 @@ def check_example(released: Released, expected: Fields) -> Iterator[Line]:
     model, processor = released.gaze
     frames = released.frames(0, expected.get("frames", int))
     pixels = transform_video_for_pytorch(frames, processor)[None].to(released.device)
-    call = {name: expected.get(name, float) for name in ("gazing_ratio", "task_loss_requirement")}
+    call = {name: expected.get(name, float) for name in LIMITS}
     with torch.inference_mode():
         found = model({"video": pixels}, **call)
         yield same("example", "entries", expected.get("entries", int), found["gazing_pos"].shape[1])
@@ -150,12 +151,13 @@ def check_table(released: Released, expected: Fields) -> Iterator[Line]:
     for start in starts:
         frames = released.frames(start, length)
         pixels = transform_video_for_pytorch(frames, processor)[None].to(released.device)
-        target = task.processor(list(frames))[None].to(released.device)
+        target = resize_bicubic(task.processor(list(frames))[None].to(released.device), *task.grid.scales[-1])
         for name in rows:
-            rows[name].append(measure(model, task, Setting.parse(name), pixels, target))
+            call = {limit: settings.object(name).get(limit, float | None) for limit in LIMITS}
+            rows[name].append(measure(model, task, call, pixels, target))
     for name, clips in rows.items():
         wanted = settings.object(name)
-        by_loss = Setting.parse(name).loss is not None
+        by_loss = wanted.get("task_loss_requirement", float | None) is not None
         for column in COLUMNS:
             number = float(wanted.get(column, float))
             share = allowed.get(column, float) if by_loss or column != "non_padded_gazes" else 0.0
@@ -166,14 +168,13 @@ def check_table(released: Released, expected: Fields) -> Iterator[Line]:
 
 @torch.inference_mode()
 def measure(
-    model: AutoGaze, task: Any, setting: Setting, pixels: torch.Tensor, target: torch.Tensor
+    model: AutoGaze, task: Any, call: dict[str, Any], pixels: torch.Tensor, target: torch.Tensor
 ) -> dict[str, float]:
     """One clip under one setting, as the fork measures it: PSNR and SSIM are means over frames."""
     try:
         from skimage.metrics import peak_signal_noise_ratio, structural_similarity
     except ImportError as error:
         raise InputError("the table needs scikit-image: pip install 'autogaze_mllm[train]'") from error
-    call = {"gazing_ratio": setting.ratio, "task_loss_requirement": setting.loss}
     info = model({"video": pixels}, **call, generate_only=True)
     result = task(target, info, list(range(target.shape[1])))
     shown, rebuilt = (task.denormalize(x)[0].float().cpu().numpy() for x in (target, result.reconstruction))

@@ -166,7 +166,7 @@ def test_gaze_reconstruction():
             row = rows[setting]
             others = [f"{float(row[f'patches_over_{other}']):.2f}" for other in ("random", "greedy", "pixel_diff")]
             measured = row["measured_over_asked"]
-            kept = f"{100 * float(row['ratio']):.1f} %"
+            kept = f"{100 * float(row['actual_gaze_ratio']):.1f} %"
             expected.append([kept, *others, f"{float(measured):.2f}" if measured else ""])
     assert [row[2:] for row in table("gaze_reconstruction")] == expected
 

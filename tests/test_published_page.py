@@ -81,7 +81,8 @@ def is_there(place: str) -> bool:
         verb = " ".join(word for word in words[1:] if not word.startswith("--"))
         return {word for word in words if word.startswith("--")} <= options_of(verb)
     if re.fullmatch(r"[\w./-]+\.(py|md|sh|json|txt|yaml)", words[0]):
-        return (ROOT / words[0]).is_file() and (len(words) == 1 or set(words[1:]) <= options_of(words[0]))
+        here = any((folder / words[0]).is_file() for folder in (ROOT, ROOT / "autogaze_mllm"))
+        return here and (len(words) == 1 or set(words[1:]) <= options_of(words[0]))
     return False
 
 
@@ -101,7 +102,7 @@ def names_in(path: Path) -> set[str]:
 def test_the_tests_are_there() -> None:
     for row in ROWS:
         if row.shown != "-":
-            named = re.findall(r"`([\w/]+\.py)::(\w+)`", row.shown)
+            named = re.findall(r"`([\w/]+\.py)` `(\w+)`", row.shown)
             assert named, row
             for file, name in named:
                 assert name in names_in(ROOT / "tests" / file), (row.feature, file, name)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..signvid.conversations import BY_COLOUR, BY_TIME, plainly
+from ..signvid.dataset import CODEC, FPS
 from ..signvid.plan import VideoShape, plan_video
 from ..signvid.render import render_video
 from ..video.synthetic import moving_scene
@@ -28,7 +29,7 @@ def write_examples(folder: Path) -> list[Example]:
     """The first is what the bundled model reads."""
     plan = plan_video(SIGNS, "test", SEED, 0)
     signs = Example(folder / "five small signs.mp4", (*(ask for ask, _ in plainly(plan)[:3]), BY_TIME, BY_COLOUR))
-    write_video(signs.path, render_video(plan), fps=4)
+    write_video(signs.path, render_video(plan), FPS, options=CODEC)
     scene = Example(folder / "a moving scene.mp4")
     write_video(scene.path, moving_scene(1280, 720, 48), fps=SCENE_FPS)
     return [signs, scene]

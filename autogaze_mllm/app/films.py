@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -28,6 +29,7 @@ class Films:
         self.fps, self.tubelet, self.seen = fps, tubelet, seen
         self._overlay: Overlay | None = None
         self._count = 0
+        self.seconds = 0.0  # of drawing and writing, which is no part of gazing
         self._open = ExitStack()
 
     def __enter__(self) -> Films:
@@ -40,9 +42,11 @@ class Films:
         self._open.__exit__(*error)  # type: ignore[arg-type]
 
     def __call__(self, chunk: GazedChunk) -> None:
+        start = time.perf_counter()
         if self._overlay is None:
             self._overlay = Overlay(chunk.grid, show=self._show, tubelet=self.tubelet)
         self._overlay(chunk)
+        self.seconds += time.perf_counter() - start
 
     @property
     def psnr(self) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from .looker import Reply, Seen
 
 NARROW = 420  # units of the chart's width on a phone
 CHART = "Kept patches of each frame, by scale"
-CAPTIONS = {"frames": "Frames", "kept": "Kept patches", "rebuilt": "Rebuilt from them"}
+CAPTIONS = {"frames": "Original", "kept": "Kept patches", "rebuilt": "Rebuilt"}
 
 
 def notice(line: str) -> str:
@@ -22,8 +22,9 @@ def notice(line: str) -> str:
     return f'<p class="ag-notice" role="alert">{escape(line)}</p>'
 
 
-def hint(line: str) -> str:
-    return f'<p class="ag-hint">{escape(line)}</p>'
+def steps(lines: Sequence[str]) -> str:
+    """What to do, where nothing is shown yet."""
+    return f'<ol class="ag-steps">{"".join(f"<li>{escape(line)}</li>" for line in lines)}</ol>'
 
 
 def viewer(seen: Seen) -> str:
@@ -31,14 +32,14 @@ def viewer(seen: Seen) -> str:
     frames = json.dumps(_frames(seen))
     return (
         f'<div class="ag-viewer" data-fps="{seen.fps:.6f}" data-frames="{escape(frames)}">'
-        f"{_numbers(seen.facts)}{_films(seen)}{_controls(seen)}{_chart(seen)}</div>"
+        f"{_numbers(seen.facts)}{_films(seen)}{_controls(seen)}{_chart(seen)}{_repeated(seen.facts)}</div>"
     )
 
 
 def answers(question: str, replies: Mapping[str, Reply], facts: Mapping[str, Any], note: str) -> str:
-    """replies: "gaze" and, where it was asked, "dense"."""
+    """replies: as far as they are written; "gaze" and, where it is asked, "dense"."""
     cards = [
-        _answer("With gaze", replies.get("gaze"), facts["visual_tokens"], "ag-with"),
+        _answer("With gaze", replies["gaze"], facts["visual_tokens"], "ag-with", _once(facts)),
         _answer("Without gaze", replies["dense"], facts["dense_tokens"], "ag-without") if "dense" in replies else "",
     ]
     told = f'<p class="ag-hint">{escape(note)}</p>' if note else ""
@@ -51,7 +52,7 @@ def _numbers(facts: Mapping[str, Any]) -> str:
     psnr = facts["psnr_db"]
     tiles = [
         ("Patches kept", f"{kept:,}", f"of {total:,} ({100 * kept / total:.1f} %)"),
-        ("Reduction", f"{facts['reduction']:.1f}x", "fewer patches for the tower"),
+        ("Reduction", f"{facts['reduction']:.1f}x", "fewer patches"),
         ("Visual tokens", f"{tokens:,}", f"the dense model: {dense:,}"),
         ("Rebuilt", "exact" if psnr is None else f"{psnr:.1f} dB", "PSNR, from the kept patches"),
         ("Seconds", f"{facts['seconds_wall']:.1f}", _stages(facts["seconds"])),
@@ -71,7 +72,7 @@ def _films(seen: Seen) -> str:
     height, width = seen.facts["size"]
     videos = {
         name: f'<video class="ag-film ag-{name}" src="{file_url(path)}" muted loop playsinline preload="auto" '
-        f'aria-label="{CAPTIONS[name]}"></video>'
+        f'aria-label="{CAPTIONS[name]}" title="Double-click: full screen"></video>'
         for name, path in seen.films.items()
     }
     columns, rows = seen.facts["tiles"]
@@ -111,6 +112,10 @@ def _chart(seen: Seen) -> str:
     )
 
 
+def _repeated(facts: Mapping[str, Any]) -> str:
+    return f'<p class="ag-small ag-command">On the command line: <code>{escape(facts["command"])}</code></p>'
+
+
 def _frames(seen: Seen) -> list[dict[str, Any]]:
     """For page.js: the frame of the videos that a bar of the chart begins with, and what is said of it."""
     count, bars = seen.facts["frames"], len(seen.counts.kept)
@@ -122,13 +127,16 @@ def _frames(seen: Seen) -> list[dict[str, Any]]:
     return found
 
 
-def _answer(title: str, reply: Reply | None, tokens: int, kind: str) -> str:
-    reply = reply or Reply()
+def _once(facts: Mapping[str, Any]) -> str:
+    return f", after {facts['seconds_wall']:.1f} s of gazing, once for all questions"
+
+
+def _answer(title: str, reply: Reply, tokens: int, kind: str, before: str = "") -> str:
     if reply.refusal:
         return _card(kind, title, f'<p class="ag-refusal">{escape(reply.refusal)}</p>')
     if not reply.stats:
         return _card(f"{kind} ag-waiting", title, f'<p class="ag-text">{escape(reply.text)} …</p>')
-    cost = f"{tokens:,} visual tokens · {reply.seconds:.2f} s"
+    cost = f"{tokens:,} visual tokens · {reply.seconds:.2f} s{before}"
     told = [
         f'<p class="ag-text">{escape(reply.text) or "(no answer)"}</p>',
         f'<p class="ag-small">{cost}</p>',

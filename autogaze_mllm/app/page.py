@@ -10,6 +10,8 @@ Notable design decisions:
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,9 +23,9 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from . import fragments
-from .addresses import NoAddresses
 from .config import AppConfig
 from .examples import Example
+from .isolation import Isolation
 from .lines import one_line
 from .looker import SLIDERS, Looker, Reply, Seen
 
@@ -33,7 +35,7 @@ INTRODUCTION = (
     "A selector looks at every frame and keeps the few patches worth looking at; "
     "the vision tower and the LLM see only those."
 )
-START = "Drop a video or take an example, then press Gaze. Click the chart to see a frame."
+STEPS = ("Drop a video, or take an example.", "Press Gaze.", "Click the chart to see a frame. Ask a question.")
 PROGRESS = gr.Progress()  # a parameter with it is how Gradio knows where to report
 ONE_JOB = "model"  # all that looks or answers waits for each other
 OTHER_QUESTIONS = ("What happens in this video?", "What does the sign say?")
@@ -75,16 +77,12 @@ class Page:
         if seen is None:
             yield fragments.notice(refusal), {"error": refusal}, "", ""
             return
-        yield (
-            gr.skip() if seen.key == shown else fragments.viewer(seen),
-            seen.facts,
-            seen.key,
-            fragments.answers(question, {}, seen.facts, self.note),
-        )
-        replies: dict[str, Reply] = {}
         ways: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
         if dense:
             ways["dense"] = lambda: self.looker.ask_dense(str(video), seen, question)
+        replies = {name: Reply() for name in ways}
+        written = fragments.answers(question, replies, seen.facts, self.note)
+        yield gr.skip() if seen.key == shown else fragments.viewer(seen), seen.facts, seen.key, written
         for name, way in ways.items():
             try:
                 for reply in way():
@@ -134,17 +132,21 @@ class Page:
                     go = gr.Button("Gaze", variant="primary", elem_id="go")
                 with gr.Column(scale=1, min_width=320, elem_id="results"):
                     viewer = gr.HTML(
-                        fragments.hint(START),
+                        fragments.steps(STEPS),
                         elem_id="viewer",
                         js_on_load=(STATIC / "page.js").read_text(encoding="utf-8"),
-                        min_height=120,
                     )
-                    with gr.Row(elem_id="asking", equal_height=True):
+                    with gr.Row(elem_id="asking"):
                         question = gr.Textbox(
-                            label="Question", placeholder="What does the red sign say?", scale=4, elem_id="question"
+                            label="Question", placeholder=self._questions()[0], scale=1, elem_id="question"
                         )
-                        dense = gr.Checkbox(True, label="also without gaze", scale=1, min_width=150, elem_id="dense")
-                        ask = gr.Button("Ask", variant="primary", scale=1, min_width=100, elem_id="ask")
+                        ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
+                    dense = gr.Checkbox(
+                        True,
+                        label="Ask the dense model, too, which sees whole frames",
+                        container=False,
+                        elem_id="dense",
+                    )
                     gr.Examples(
                         [[text] for text in self._questions()],
                         [question],
@@ -163,10 +165,10 @@ class Page:
                 "concurrency_limit": 1,
                 "show_progress_on": [viewer],
             }
-            go.click(self.gaze, [video, selector, *sliders], api_name="gaze", **told)
+            go.click(_named(self.gaze), [video, selector, *sliders], api_name="gaze", **told)
             asked = [video, question, dense, shown, selector, *sliders]
-            ask.click(self.ask, asked, api_name="ask", **told)
-            question.submit(self.ask, asked, api_visibility="private", **told)
+            ask.click(_named(self.ask), asked, api_name="ask", **told)
+            question.submit(_named(self.ask), asked, api_visibility="private", **told)
             selector.change(
                 lambda name: self.looker.usual("loss", name),
                 [selector],
@@ -177,12 +179,13 @@ class Page:
         return page
 
     def _head(self) -> str:
-        note = f"<p><b>{fragments.escape(self.note)}</b></p>" if self.note else ""
+        note = f'<p class="ag-note">{fragments.escape(self.note)}</p>' if self.note else ""
         return f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>{note}"
 
     def _questions(self) -> Sequence[str]:
+        """The examples' are for a model that reads what they show and little else."""
         own = [text for one in self.examples for text in one.questions]
-        return own if self.note else OTHER_QUESTIONS
+        return own if self.note and own else OTHER_QUESTIONS
 
     def _choices(self) -> tuple[gr.Dropdown, list[gr.Slider]]:
         names = self.looker.selectors
@@ -204,19 +207,34 @@ class Page:
         return selector, sliders
 
 
+def _named(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, its `*values` called as the sliders are: Gradio's clients give arguments by these names."""
+    parameters: list[inspect.Parameter] = []
+    for one in inspect.signature(function).parameters.values():
+        if one.kind is inspect.Parameter.VAR_POSITIONAL:
+            parameters += [inspect.Parameter(name, one.POSITIONAL_OR_KEYWORD) for name in SLIDERS]
+        else:
+            parameters.append(one)
+    named = functools.partial(function)
+    named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return named
+
+
 def theme() -> gr.themes.Base:
     fonts = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif")
-    return gr.themes.Default(
+    look = gr.themes.Default(
         primary_hue=gr.themes.colors.blue,
         neutral_hue=gr.themes.colors.slate,
         font=fonts,
         font_mono=("ui-monospace", "Consolas", "monospace"),
     )
+    # Small print that can be read: Gradio's own is paler than 4.5 to 1.
+    return look.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
-def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str]:
-    """Starts to serve, in threads of its own. allowed: the folder of files that may be given out. -> what is to be
-    closed, and the address."""
+def launch(page: Page, config: AppConfig, port: int, allowed: Path) -> tuple[gr.Blocks, str]:
+    """Starts to serve, in threads of its own. port: a free one; allowed: the folder of files that may be given out.
+    -> what is to be closed, and the address."""
     blocks = page.blocks()
     blocks.queue(max_size=config.waiting, default_concurrency_limit=1, api_open=False)
     _, address, _ = blocks.launch(
@@ -225,14 +243,14 @@ def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str
         share=False,
         inbrowser=config.open,
         server_name=config.host,
-        server_port=config.port,
+        server_port=port,
         max_file_size=config.max_upload * 10**6,
         allowed_paths=[str(allowed)],
         strict_cors=True,
         ssr_mode=False,
         footer_links=[],
         enable_monitoring=False,
-        app_kwargs={"middleware": [Middleware(NoAddresses)]},
+        app_kwargs={"middleware": [Middleware(Isolation)]},
         theme=theme(),
         css=(STATIC / "page.css").read_text(encoding="utf-8"),
     )

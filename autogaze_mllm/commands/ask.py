@@ -8,9 +8,9 @@ from ..common.errors import InputError
 from ..common.storage.json_text import is_text, to_json
 from .options import (
     ONLY_SIGNS,
+    cache_options,
     chosen_video,
     gaze_options,
-    index_option,
     kept_rows,
     load_model,
     part_options,
@@ -28,9 +28,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     ask.add_argument(
         "--model", help="hub id or folder of the base model (default: the bundled one, which reads SignVid's signs)"
     )
-    kept = ask.add_mutually_exclusive_group()
-    kept.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the video")
-    index_option(kept)
+    cache_options(ask, "do not keep or reuse what was seen of the video")
     ask.add_argument("--max-new-tokens", type=int, default=64, metavar="N")
     gaze_options(ask, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     ask.set_defaults(run=run)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from ..common.storage.yaml_text import parse_yaml
 from ..gaze.settings import VideoSettings
 
 CONFIG = "config.yaml"  # in the folder of a run
-OF_THE_CALL = ("json", "resume", "retry_failed")  # and not of what is done
+OF_THE_CALL = ("json", "resume", "retry_failed", "validate_only")  # and not of what is done
 PER_FRAME = {one.key for one in settings_of(VideoSettings) if one.per_frame}
 
 
@@ -93,6 +94,28 @@ def write_config(arguments: argparse.Namespace, path: Path) -> None:
 
     text = yaml.safe_dump(arguments.chosen, sort_keys=False, allow_unicode=True)
     write_text(path, f"# {arguments.parser.prog} --config {path.name}\n{text}")
+
+
+def repeating(arguments: argparse.Namespace, leave_out: Sequence[str] = ()) -> str:
+    """The command line that does the same again. Files are named without their folders, which are nobody's business;
+    what only a file of options can say (one number for each frame) is shown as one."""
+    parser, words, lines = arguments.parser, [], []
+    for name, action in _options(parser).items():
+        value = arguments.chosen.get(name)
+        if value is None or name in leave_out:
+            continue
+        if isinstance(value, (list, tuple)) and name in PER_FRAME:
+            lines.append(yaml.safe_dump({name: list(value)}, default_flow_style=True, width=1000).strip("{}\n "))
+        elif not action.option_strings:
+            words.append(shlex.quote(Path(value).name if name == "video" else str(value)))
+        elif isinstance(action, argparse.BooleanOptionalAction):
+            words.append(action.option_strings[0 if value else 1])
+        elif action.nargs == 0:  # a switch
+            words += action.option_strings[:1] if value else []
+        else:
+            words += [action.option_strings[0], shlex.quote(str(value))]
+    command = " ".join([parser.prog, *words, *(["--config", "options.yaml"] if lines else [])])
+    return "\n".join([command, *(["", "# options.yaml", *lines] if lines else [])])
 
 
 def _options(parser: argparse.ArgumentParser) -> dict[str, argparse.Action]:

@@ -10,8 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError, listed
 from ..common.storage.json_text import to_json
+from ..evaluation.config import EvalConfig
 from .config_file import CONFIG, write_config
-from .options import ONLY_SIGNS, chosen_settings, gaze_options, index_option, load_model, quiet
+from .options import (
+    ONLY_SIGNS,
+    add_settings,
+    cache_options,
+    chosen_settings,
+    gaze_options,
+    load_model,
+    quiet,
+    values_of,
+)
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard
@@ -53,42 +63,36 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run: answers and reports")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--retry-failed", action="store_true", help="with --resume: try unreadable videos again")
-    parser.add_argument("--split", default="", help="part of the data set (default: the one that is reported)")
-    parser.add_argument("--subtitles", action="store_true", help="ask with subtitles (videomme)")
-    parser.add_argument("--limit", type=int, metavar="N", help="only the first N questions")
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="default: the benchmark's own")
-    parser.add_argument("--seed", type=int, default=0, help="of gaze=random (default 0)")
+    add_settings(parser, EvalConfig)
     parser.add_argument(
         "--sweep", metavar="GRID", help='try a grid of settings, for example "gaze=pixel-diff,random; ratio=0.1,0.25"'
     )
-    kept = parser.add_mutually_exclusive_group()
-    kept.add_argument("--no-cache", action="store_true", help="do not keep or reuse what was seen of the videos")
-    index_option(kept)
+    cache_options(parser, "do not keep or reuse what was seen of the videos")
     gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
     parser.set_defaults(run=run_benchmark, benchmark=name)
 
 
 def run_benchmark(arguments: argparse.Namespace) -> int:
     quiet()
-    _check(arguments)
+    config = _checked(arguments)
     from ..common.compute.distributed import Shard
     from ..common.storage.locks import run_lock
 
     shard = Shard.from_environment()
     out = Path(arguments.out)  # where there is a run, who else is at it is told before anything large is read
     with run_lock(out, f"-{shard.rank:05}") if out.is_dir() else nullcontext():
-        return _run(arguments, shard)
+        return _run(arguments, config, shard)
 
 
-def _run(arguments: argparse.Namespace, shard: Shard) -> int:
+def _run(arguments: argparse.Namespace, config: EvalConfig, shard: Shard) -> int:
     from ..evaluation.run import Run
     from ..evaluation.runner import Job, Runner
 
-    benchmark, commit = _benchmark(arguments, shard)
-    questions = benchmark.questions()[: arguments.limit]
+    benchmark, commit = _benchmark(arguments, config)
+    questions = benchmark.questions()[: config.limit]
     _check_videos(benchmark, questions, shard)
-    answerer, variants = _answerer(arguments, shard)
-    max_new_tokens = arguments.max_new_tokens or benchmark.max_new_tokens
+    answerer, variants = _answerer(arguments, config.seed, shard)
+    max_new_tokens = config.max_new_tokens or benchmark.max_new_tokens
     settings = {
         "benchmark": benchmark.name,
         "split": benchmark.split,
@@ -97,10 +101,10 @@ def _run(arguments: argparse.Namespace, shard: Shard) -> int:
         "data": benchmark.data_version(),
         "data_commit": commit,
         "made_up": arguments.made_up is not None,
-        "limit": arguments.limit,
+        "limit": config.limit,
         "max_new_tokens": max_new_tokens,
         "extractors": ["official", "strict"],
-        "seed": arguments.seed,
+        "seed": config.seed,
         "model": answerer.facts(),
     }
     jobs = []
@@ -125,24 +129,20 @@ def _run(arguments: argparse.Namespace, shard: Shard) -> int:
     return _finish(arguments, jobs) if shard.rank == 0 else 0
 
 
-def _check(arguments: argparse.Namespace) -> None:
-    for name in ("limit", "max_new_tokens"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
-    if not 0 <= arguments.seed < 2**32:
-        raise InputError(f"--seed must lie in [0, 2**32 - 1], got {arguments.seed}")
+def _checked(arguments: argparse.Namespace) -> EvalConfig:
+    config = EvalConfig(**values_of(arguments, EvalConfig))
     if arguments.index is not None and arguments.sweep is not None:
         raise InputError("--sweep looks at the videos in several ways, anew: leave --index out")
     if arguments.retry_failed and not arguments.resume:
         raise InputError("--retry-failed goes with --resume")
+    return config
 
 
-def _benchmark(arguments: argparse.Namespace, shard: Shard) -> tuple[Benchmark, str | None]:
+def _benchmark(arguments: argparse.Namespace, config: EvalConfig) -> tuple[Benchmark, str | None]:
     """The benchmark, and its commit where it comes from the hub."""
     from ..evaluation.benchmarks import BENCHMARKS
 
-    kind, options = BENCHMARKS[arguments.benchmark], (arguments.split, arguments.subtitles)
+    kind, options = BENCHMARKS[arguments.benchmark], (config.split, config.subtitles)
     kind(Path(), *options)  # refused before anything is fetched
     if arguments.made_up is not None:
         from ..evaluation.benchmarks.synthetic import ensure_made_up
@@ -152,7 +152,7 @@ def _benchmark(arguments: argparse.Namespace, shard: Shard) -> tuple[Benchmark, 
         return kind(Path(arguments.data), *options), None
     from ..evaluation.data.hub import fetch
 
-    folder, commit = fetch(kind, arguments.split, arguments.revision)
+    folder, commit = fetch(kind, config.split, arguments.revision)
     return kind(folder, *options), commit
 
 
@@ -167,7 +167,7 @@ def _check_videos(benchmark: Benchmark, questions: list[Question], shard: Shard)
         print(f"{len(missing)} of {len(paths)} videos are missing and will count as wrong: {shown}", file=sys.stderr)
 
 
-def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Responder, list[Variant]]:
+def _answerer(arguments: argparse.Namespace, seed: int, shard: Shard) -> tuple[Responder, list[Variant]]:
     """What answers, and the ways in which it sees the videos."""
     import torch
 
@@ -178,7 +178,7 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Responder, l
     from ..mllm.wrap import DEFAULT_GAZE
 
     points = None if arguments.sweep is None else parse_sweep(arguments.sweep)
-    torch.manual_seed(arguments.seed)
+    torch.manual_seed(seed)
     if (arguments.model or "").startswith(SCRIPTED):
         if points is not None:
             raise InputError("a script does not look at the videos, so there is nothing to sweep")
@@ -188,13 +188,13 @@ def _answerer(arguments: argparse.Namespace, shard: Shard) -> tuple[Responder, l
         arguments.device = f"cuda:{shard.local_rank}"
     model = load_model(arguments)
     if isinstance(model.gaze, RandomSelector):
-        model.gaze = RandomSelector(arguments.seed)
+        model.gaze = RandomSelector(seed)
     gaze = arguments.gaze or (DEFAULT_GAZE if arguments.model else selector_name(model.gaze))
     if points is None:
         variants = [Variant(model.gaze, model.settings, gaze)]
     else:
         target = {"device": model.device, "dtype": model.dtype}
-        variants = sweep_variants(points, model.gaze, gaze, model.settings, arguments.seed, **target)
+        variants = sweep_variants(points, model.gaze, gaze, model.settings, seed, **target)
     return ModelAnswerer(model, arguments.model), variants
 
 

@@ -12,8 +12,8 @@ from .options import gaze_options, given, print_rows, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard
+    from ..indexing.job import IndexJob
     from ..indexing.run import IndexResult
-    from ..indexing.worker import IndexJob
 
 SHOWN = 20  # videos that could not be read
 
@@ -63,7 +63,7 @@ def _job(arguments: argparse.Namespace, shard: Shard) -> IndexJob:
     import torch
 
     from ..gaze.settings import preset
-    from ..indexing.worker import IndexJob
+    from ..indexing.job import IndexJob
     from .options import usable_device
 
     device = arguments.device

@@ -73,7 +73,7 @@ def values_of(arguments: argparse.Namespace, kind: type) -> dict[str, Any]:
     for one in settings_of(kind):
         if one.option:
             value = getattr(arguments, one.key)
-            if one.kind is tuple:
+            if one.kind is tuple and value is not None:
                 try:
                     value = one.read(value)
                 except ValueError as error:
@@ -152,8 +152,11 @@ def _load_for_index(arguments: argparse.Namespace) -> GazedModel:
     return model
 
 
-def index_option(parser: argparse._ActionsContainer) -> None:
-    parser.add_argument(
+def cache_options(parser: argparse._ActionsContainer, no_cache: str) -> None:
+    """no_cache: what --no-cache does."""
+    kept = parser.add_mutually_exclusive_group()
+    kept.add_argument("--no-cache", action="store_true", help=no_cache)
+    kept.add_argument(
         "--index",
         metavar="DIR",
         help="take videos as `index` left them there; its gaze and settings hold unless others are given",

@@ -11,7 +11,7 @@ from ..common.errors import InputError
 from ..common.fields import settings_of
 from ..common.storage.json_text import to_json
 from ..serving.config import GROUPS, ServeConfig
-from .options import ONLY_SIGNS, add_settings, gaze_options, load_model, quiet, values_of
+from .options import ONLY_SIGNS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
 
 if TYPE_CHECKING:
     from ..mllm.model import GazedModel
@@ -37,7 +37,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
                 options.add_argument(
                     flag, action="append", metavar=LISTS[one.name], help=f"{one.help}; may be repeated"
                 )
-    serve.add_argument("--no-cache", action="store_true", help="keep nothing that was seen of videos on disk")
+    cache_options(serve, "keep nothing that was seen of videos on disk")
     gaze_options(serve, "default: nvidia/AutoGaze with MODEL, otherwise pixel-diff")
     serve.set_defaults(run=run)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
 from ..common.storage.json_text import to_json
 from ..training.config import (
+    BUDGETS,
     CLIPS,
     LOSSES,
     STEPS,
@@ -21,10 +23,14 @@ from .config_file import CONFIG, write_config
 from .options import add_settings, print_rows, quiet, values_of
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..gaze.autogaze.config import AutoGazeConfig
     from ..gaze.autogaze.model import AutoGaze
     from ..training.tasks.base import ReconstructionTask
     from ..training.trainer import TrainingData
+
+logger = logging.getLogger(__name__)
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -40,11 +46,11 @@ def add(verbs: argparse._SubParsersAction) -> None:
         (CLIPS, "clips", _files),
         (STEPS, "steps", _length),
         (LOSSES, "losses", None),
-        ("", "budgets, kept in the model's configuration", _budgets),
+        (BUDGETS, "budgets of rollouts, kept in the model's configuration", None),
         (WATCH, "checkpoints and validation", _output),
     ):
         options = train.add_argument_group(title)
-        for kind in (ClipConfig, TrainingConfig, SearchConfig) if group else ():
+        for kind in (ClipConfig, TrainingConfig, SearchConfig):
             add_settings(options, kind, group)
         if more is not None:
             more(options)
@@ -85,18 +91,17 @@ def _files(clips: argparse._ActionsContainer) -> None:
 
 def _length(steps: argparse._ActionsContainer) -> None:
     steps.add_argument("--until", type=int, metavar="STEP", help="stop after this one; later runs can go on from there")
+    steps.add_argument(
+        "--resume", metavar="PATH", help="begin where a checkpoint, or another run, is; later by RUN's own checkpoints"
+    )
     steps.add_argument("--epochs", type=float, default=1.0, help="passes over the videos (default 1)")
     steps.add_argument("--device", choices=["cpu"], help="cpu even where there is a GPU")
 
 
-def _budgets(budget: argparse._ActionsContainer) -> None:
-    """These become part of the model's configuration, a format of its own."""
-    budget.add_argument("--ratio", metavar="R", help="of rollouts: fixed:0.25, uniform:0:0.5 or exponential:10:0:1")
-    budget.add_argument("--frame-ratio", metavar="R", help="over the frames: uniform, dirichlet:0.5 or self")
-    budget.add_argument("--requirement", metavar="R", help="stop rule: none, fixed:0.7 or uniform:0.6:0.9")
-
-
 def _output(watch: argparse._ActionsContainer) -> None:
+    watch.add_argument(
+        "--validate-only", action="store_true", help="train nothing; validate the newest checkpoint, or --init"
+    )
     watch.add_argument("--json", action="store_true", help="print the result as json")
 
 
@@ -121,18 +126,20 @@ def run(arguments: argparse.Namespace) -> int:
         cpu=arguments.device == "cpu",
         progress=not arguments.json,
         identity=_identity(arguments, gaze, task),
+        resume=arguments.resume,
     )
     first = trainer.first_step
     if arguments.until is not None and arguments.until < first:
         raise InputError(f"--until {arguments.until}: this run has already come to step {first}")
     if trainer.accelerator.is_main_process:
         write_config(arguments, trainer.run_folder / CONFIG)
-    trainer.train()
+    (trainer.validate if arguments.validate_only else trainer.train)()
     if not trainer.accelerator.is_main_process:
         return 0
+    trained = "gaze" if settings.train_gaze else "task"
     result: dict[str, Any] = {
-        "model": str(trainer.run_folder / ("gaze" if settings.train_gaze else "task")),
-        "steps": trainer.last_step,
+        **({} if arguments.validate_only else {"model": str(trainer.run_folder / trained)}),
+        "steps": first if arguments.validate_only else trainer.last_step,
         "resumed_at": first,
         "videos": len(data.train),
         "unreadable": len(data.train.failed),
@@ -175,16 +182,6 @@ def _identity(arguments: argparse.Namespace, gaze: AutoGaze, task: Reconstructio
     }
 
 
-def _numbers(text: str, option: str, count: int | None = None) -> list[float]:
-    try:
-        values = [float(part) for part in text.split(":")]
-    except ValueError:
-        values = []
-    if not values or (count is not None and len(values) != count) or not all(map(math.isfinite, values)):
-        raise InputError(f"{option} {text!r}: expected numbers with colons between them")
-    return values
-
-
 def _settings(arguments: argparse.Namespace, steps: int) -> TrainingConfig:
     search = SearchConfig(**values_of(arguments, SearchConfig))
     values = {**values_of(arguments, TrainingConfig), "steps": steps, "search": search}
@@ -207,15 +204,45 @@ def _data(arguments: argparse.Namespace) -> TrainingData:
     labels = None
     if arguments.labels is not None:
         labels = read_labels(arguments.labels)
+        _warn_of_other_clips(settings)
         paths = [path for path in paths if key_of(path) in labels]
         if not paths:
             raise InputError(f"{arguments.labels}: has no label for any of the videos of {arguments.videos}")
     decoded = Path(arguments.decoded) if arguments.decoded else None
-    train = ClipSource(paths, settings, arguments.seed, labels is None, arguments.unreadable, decoded)
-    held_out = find_videos(arguments.videos, "val")
+    train = ClipSource(paths, settings, arguments.seed, True, arguments.unreadable, decoded, labels is not None)
+    held_out = _held_out(arguments)
     plain = ClipConfig(settings.frames, (settings.strides[0], settings.strides[0]))
     val = ClipSource(held_out, plain, 0, False, arguments.unreadable, decoded) if held_out else None
     return TrainingData(train, val, labels)
+
+
+def _warn_of_other_clips(settings: ClipConfig) -> None:
+    """Labels are of whole frames, from the start; what is asked for is done all the same."""
+    others = {
+        "--clip-start random": settings.clip_start == "random",
+        "--strides A:B": settings.strides[0] != settings.strides[1],
+        "--min-crop": settings.min_crop < 1,
+        "--mirror": settings.mirror,
+    }
+    if asked := [option for option, given in others.items() if given]:
+        logger.warning("%s: clips are others than those that the labels were made of", ", ".join(asked))
+
+
+def _held_out(arguments: argparse.Namespace) -> list[Path]:
+    """Videos to validate on. One folder may do without; of several, all have some, or none is asked for."""
+    from ..training.data.clips import find_videos
+
+    if not arguments.val_clips and not arguments.validate_only:
+        return []
+    try:
+        held_out = find_videos(arguments.videos, "val")
+    except InputError as error:
+        if "," not in arguments.videos and not arguments.validate_only:
+            return []
+        raise InputError(f"{error}; give it one, or --val-clips 0 to validate on nothing") from error
+    if arguments.validate_only and not (held_out and arguments.val_clips):
+        raise InputError(f"{arguments.videos}: --validate-only needs videos in val/, and --val-clips other than 0")
+    return held_out
 
 
 def _models(arguments: argparse.Namespace, data: TrainingData) -> tuple[AutoGaze, ReconstructionTask]:
@@ -224,7 +251,7 @@ def _models(arguments: argparse.Namespace, data: TrainingData) -> tuple[AutoGaze
 
     from ..gaze.autogaze.model import AutoGaze
 
-    changes = _budget(arguments)
+    changes: dict[str, Any] = {}
     torch.manual_seed(arguments.seed)
     given = None if arguments.init is None else AutoGaze.from_pretrained(arguments.init)
     task = _task(arguments, given)
@@ -262,36 +289,6 @@ def _configured(
     budget = dataclasses.replace(config.budget, **changes)
     frames = max(arguments.frames, config.max_num_frames or 0)
     return dataclasses.replace(config, budget=budget, reconstruction_task=task.name, max_num_frames=frames)
-
-
-def _budget(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Options -> fields of BudgetConfig."""
-    changes: dict[str, Any] = {}
-    if arguments.ratio is not None:
-        kind, _, rest = arguments.ratio.partition(":")
-        changes["ratio_training"] = kind
-        if kind == "fixed":
-            changes["ratio"] = _numbers(rest, "--ratio", 1)[0]
-        elif kind == "uniform":
-            changes["ratio_range"] = tuple(_numbers(rest, "--ratio", 2))
-        elif kind == "exponential":
-            rate, low, high = _numbers(rest, "--ratio", 3)
-            changes |= {"ratio_lambda": rate, "exponential_range": (low, high)}
-    if arguments.frame_ratio is not None:
-        kind, _, rest = arguments.frame_ratio.partition(":")
-        changes["frame_training"] = kind
-        if kind == "dirichlet":
-            changes["dirichlet_alpha"] = _numbers(rest, "--frame-ratio", 1)[0]
-    if arguments.requirement is not None:
-        kind, _, rest = arguments.requirement.partition(":")
-        changes["use_requirement_training"] = kind != "none"
-        if kind == "fixed":
-            changes |= {"requirement_training": kind, "requirement": _numbers(rest, "--requirement", 1)[0]}
-        elif kind == "uniform":
-            changes |= {"requirement_training": kind, "requirement_range": tuple(_numbers(rest, "--requirement", 2))}
-        elif kind != "none":
-            raise InputError(f"--requirement {arguments.requirement!r}: expected none, fixed:L or uniform:A:B")
-    return changes
 
 
 def _task(arguments: argparse.Namespace, gaze: AutoGaze | None) -> ReconstructionTask:

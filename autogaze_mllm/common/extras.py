@@ -13,8 +13,14 @@ EXTRAS: dict[str, dict[str, str]] = {
     "lmms": {"lmms-eval": "lmms_eval"},
     "train": {"scikit-image": "skimage", "scikit-learn": "sklearn", "tensorboard": "tensorboard"},
     "wandb": {"wandb": "wandb"},
-    "serve": {"fastapi": "fastapi", "uvicorn": "uvicorn", "prometheus-client": "prometheus_client"},
-    "app": {"gradio": "gradio"},
+    "trackio": {"trackio": "trackio"},
+    "serve": {
+        "fastapi": "fastapi",
+        "starlette": "starlette",
+        "uvicorn": "uvicorn",
+        "prometheus-client": "prometheus_client",
+    },
+    "app": {"gradio": "gradio", "starlette": "starlette"},
     "ray": {"ray": "ray"},
 }
 

@@ -6,10 +6,12 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .palette import line_colours
 from .storage.files import atomic_write
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 DPI = 110
@@ -28,6 +30,7 @@ def panels(
     grid = figure.add_gridspec(down, across)
     axes = [figure.add_subplot(grid[number]) for number in range(count)]
     for axis in axes:
+        axis.set_prop_cycle(color=line_colours())
         axis.grid(alpha=0.3)
         axis.set_axisbelow(True)
     return figure, axes
@@ -37,13 +40,23 @@ def legend(axis: Axes) -> None:
     axis.legend(fontsize=SMALL)
 
 
-def png(figure: Figure) -> bytes:
+def plain_log(axis: Axis, *, per_cent: bool = False) -> None:
+    """Plain numbers, 1, 2 and 5 of each power of ten, on a logarithmic axis; per_cent: of shares."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    factor = 100 if per_cent else 1
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:g}"))
+
+
+def png(figure: Figure, dpi: int = DPI) -> bytes:
     """The same bytes for the same figure."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=DPI, metadata={"Software": None})
+    figure.savefig(stream, format="png", dpi=dpi, metadata={"Software": None})
     return stream.getvalue()
 
 
-def save_png(figure: Figure, path: Path) -> None:
+def save_png(figure: Figure, path: Path, dpi: int = DPI) -> None:
     with atomic_write(path) as temporary:
-        temporary.write_bytes(png(figure))
+        temporary.write_bytes(png(figure, dpi))

@@ -41,7 +41,7 @@ def read_index(folder: str | Path) -> IndexInfo:
         stored.get("model", str | None),
         stored.get("gaze", str | None),
         stored.get("settings", dict[str, Any]),
-        stored.get("facts", dict[str, dict | None]),
+        stored.get("facts", dict[str, dict]),
     )
 
 
@@ -49,7 +49,7 @@ def check_finds(folder: str | Path, info: IndexInfo, gaze: dict[str, Any] | None
     """Raises InputError where a model would find nothing in the index. gaze: what `cache_facts` says of the model."""
     if gaze is None:
         raise InputError(f"{folder}: what this selector keeps is never kept on disk, so there is nothing of it")
-    changes = [f"{name}: {old} -> {new}" for name, old, new in differences(info.facts.get("gaze") or {}, gaze)]
+    changes = [f"{name}: {old} -> {new}" for name, old, new in differences(info.facts.get("gaze", {}), gaze)]
     if not changes:
         return
     told = listed(changes, SHOWN, "; ")

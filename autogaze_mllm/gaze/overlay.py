@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from ..common.palette import COLOURS
 from .grid import PatchGrid
 from .mosaic import psnr, rebuild
 from .pipeline import GazedChunk
 
-COLOURS = [(255, 176, 59), (122, 204, 108), (76, 164, 255), (240, 98, 160), (186, 130, 255), (90, 220, 220)]
 STRIP = 34  # height of the text strip above the panels
 DIMMED = 0.35  # brightness of what was not kept
 

@@ -1,7 +1,7 @@
 """How often a video was begun and never ended: counted on the disk, so that it outlives whoever was at it.
 
-A mark is made before a video is begun and taken away when it ended in any way that a program can notice. What is left
-over is from a process that was killed, most often for want of memory.
+A mark is made before a video is begun and taken away when it is done, has failed in words, or was stopped on purpose.
+What is left over is from a process that was killed, most often for want of memory.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class Attempts:
 
     @contextmanager
     def counted(self, video: str) -> Iterator[None]:
-        """Inside, the video is being tried. Only a killed process leaves a mark; once a video is done, those of earlier
-        tries go."""
+        """Inside, the video is being tried. Who stops that on purpose forgives it (`set`); once a video is done, or has
+        failed in words, those of earlier tries go, too."""
         mark = self._mark(video)
         with writing(mark):
             output_folder(self.folder)
@@ -46,11 +46,7 @@ class Attempts:
                 os.fsync(handle)
             finally:
                 os.close(handle)
-        try:
-            yield
-        except BaseException:  # stopped: this try does not count
-            self.set(video, self.count(video) - 1)
-            raise
+        yield
         self.set(video, 0)
 
     def set(self, video: str, count: int) -> None:

@@ -28,8 +28,8 @@ from typing import Any
 from ..common.errors import InputError
 from .attempts import MOST, Attempts
 from .folder import IndexInfo, StoreError
-from .records import Record
-from .worker import IndexJob, Worker, seen, set_aside
+from .job import IndexJob
+from .records import Record, seen, set_aside
 
 PATIENCE = 20.0  # seconds that a worker has to stop by itself
 
@@ -58,7 +58,8 @@ class WorkerProcesses:
                 self._start()
             for worker in self._workers:
                 if waiting and worker.info is not None and worker.video is None:
-                    worker.give(waiting.popleft())
+                    chosen = waiting.popleft()
+                    worker.give(chosen, self._attempts.count(chosen))
             for connection in wait([worker.connection for worker in self._workers]):
                 worker = next(one for one in self._workers if one.connection is connection)
                 video = worker.video
@@ -90,10 +91,9 @@ class WorkerProcesses:
             self._workers.remove(worker)
             worker.process.join()
             if worker.info is None:
-                how = _how_it_ended(worker.process.exitcode)
-                raise InputError(
-                    f"a worker {how} before its model was loaded; is there memory for {self.count}?"
-                ) from None
+                code = worker.process.exitcode
+                why = f"is there memory for {self.count}?" if (code or 0) < 0 else "the lines above say why"
+                raise InputError(f"a worker {_how_it_ended(code)} before its model was loaded; {why}") from None
             return None
         if kind == "refused":
             raise InputError(told)
@@ -118,13 +118,13 @@ class WorkerProcesses:
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()
-                if worker.video is not None:  # it was not the video that ended it
-                    self._attempts.set(worker.video, self._attempts.count(worker.video) - 1)
+            if worker.video is not None:  # it was not the video that ended it
+                self._attempts.set(worker.video, min(worker.before, self._attempts.count(worker.video)))
         self._workers.clear()
 
 
 class _WorkerProcess:
-    """info: once it has loaded its model. video: what it is at."""
+    """info: once it has loaded its model. video: what it is at. before: how often that had been tried."""
 
     def __init__(self, context: Any, job: IndexJob, number: int) -> None:
         self.number = number
@@ -134,9 +134,10 @@ class _WorkerProcess:
         other.close()  # so that its end is noticed
         self.info: IndexInfo | None = None
         self.video: str | None = None
+        self.before = 0
 
-    def give(self, video: str) -> None:
-        self.video = video
+    def give(self, video: str, before: int) -> None:
+        self.video, self.before = video, before
         try:
             self.connection.send(video)
         except OSError:  # it has just ended, which is noticed when it is listened to
@@ -152,7 +153,7 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([_serve.__module__])
+    context.set_forkserver_preload([__name__, f"{__package__}.worker"])
     return context
 
 
@@ -169,7 +170,10 @@ def _serve(job: IndexJob, number: int, connection: Connection) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from transformers.utils import logging as notices
 
+    from .worker import Worker  # with all that a model needs, which the process that hands out the videos does not
+
     notices.set_verbosity_error()
+    notices.disable_progress_bar()
     try:
         worker = Worker(job, number)
         connection.send(("ready", worker.info()))

@@ -25,8 +25,8 @@ from ..common.errors import InputError, first_line
 from ..common.storage.json_text import Fields, to_json
 from .attempts import Attempts
 from .folder import StoreError, claim
+from .job import IndexJob
 from .records import Record
-from .worker import IndexJob, Worker
 
 LOCAL = "local"
 LOADING, LOADS = "", 8  # what the loading of a model is called among the attempts, and how often it may end an actor
@@ -109,6 +109,8 @@ class _Actor:
     """Runs on a node of the cluster."""
 
     def __init__(self, job: IndexJob) -> None:
+        from .worker import Worker
+
         self.refused, attempts = "", Attempts(Path(job.out))
         if attempts.count(LOADING) >= LOADS:
             self.refused = "workers were killed again and again while they loaded the model: is there memory for it?"
@@ -130,9 +132,7 @@ class _Actor:
 
 
 def _ray() -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError as error:
-        raise InputError("--ray needs Ray: pip install 'autogaze_mllm[ray]'") from error
+    import ray
+    import ray.data
+
     return ray

@@ -20,6 +20,8 @@ from ..common.storage.files import write_text
 from ..common.storage.json_lines import JsonLines, read_lines
 from ..common.storage.json_text import to_json
 from ..common.storage.locks import run_lock
+from ..common.storage.paths import shown_name
+from .attempts import MOST
 
 RECORDS = "index.jsonl"
 PARTS = "index-*.jsonl"
@@ -64,17 +66,14 @@ class RecordLog(JsonLines):
 
 
 def read_records(folder: Path) -> dict[str, Record]:
-    """The latest record of each video. A failure does not replace a success with the same file."""
+    """The latest record of each video."""
     found: dict[str, Record] = {}
     for path in [folder / RECORDS, *sorted(folder.glob(PARTS))]:
         for stored in read_lines(path) if path.is_file() else ():
             for name, kind in (("path", str), ("bytes", int), ("modified", int)):
                 stored.get(name, kind)
             record = Record(**stored.known(Record))
-            before = found.get(record.path)
-            same = before is not None and (before.bytes, before.modified) == (record.bytes, record.modified)
-            if not (same and before is not None and before.error is None and record.error is not None):
-                found[record.path] = record
+            found[record.path] = record
     return found
 
 
@@ -101,3 +100,18 @@ def write_records(path: Path, records: Mapping[str, Record]) -> None:
 
 def _lock(rank: int) -> str:
     return f"-{rank:05}"
+
+
+def seen(path: Path, video: str) -> Record:
+    """A record of the file as it is now, with nothing in it yet."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        return Record(video, 0, 0, error=f"{shown_name(str(path))}: {error.strerror}")
+    return Record(video, facts.st_size, facts.st_mtime_ns)
+
+
+def set_aside(path: Path, how: str = "was killed") -> str:
+    """Why a video is not tried again. how: the worker ended."""
+    cause = f"its worker {how} in each of {MOST} tries, most often for want of memory"
+    return f"{shown_name(str(path))}: set aside, because {cause}; --retry-failed tries again"

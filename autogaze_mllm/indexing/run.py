@@ -21,15 +21,16 @@ from tqdm.auto import tqdm
 
 from ..common.compute.distributed import Shard, local_count
 from ..common.errors import InputError
+from ..common.extras import require_extra
 from ..common.storage.files import output_folder
 from ..common.storage.locks import run_lock
 from ..video.folder import videos_below
 from .attempts import Attempts
 from .folder import claim
+from .job import IndexJob, chosen_device
 from .processes import WorkerProcesses
 from .ray_actors import RayActors
-from .records import Record, RecordLog, put_together, read_records
-from .worker import IndexJob, chosen_device, seen
+from .records import Record, RecordLog, put_together, read_records, seen
 
 
 @dataclass(frozen=True)
@@ -73,11 +74,14 @@ def run_index(
 
     Raises InputError for a folder without videos, and for an index of other settings.
     """
+    if ray is not None:
+        require_extra("ray", "--ray")
     shard, out = shard or Shard(), output_folder(job.out)
     everything = videos_below(job.folder)
     if not everything:
         raise InputError(f"{job.folder}: there are no videos in this folder or in those below it")
     mine = list(shard.part({video: [video] for video in everything}))
+    put_together(out)  # what a killed run has left
     with _ends_on_sigterm():
         try:
             with run_lock(out, f"-{shard.rank:05}"):

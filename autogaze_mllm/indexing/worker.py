@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,34 +19,15 @@ from ..common.storage.files import output_folder
 from ..common.storage.paths import shown_name
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import GAZED, TOKENS, VideoCache
-from ..gaze.settings import VideoSettings
 from ..mllm.loading import load_or_wrap
 from ..mllm.model import GazedModel
 from ..video.sources import Video
 from .attempts import MOST, Attempts
 from .folder import IndexInfo, IndexStore, StoreError
-from .records import Record
+from .job import IndexJob, chosen_device
+from .records import Record, seen, set_aside
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class IndexJob:
-    """What is to be done with every video; goes to the workers as it is.
-
-    folder, out: of the videos, of the index. model: whose form gazed videos have (None: the bundled one). encode: keep
-    its visual tokens, too. gaze, settings, overrides: as of `load_or_wrap`. device: None: an accelerator if there is
-    one.
-    """
-
-    folder: str
-    out: str
-    model: str | None = None
-    encode: bool = False
-    gaze: str | None = None
-    settings: VideoSettings | None = None
-    overrides: dict[str, Any] = field(default_factory=dict)
-    device: str | None = None
 
 
 class Worker:
@@ -88,7 +69,8 @@ class Worker:
         gaze, tokens = self._facts
         settings = self.model.settings.to_dict()
         folder = str(Path(self.job.folder).resolve())
-        return IndexInfo(folder, self.job.model, self.job.gaze, settings, {"gaze": gaze, "tokens": tokens})
+        named = self.job.gaze if isinstance(self.job.gaze, str) else None
+        return IndexInfo(folder, self.job.model, named, settings, {"gaze": gaze, "tokens": tokens or {}})
 
     def index(self, video: str) -> Record:
         """The record of a video, whose results are on the disk by then. Raises StoreError where they cannot be."""
@@ -133,27 +115,3 @@ class Worker:
             seconds=seconds,
             **{name: stats[name] for name in ("frames", "frames_lost", "patches", "patches_total")},
         )
-
-
-def seen(path: Path, video: str) -> Record:
-    """A record of the file as it is now, with nothing in it yet."""
-    try:
-        facts = path.stat()
-    except OSError as error:
-        return Record(video, 0, 0, error=f"{shown_name(str(path))}: {error.strerror}")
-    return Record(video, facts.st_size, facts.st_mtime_ns)
-
-
-def set_aside(path: Path, how: str = "was killed") -> str:
-    """Why a video is not tried again. how: the worker ended."""
-    cause = f"its worker {how} in each of {MOST} tries, most often for want of memory"
-    return f"{shown_name(str(path))}: set aside, because {cause}; --retry-failed tries again"
-
-
-def chosen_device(name: str | None, number: int) -> str:
-    if name is not None:
-        return name
-    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if kind is None:
-        return "cpu"
-    return f"cuda:{number % torch.cuda.device_count()}" if kind.type == "cuda" else str(kind)

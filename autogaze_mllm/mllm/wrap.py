@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 
 from ..common.compute.offloading import has_all_weights
 from ..common.errors import InputError, first_line, listed
-from ..common.storage.files import find_file, read_fields
+from ..common.storage.files import check_arguments, find_file, read_fields
 from ..gaze.cache import VideoCache, is_index
 from ..gaze.grid import Side
 from ..gaze.selector_registry import load_selector
@@ -63,15 +63,19 @@ def wrap(
     attn_type, frame_independent: default: what the configuration says, or what the family's tower was trained with.
     coarse_positions: of towers with rotary positions, those of coarse patches (`AnySizeTower`).
     compile: torch.compile the gazed tower, which takes a minute at its first call.
-    hub: revision, token, cache_dir, ... for downloads of the base model.
+    hub: revision and subfolder of the base model; token, cache_dir, local_files_only, force_download of it and of the
+    gaze model, of which another revision than the newest is loaded by `AutoGaze.from_pretrained`.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
     with a size limit, or False). A folder that `autogaze-mllm index` filled is looked into besides the usual one.
     Raises InputError for a model that is not supported or already wrapped.
     """
+    hub = hub or {}
+    check_arguments(hub, (), "wrap(hub=)")
+    download = {name: value for name, value in hub.items() if name not in ("revision", "subfolder")}
     if isinstance(model, (str, Path)):
-        adapter, load_base = _base_loader(model, hub or {})
+        adapter, load_base = _base_loader(model, hub)
         settings = (settings or adapter.default_settings()).changed(**overrides)  # refused before weights are read
-        gaze = load_selector(gaze)  # a wrong name is refused before a large model is read
+        gaze = load_selector(gaze, **download)  # a wrong name is refused before a large model is read
         base: Any = load_base(device=device, dtype=dtype)
         outer, origin = base, str(model)
     else:
@@ -79,11 +83,11 @@ def wrap(
         adapter = _adapter_of(base, device, dtype)
         settings = (settings or adapter.default_settings()).changed(**overrides)
         origin = getattr(base.config, "name_or_path", "")
-    preprocessing = _preprocessing(adapter, base, processor, origin, hub or {})
+    preprocessing = _preprocessing(adapter, base, processor, origin, hub)
     family = adapter(base, preprocessing)
     adapter.check_tower(base.config)
     family.check_placeholders()
-    selector = load_selector(gaze, device=family.device, dtype=base.dtype)
+    selector = load_selector(gaze, device=family.device, dtype=base.dtype, **download)
     given = {"scales": scales, "attn_type": attn_type, "frame_independent": frame_independent}
     shape = _tower_shape(family, selector, given) | {"coarse_positions": coarse_positions}
     tower = family.make_tower(as_selector(selector).grid, **shape, backend=backend, compile=compile)

@@ -25,8 +25,22 @@ TOP_K = 50  # of the published sampling, by transformers' default
 Frames = Iterable[np.ndarray | Image.Image]
 
 
+class Scales(tuple[int, ...]):
+    """Sides in pixels, which also answer as the published text "32+64+112+224"."""
+
+    def __str__(self) -> str:
+        return "+".join(map(str, tuple(self)))
+
+    def split(self, separator: str) -> list[str]:
+        return str(self).split(separator)
+
+
 class AutoGazeConfig(configs.AutoGazeConfig):
-    """Read with the published names. `scales` is a tuple of numbers, which stands wherever the published text does."""
+    """Read with the published names. Of keys and values as config.json has them: `AutoGazeConfig.from_dict`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "scales", Scales(self.scales))
+        super().__post_init__()
 
     @property
     def gaze_model_config(self) -> SimpleNamespace:

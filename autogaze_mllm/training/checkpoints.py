@@ -16,7 +16,7 @@ from torch import nn
 from ..common.errors import InputError, listed
 from ..common.storage.files import output_folder, read_bytes, read_fields, write_json, write_text, writing
 from ..common.storage.json_text import Fields, parse_object, to_json
-from ..common.storage.weights import check_weights, read_weights, shapes, write_weights
+from ..common.storage.weights import check_finite, check_weights, read_weights, shapes, write_weights
 from ..gaze.autogaze.model import AutoGaze
 from .tasks.base import TrainableTask
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 STATE = "state.json"
 HINTS = "hints.safetensors"
 OPTIMIZER = "optimizer.safetensors"
+METRICS = "metrics.jsonl"
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,23 @@ def load_newest(run: Path, trained: Trained) -> tuple[int, dict[str, Any]]:
     return 0, {}
 
 
+def load_from(path: Path, trained: Trained) -> int:
+    """Puts the checkpoint `path`, or the newest whole one of the run `path`, in place. -> its step. Raises InputError
+    where there is none or it does not fit."""
+    if (path / STATE).is_file():
+        stored = _read(path, trained)
+        _put(stored, trained)
+        return stored.step
+    if not any((path / "checkpoints").glob("step-*")):
+        raise InputError(f"{path}: neither a run with checkpoints nor a checkpoint (RUN/checkpoints/step-...)")
+    return load_newest(path, trained)[0]
+
+
+def checkpoint_settings(folder: Path) -> dict[str, Any]:
+    """The settings of the training that a checkpoint was made in."""
+    return read_fields(folder / STATE).get("settings", dict[str, Any])
+
+
 @dataclass(frozen=True)
 class _Stored:
     step: int
@@ -131,9 +149,7 @@ def _put(stored: _Stored, trained: Trained) -> None:
 
 def _finite(path: Path) -> dict[str, torch.Tensor]:
     tensors = read_weights(path)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(f"{path}: {name} holds numbers that are not finite")
+    check_finite(path, tensors)
     return tensors
 
 

@@ -8,19 +8,26 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..common.errors import InputError
 from ..common.fields import Number, Span, WholeSpan, setting, settings
 from .schedules import Schedule
+from .strategies import FrameRatioText, RatioText, RequirementText, check_frames, with_strategies
 
 if TYPE_CHECKING:
+    from ..gaze.autogaze.config import BudgetConfig
     from ..gaze.grid import PatchGrid
 
 Algorithm = Literal["ntp", "grpo"]
 LogProbabilities = Literal["matched", "published"]
 Optimizer = Literal["adam", "adamw", "sgd"]
 Precision = Literal["no", "bf16"]
+ClipStart = Literal["auto", "random", "first"]
 Selections = Literal["gaze", "random"]
 
-CLIPS, STEPS, LOSSES, WATCH = "clips", "steps", "losses", "watch"  # groups of options
+CLIPS, STEPS, LOSSES, BUDGETS, WATCH = "clips", "steps", "losses", "budgets", "watch"  # groups of options
 MOSAIC_LOSS = 0.2  # of the mosaic, at about 25 dB
+VAL_RATIO = "0.25"
+OWN = "default: the model's own"
 VIDEOMAE_LOSS = 0.7  # of a VideoMAE, the published stop rule
+# Labels go on below the stop rule, so that the model learns what comes after it, too.
+MOSAIC_LABEL_LOSS, VIDEOMAE_LABEL_LOSS = 0.1, 0.5
 
 
 def _require(condition: bool, message: str) -> None:
@@ -52,6 +59,23 @@ class ClipConfig:
         metavar="SHARE",
         group=CLIPS,
     )
+    crop_aspect: Span | None = setting(
+        "width over height of random crops, from A to B",
+        default=None,
+        usual="default: the frame's, up to 4/3 either way",
+        manual="range of width over height of random crops, drawn log-uniformly as torchvision's `RandomResizedCrop` "
+        "does; a single number: always that",
+        metavar="A[:B]",
+        group=CLIPS,
+    )
+    clip_start: ClipStart = setting(
+        "where clips begin",
+        default="auto",
+        usual="default auto: random, first with labels",
+        manual="the frame that clips begin with: `random`, the `first`, or `auto`, which is the first one where labels "
+        "are given, and random otherwise",
+        group=CLIPS,
+    )
     mirror: bool = setting(
         "mirror half of the clips, play a quarter backwards",
         default=False,
@@ -63,6 +87,10 @@ class ClipConfig:
     def __post_init__(self) -> None:
         if not 1 <= self.strides[0] <= self.strides[1]:
             raise InputError(f"clips of {self.frames} frames at strides {self.strides} are not possible")
+        if self.crop_aspect is not None and not 0 < self.crop_aspect[0] <= self.crop_aspect[1]:
+            raise InputError(f"crop_aspect must be a range above 0, got {self.crop_aspect}")
+        if self.crop_aspect is not None and self.min_crop == 1:
+            raise InputError("crop_aspect is of random crops: give min_crop, too")
 
 
 @settings()
@@ -70,9 +98,10 @@ class LabelConfig:
     """How labels are searched for files of labels."""
 
     task: str = setting("mosaic, or the folder or id of a VideoMAE", default="mosaic")
-    target: Number = setting(
+    target: Number | None = setting(
         "a frame is done at this loss",
-        default=0.1,
+        default=None,
+        usual=f"default: {MOSAIC_LABEL_LOSS} with the mosaic, {VIDEOMAE_LABEL_LOSS} with a VideoMAE",
         at_least=0,
         flag="--loss",
         refusal="the target loss must be at least 0",
@@ -220,6 +249,32 @@ class TrainingConfig:
     top_k: int | None = setting(
         "sample from the best K only; the published code has 50 (GRPO)", default=None, usual=False, group=LOSSES
     )
+    ratio: RatioText | None = setting(
+        "of rollouts: fixed:0.25, uniform:0:0.5 or exponential:10:0:1",
+        default=None,
+        usual=OWN,
+        manual="share of a clip's patches in rollouts: `fixed:R`, `uniform:A:B`, or `exponential:LAMBDA:A:B`, drawn "
+        "until it lies between A and B",
+        metavar="R",
+        group=BUDGETS,
+    )
+    frame_ratio: FrameRatioText | None = setting(
+        "over the frames: uniform, self, dirichlet:0.5 or, for each frame, dirichlet:10,3,...",
+        default=None,
+        usual=OWN,
+        manual="how rollouts share it among the frames: `uniform`; `dirichlet:ALPHA`, drawn, with one alpha or one for "
+        "each frame (`dirichlet:10,3,3,3`); `self`: as many as the stop rule keeps in a first pass",
+        metavar="R",
+        group=BUDGETS,
+    )
+    requirement: RequirementText | None = setting(
+        "stop rule: none, fixed:0.7 or uniform:0.6:0.9",
+        default=None,
+        usual=OWN,
+        manual="stop rule of rollouts, a predicted loss: `none`, `fixed:LOSS` or `uniform:A:B`",
+        metavar="R",
+        group=BUDGETS,
+    )
     train_gaze: bool = setting(
         "do not train the gaze model",
         default=True,
@@ -250,8 +305,33 @@ class TrainingConfig:
     val_every: int = setting(
         default=500, usual=False, manual="steps between validations", at_least=1, metavar="STEPS", group=WATCH
     )
-    val_clips: int = setting("clips of val/ looked at; 0: none", default=16, usual=False, metavar="N", group=WATCH)
-    val_ratio: Number = setting("budget in validation", default=0.25, usual=False, above=0, at_most=1, group=WATCH)
+    val_clips: int = setting(
+        "clips of val/ looked at; 0: none, -1: all", default=16, usual=False, at_least=-1, metavar="N", group=WATCH
+    )
+    val_ratio: RatioText | None = setting(
+        "ratio in validation, also kept in the model's configuration",
+        default=None,
+        usual=f"default: {VAL_RATIO}",
+        manual="as `ratio`, in validation; where it is given, it becomes the trained model's own at inference",
+        metavar="R",
+        group=WATCH,
+    )
+    val_frame_ratio: FrameRatioText | None = setting(
+        "over the frames, in validation",
+        default=None,
+        usual="default: uniform",
+        manual="as `frame_ratio`, in validation, and kept as `val_ratio` is",
+        metavar="R",
+        group=WATCH,
+    )
+    val_requirement: RequirementText | None = setting(
+        "stop rule in validation",
+        default=None,
+        usual="default: fixed at --val-loss",
+        manual="as `requirement`, in validation, and kept as `val_ratio` is; in place of `val_loss`",
+        metavar="R",
+        group=WATCH,
+    )
     val_loss: Number | None = setting(
         "stop rule in validation, and the new model's own",
         default=None,
@@ -260,8 +340,11 @@ class TrainingConfig:
         refusal="val_loss must be at least 0 (0: no stop rule)",
         group=WATCH,
     )
-    tracker: Literal["tensorboard", "wandb", "none"] = setting(
-        default="none", usual=False, manual="where curves go besides metrics.jsonl", group=WATCH
+    tracker: Literal["tensorboard", "wandb", "trackio", "none"] = setting(
+        default="none",
+        usual=False,
+        manual="where curves, and pictures and a film of validation, go besides the run's folder",
+        group=WATCH,
     )
 
     def __post_init__(self) -> None:
@@ -269,6 +352,25 @@ class TrainingConfig:
         _require(self.lr > 0 and 0 <= self.min_lr <= self.lr, f"lr {self.lr} and min_lr {self.min_lr} do not fit")
         _require(min(self.temperature) > 0, f"temperatures must be above 0, got {self.temperature}")
         _require(self.train_gaze or self.train_task, "nothing is to be trained")
+
+    def rollout_budget(self, budget: BudgetConfig, frames: int) -> BudgetConfig:
+        """Of a model that is trained on clips of `frames` frames, from what its configuration has."""
+        changed = with_strategies(budget, "training", self.ratio, self.frame_ratio, self.requirement)
+        if self.frame_ratio is not None or self.algorithm == "grpo":
+            check_frames(changed, "training", frames, "--frame-ratio")
+        return changed
+
+    def own_budget(self, budget: BudgetConfig) -> BudgetConfig:
+        """Of the model that comes out: what validation was given, at inference."""
+        return with_strategies(budget, "inference", self.val_ratio, self.val_frame_ratio, self.val_requirement)
+
+    def val_budget(self, budget: BudgetConfig, frames: int) -> BudgetConfig:
+        """Of validation on clips of `frames` frames, as it is at inference."""
+        rule = self.val_requirement or (f"fixed:{self.val_loss}" if self.val_loss else "none")
+        ratio, over_frames = self.val_ratio or VAL_RATIO, self.val_frame_ratio or "uniform"
+        changed = with_strategies(budget, "inference", ratio, over_frames, rule)
+        check_frames(changed, "inference", frames, "--val-frame-ratio")
+        return changed
 
     @property
     def hinted(self) -> bool:

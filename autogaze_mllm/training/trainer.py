@@ -8,12 +8,11 @@ Notable design decisions:
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
 import random
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +25,20 @@ from tqdm.auto import tqdm
 
 from ..common.compute.workers import Prefetch
 from ..common.errors import DivergenceError, InputError
-from ..common.extras import require_extra
-from ..common.storage.files import output_folder, read_json, write_json
-from ..common.storage.json_diff import check_same
+from ..common.storage.files import output_folder, write_json
 from ..common.storage.locks import run_lock
+from ..gaze.autogaze.config import AutoGazeConfig
 from ..gaze.autogaze.model import AutoGaze
-from .checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
+from .checkpoints import METRICS, MetricsFile, Trained, save_checkpoint
 from .config import TrainingConfig
-from .curves import plot_curves
-from .data.clips import ClipConfig, ClipSource
+from .data.clips import ClipSource
 from .data.labels import Label, collate_labels, key_of
+from .identity import run_facts
+from .monitoring.curves import plot_curves
+from .monitoring.log import EVERY, in_words, of_run, run_log
+from .monitoring.trackers import NONE, Trackers, check_tracker
 from .objective import Batch, GazeObjective
+from .resuming import begin_run
 from .schedules import learning_rate, temperature
 from .selections import check_budget
 from .tasks.base import ReconstructionTask, TrainableTask
@@ -44,7 +46,6 @@ from .tasks.mosaic import MosaicTask
 from .validation import validate
 
 LOWER = "a lower --lr may help"
-FREE = {"keep", "save_every", "val_every", "val_clips", "tracker", "micro_batch"}  # may be others when a run goes on
 
 
 @dataclass(frozen=True)
@@ -71,18 +72,19 @@ class GazeTrainer:
         cpu: bool = False,
         progress: bool = True,
         identity: Mapping[str, Any] | None = None,
+        resume: str | Path | None = None,
     ) -> None:
         """until: stop after this step, short of the schedule's end. identity: what else decides the result (where the
-        weights came from, labels, ...), as json values: a run is only gone on with where it is the same."""
+        weights came from, labels, ...), as json values: a run is only gone on with where it is the same. resume: a
+        checkpoint, or another run, that this run is the continuation of; once it has checkpoints of its own, they
+        count."""
         if settings.val_loss is None:
-            settings = dataclasses.replace(settings, val_loss=task.usual_loss)
+            settings = replace(settings, val_loss=task.usual_loss)
         self.settings, self.data = settings, data
         self.identity = dict(identity or {})
         self.last_step = min(settings.steps, until or settings.steps)
         self.run_folder = output_folder(run)
-        if settings.tracker != "none":
-            extra = "wandb" if settings.tracker == "wandb" else "train"
-            require_extra(extra, f"--tracker {settings.tracker}", settings.tracker)
+        check_tracker(settings.tracker)
         # Buffers are never trained here, and their broadcast would cost a message for each step.
         options = DistributedDataParallelKwargs(broadcast_buffers=False)
         # Precision is ours to choose: accelerate's would be fixed for the whole process by the first trainer in it.
@@ -90,12 +92,14 @@ class GazeTrainer:
             cpu=cpu,
             mixed_precision="no",
             kwargs_handlers=[options],
-            log_with=None if settings.tracker == "none" else settings.tracker,
+            log_with=None if settings.tracker == NONE else settings.tracker,
             project_dir=self.run_folder,
         )
+        self.trackers = Trackers(self.accelerator, settings.tracker, self.run_folder)
         self.micro, self.rounds = settings.accumulation(self.accelerator.num_processes)
         self.progress = progress and self.accelerator.is_main_process
         self.gaze, self.task = gaze.train(), task
+        self._set_budgets()
         self._check()
         gaze.requires_grad_(settings.train_gaze)
         if isinstance(task, nn.Module):
@@ -104,12 +108,15 @@ class GazeTrainer:
         self.hints = objective.hints
         self.parameters = [p for p in objective.parameters() if p.requires_grad]
         self.optimizer = make_optimizer(objective, settings)
-        self._identify()
         self.validation: dict[str, float] = {}  # of the trained model
         trained_gaze = gaze if settings.train_gaze else None
         self.trained = Trained(trained_gaze, self._trained_task(), self.hints, self.optimizer)
-        self.first_step, _ = load_newest(self.run_folder, self.trained)
-        self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+        facts = run_facts(settings, data.train, data.val, gaze, task, self.identity)
+        origin = None if resume is None else Path(resume)
+        self.first_step = begin_run(self.run_folder, facts, self.trained, origin, self.accelerator.is_main_process)
+        with warnings.catch_warnings():  # torch has another name for it, which accelerate does not know yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
 
     def train(self) -> AutoGaze:
         """Runs to the last step; what an earlier, interrupted run did is not done again. Returns the trained model.
@@ -117,13 +124,35 @@ class GazeTrainer:
         Raises DivergenceError, with nothing of it saved, once the loss or a weight is not finite, and InputError where
         another process is at work in the run's folder.
         """
-        with run_lock(self.run_folder) if self.accelerator.is_main_process else nullcontext():
+        with self._at_work():
             return self._train()
+
+    def validate(self) -> dict[str, float]:
+        """Validates the model as it is (that of the newest checkpoint, if there is one), without training it."""
+        with self._at_work():
+            self.trackers.start(self.settings.to_dict())
+            try:
+                self._validate_at_the_end(self.first_step)
+            finally:
+                self.trackers.finish()
+        return self.validation
+
+    @contextmanager
+    def _at_work(self) -> Iterator[None]:
+        """The run's folder is this run's alone, and its log is written."""
+        main = self.accelerator.is_main_process
+        with run_lock(self.run_folder) if main else nullcontext(), run_log(self.run_folder if main else None):
+            yield
 
     def _train(self) -> AutoGaze:
         settings, main = self.settings, self.accelerator.is_main_process
-        metrics = MetricsFile(self.run_folder / "metrics.jsonl", self.first_step) if main else None
-        self._start_tracker()
+        metrics = MetricsFile(self.run_folder / METRICS, self.first_step) if main else None
+        of_run.info(
+            "steps %d to %d, %d videos, %d processes, batch %d = %d rounds of %d clips",
+            *(self.first_step, self.last_step, len(self.data.train), self.accelerator.num_processes),
+            *(settings.batch_size, self.rounds, self.micro * self.accelerator.num_processes),
+        )
+        self.trackers.start(settings.to_dict())
         bar = tqdm(
             total=self.last_step, initial=self.first_step, unit="step", desc="training", disable=not self.progress
         )
@@ -136,30 +165,57 @@ class GazeTrainer:
                     bar.set_postfix(loss=f"{values['loss']:.3f}")
                     if metrics is not None:
                         metrics.write(step, values)
-                    self.accelerator.log(values, step)
+                    if step % EVERY == 0 or step + 1 == self.last_step:
+                        of_run.info("step %d of %d: %s", step, settings.steps, in_words(values))
+                    self.trackers.log(step, values)
                     if (step + 1) % settings.save_every == 0 or step + 1 == self.last_step:
                         self._save(step + 1)
+            self._validate_at_the_end(self.last_step)
         finally:
             bar.close()
-            for tracker in self.accelerator.trackers:
-                tracker.finish()  # `end_training` would end the process group as well, which is needed further on
-            self.accelerator.trackers.clear()
+            self.trackers.finish()
             if metrics is not None:
                 metrics.close()
-        self.validation = self._validation(self.last_step)
-        if main and self.validation:
-            write_json(self.run_folder / "validation.json", self.validation)
         if main:
-            plot_curves(self.run_folder / "metrics.jsonl", self.run_folder / "curves.png")
-            if self.settings.train_gaze:
-                self.gaze.save_pretrained(self.run_folder / "gaze")
-            trained = self._trained_task()
-            if trained is not None:
-                trained.save_pretrained(self.run_folder / "task")
+            plot_curves(self.run_folder / METRICS, self.run_folder / "curves.png")
+            with self._own_budget():
+                self._save_models()
+        self.gaze.config = self._own_config()
         self.accelerator.wait_for_everyone()
         if isinstance(self.task, nn.Module):
             self.task.eval()
         return self.gaze.eval()
+
+    def _set_budgets(self) -> None:
+        """The budgets of rollouts become those of the model's configuration while it is trained."""
+        config, frames = self.gaze.config, self.data.train.settings.frames
+        steps = frames // config.encoder.temporal_patch_size
+        self.gaze.config = replace(config, budget=self.settings.rollout_budget(config.budget, steps))
+        if self.data.val is not None:
+            self.settings.val_budget(config.budget, steps)  # is refused here, if it is to be
+
+    def _own_config(self) -> AutoGazeConfig:
+        """Of the model that comes out."""
+        config = self.gaze.config
+        return replace(config, budget=self.settings.own_budget(config.budget))
+
+    @contextmanager
+    def _own_budget(self) -> Iterator[None]:
+        """What is saved meanwhile has the budgets that the trained model is to have."""
+        config = self.gaze.config
+        self.gaze.config = self._own_config()
+        try:
+            yield
+        finally:
+            self.gaze.config = config
+
+    def _save_models(self) -> None:
+        """What was trained, as folders of the run."""
+        if self.settings.train_gaze:
+            self.gaze.save_pretrained(self.run_folder / "gaze")
+        trained = self._trained_task()
+        if trained is not None:
+            trained.save_pretrained(self.run_folder / "task")
 
     def _check(self) -> None:
         """Raises InputError for a task and settings that do not go together."""
@@ -177,13 +233,6 @@ class GazeTrainer:
                 f"ntp searches labels with the mosaic only; search those of {task.name!r} once, with "
                 f"`autogaze-mllm label --task`, and give them to --labels"
             )
-
-    def _start_tracker(self) -> None:
-        """Beside `metrics.jsonl`: tensorboard in the run's folder of that name, or a run of wandb's project."""
-        tracker, run = self.settings.tracker, self.run_folder
-        project = "autogaze_mllm" if tracker == "wandb" else tracker
-        wandb = {"dir": str(run), "name": run.name, "config": self.settings.to_dict()}
-        self.accelerator.init_trackers(project, init_kwargs={"wandb": wandb})
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:
         """One optimizer step. -> its numbers, averaged over processes and rounds."""
@@ -251,17 +300,31 @@ class GazeTrainer:
         return label
 
     def _validation(self, step: int) -> dict[str, float]:
+        """All processes take part. -> {} where there is nothing to validate on."""
         if self.data.val is None or not self.settings.val_clips:
             return {}
-        values: dict[str, float] = {}
-        if self.accelerator.is_main_process:
-            self._seed(step)
-            values = validate(
-                self.gaze, self.task, self.data.val, self.settings, self.run_folder / "pictures" / f"step-{step:08}.png"
-            )
-            self.gaze.train()
-        self.accelerator.wait_for_everyone()
+        accelerator = self.accelerator
+        values, shown = validate(
+            self.gaze,
+            self.task,
+            self.data.val,
+            self.settings,
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            progress=self.progress,
+        )
+        if accelerator.is_main_process:
+            of_run.info("validation at step %d: %s", step, in_words(values))
+            self.trackers.show(step, shown)
+        accelerator.wait_for_everyone()
         return values
+
+    def _validate_at_the_end(self, step: int) -> None:
+        self.validation = self._validation(step)
+        if self.validation:
+            self.trackers.log(step, self.validation)
+            if self.accelerator.is_main_process:
+                write_json(self.run_folder / "validation.json", self.validation)
 
     def _seed(self, step: int) -> None:
         """Budgets, which all processes must agree on, come from Python's generator; rollouts from torch's."""
@@ -281,63 +344,10 @@ class GazeTrainer:
         if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
             raise DivergenceError(f"the weights after step {step} are not finite, nothing was saved; {LOWER}")
         if self.accelerator.is_main_process:
-            save_checkpoint(self.run_folder, step, self.trained, self.settings.to_dict(), self.settings.keep)
+            with self._own_budget():
+                save_checkpoint(self.run_folder, step, self.trained, self.settings.to_dict(), self.settings.keep)
+            of_run.info("checkpoint of step %d", step)
         self.accelerator.wait_for_everyone()
-
-    def _identify(self) -> None:
-        """Keeps beside the checkpoints all that decides the result; a resumed run with something else would not go on
-        as the first one."""
-        path, mine = self.run_folder / "settings.json", self._facts()
-        if path.exists() and any((self.run_folder / "checkpoints").glob("step-*")):
-            defaults = _as_json(TrainingConfig().to_dict() | {"clips": vars(ClipConfig())})
-            stored = _filled(read_json(path), defaults)
-            told = {name for name in mine if name in stored and name not in FREE}  # some came after a run was begun
-            check_same(self.run_folder, *({name: one[name] for name in told} for one in (stored, mine)))
-        if self.accelerator.is_main_process:
-            write_json(path, mine)
-
-    def _facts(self) -> dict[str, Any]:
-        train, task = self.data.train, self.task
-        names = hashlib.blake2b(digest_size=16)
-        for video in train.paths:
-            names.update(
-                f"{key_of(video)} {video.stat().st_size if video.is_file() else -1}\n".encode(errors="replace")
-            )
-        config = getattr(getattr(task, "model", None), "config", None)
-        facts = self.settings.to_dict() | {
-            "clips": vars(train.settings),
-            "videos": len(train),
-            "video_files": names.hexdigest(),
-            "gaze": self.gaze.config.to_dict(),
-            "task": {
-                "name": task.name,
-                "config": config.to_dict() if config is not None else None,
-                "sample_rate": getattr(task, "sample_rate", None),
-            },
-            **self.identity,
-        }
-        return _as_json(facts)
-
-
-def _filled(stored: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """Settings that came after a run was begun have their defaults in it."""
-    filled = {**defaults, **stored}
-    return filled | {
-        name: _filled(stored[name], value)
-        for name, value in defaults.items()
-        if isinstance(value, dict) and isinstance(stored.get(name), dict)
-    }
-
-
-def _as_json(values: dict[str, Any]) -> dict[str, Any]:
-    """Tuples as the lists that json gives back."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: plain(entry) for name, entry in value.items()}
-        return [plain(entry) for entry in value] if isinstance(value, (tuple, list)) else value
-
-    return plain(values)
 
 
 def _sync(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:

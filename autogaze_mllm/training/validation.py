@@ -2,119 +2,173 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
+from torch import nn
+from tqdm.auto import tqdm
 
-from ..common.storage.files import atomic_write, output_folder
+from ..common.compute.distributed import gathered
+from ..gaze.autogaze.budget import dirichlet_ratios, draw_ratio, draw_requirement
+from ..gaze.autogaze.config import BudgetConfig
 from ..gaze.autogaze.model import AutoGaze
-from ..gaze.grid import PatchGrid
-from ..gaze.overlay import draw_patches, patch_box
+from ..gaze.ratio import Ratio, patches_per_frame
 from ..gaze.selection import GazingInfo, Selection, read_selection
 from ..gaze.selectors.baselines import RandomSelector
 from .config import TrainingConfig
-from .data.clips import ClipSource
+from .data.clips import Clip, ClipSource
+from .monitoring.pictures import ShownClip
 from .search.greedy import search_mosaic
-from .tasks.base import ReconstructionTask
+from .tasks.base import ReconstructionTask, TaskResult
 from .tasks.mosaic import MosaicTask
 
 PICTURES = 4  # clips shown
 
 
+@dataclass(frozen=True)
+class ClipResult:
+    """Of one clip. asked: the loss of each frame that the stop rule ended, over the one asked for; greedy: patches that
+    the greedy search needs for the same loss in every frame, with the mosaic."""
+
+    loss: float
+    ratio: float
+    patches: int
+    asked: list[float]
+    greedy: int | None
+
+
 @torch.no_grad()
 def validate(
-    gaze: AutoGaze, task: ReconstructionTask, clips: ClipSource, settings: TrainingConfig, picture: Path
-) -> dict[str, float]:
-    """Greedy decoding of the first clips with the validation budget and stop rule.
+    gaze: AutoGaze,
+    task: ReconstructionTask,
+    clips: ClipSource,
+    settings: TrainingConfig,
+    *,
+    rank: int = 0,
+    world: int = 1,
+    progress: bool = False,
+) -> tuple[dict[str, float], list[ShownClip]]:
+    """Greedy decoding of the first `val_clips` clips (-1: all) with the budgets of validation, shared among `world`
+    processes, all of which call this. What is random about a clip's budgets comes from the seed and its number.
 
-    -> val_loss (of the task), val_gazing_ratio, val_patches (of a clip), val_asked (the loss at which frames stopped,
-    over the one asked for), and for the mosaic task val_greedy_patches: what the greedy search needs for the same loss
-    in every frame. Writes the picture: original, kept patches, reconstruction.
+    -> means over the clips: val_loss (of the task), val_gazing_ratio, val_patches (of a clip), val_asked (the loss at
+    which frames stopped, over the one asked for), and for the mosaic val_greedy_patches; and the first `PICTURES` of
+    this process's clips.
     """
-    gaze.eval()
-    losses, ratios, patches, greedy, stopped, shown = [], [], [], [], [], []
-    device = gaze.device
-    for number in range(min(settings.val_clips, len(clips))):
-        frames = clips.clip(number).pixels[None].to(device).float() / 255
-        info = _select(gaze, task, frames, settings)
-        result = task(task.normalize(frames), info, list(range(frames.shape[1])))  # all, as training may not
-        losses.append(float(result.loss.mean()))
-        ratios.append(result.gazing_ratio)
-        patches.append(float(result.kept.sum()))
-        if settings.val_loss and info.task_loss_requirement is not None:
-            stopped += _stopped_losses(info, result.frame_losses, result.kept, settings)
-        if isinstance(task, MosaicTask):
-            greedy.append(_greedy_patches(task, task.normalize(frames), result.frame_losses))
-        if number < PICTURES:
-            selection = read_selection(info, task.grid, "validation")
-            shown.append(picture_rows(frames[0], selection, task.denormalize(result.reconstruction)[0], task.grid))
-    output_folder(picture.parent)
-    with atomic_write(picture) as temporary:
-        Image.fromarray(np.concatenate(shown)).save(temporary, format="png")
+    budget = settings.val_budget(gaze.config.budget, clips.settings.frames // gaze.config.encoder.temporal_patch_size)
+    count = len(clips) if settings.val_clips < 0 else min(settings.val_clips, len(clips))
+    mine = np.array_split(np.arange(count), world)[rank].tolist()
+    asked = settings.train_gaze or settings.selections == "gaze"
+    results: list[ClipResult] = []
+    shown: list[ShownClip] = []
+    with _evaluating(gaze, task):
+        for number in tqdm(mine, desc="validation", unit="clip", leave=False, disable=not progress):
+            clip = clips.clip(number)
+            random.seed(settings.seed * 1_000_003 + number)
+            torch.manual_seed(settings.seed * 1_000_003 + number)
+            result, picture = _measure(gaze if asked else None, gaze.device, task, clip, budget, len(shown) < PICTURES)
+            results.append(result)
+            shown += [picture] if picture is not None else []
+    return _means([one for part in gathered(results) for one in part]), shown
+
+
+def _means(results: list[ClipResult]) -> dict[str, float]:
     values = {
-        "val_loss": float(np.mean(losses)),
-        "val_gazing_ratio": float(np.mean(ratios)),
-        "val_patches": float(np.mean(patches)),
+        "val_clips": float(len(results)),
+        "val_loss": float(np.mean([one.loss for one in results])),
+        "val_gazing_ratio": float(np.mean([one.ratio for one in results])),
+        "val_patches": float(np.mean([one.patches for one in results])),
     }
-    if stopped and settings.val_loss:
-        values["val_asked"] = float(np.mean(stopped)) / settings.val_loss
+    asked = [value for one in results for value in one.asked]
+    greedy = [one.greedy for one in results if one.greedy is not None]
+    if asked:
+        values["val_asked"] = float(np.mean(asked))
     if greedy:
         values["val_greedy_patches"] = float(np.mean(greedy))
     return values
 
 
-def _select(gaze: AutoGaze, task: ReconstructionTask, frames: torch.Tensor, settings: TrainingConfig) -> GazingInfo:
-    if not settings.train_gaze and settings.selections == "random":
-        return RandomSelector().select(frames, task.grid, settings.val_ratio, None)
-    return gaze.generate(
-        gaze.processor.normalize(frames), settings.val_ratio, settings.val_loss or None, do_sample=False
+@contextmanager
+def _evaluating(*models: object) -> Iterator[None]:
+    """The modules among them are in evaluation mode meanwhile."""
+    modules = [model for model in models if isinstance(model, nn.Module)]
+    before = [module.training for module in modules]
+    try:
+        for module in modules:
+            module.eval()
+        yield
+    finally:
+        for module, training in zip(modules, before, strict=True):
+            module.train(training)
+
+
+def _measure(
+    gaze: AutoGaze | None,
+    device: torch.device,
+    task: ReconstructionTask,
+    clip: Clip,
+    budget: BudgetConfig,
+    show: bool,
+) -> tuple[ClipResult, ShownClip | None]:
+    """gaze: None for random patches, as many as the ratio lets a frame have."""
+    frames = clip.pixels[None].to(device).float() / 255
+    need: float | None = None
+    if gaze is None:
+        info = RandomSelector().select(frames, task.grid, draw_ratio(budget, False), None)
+        limits = patches_per_frame(1.0, task.grid.size, 1, frames.shape[1])[0]
+    else:
+        info, limits, need = select(gaze, gaze.processor.normalize(frames), budget)
+    video = task.normalize(frames)
+    result = task(video, info, list(range(frames.shape[1])))
+    losses = result.frame_losses[0].tolist()
+    measured = ClipResult(
+        loss=float(result.loss.mean()),
+        ratio=result.gazing_ratio,
+        patches=int(result.kept.sum()),
+        asked=_asked(result, limits, need),
+        greedy=_greedy_patches(task, video, result.frame_losses) if isinstance(task, MosaicTask) else None,
     )
+    if not show:
+        return measured, None
+    selection = read_selection(info, task.grid, "validation")
+    here = Selection(selection.index.cpu(), selection.keep.cpu(), selection.frame.cpu(), selection.counts)
+    rebuilt = task.denormalize(result.reconstruction)[0].cpu()
+    return measured, ShownClip(clip.path.name, frames[0].cpu(), here, rebuilt, losses, task.grid)
 
 
-def _stopped_losses(
-    info: GazingInfo, losses: torch.Tensor, kept: torch.Tensor, settings: TrainingConfig
-) -> list[float]:
-    """Losses (of the first row) of frames that the stop rule ended: more than the one patch that every frame keeps,
-    and fewer than the budget."""
-    assert info.num_vision_tokens_each_frame is not None
-    limit = max(int(settings.val_ratio * info.num_vision_tokens_each_frame), 1)
-    pairs = zip(losses[0].tolist(), kept[0].tolist(), strict=True)
-    return [loss for loss, count in pairs if 1 < count < limit]
+def select(gaze: AutoGaze, pixels: torch.Tensor, budget: BudgetConfig) -> tuple[GazingInfo, torch.Tensor, float | None]:
+    """What the model keeps of one clip (1, T, 3, H, W), by the strategies that `budget` has for inference, whatever the
+    model's own are. -> also the patches that each frame might have kept (T,), and the loss to stop at, if any."""
+    size = gaze.config.num_vision_tokens_each_frame
+    steps = pixels.shape[1] // gaze.config.encoder.temporal_patch_size
+    need = draw_requirement(budget, False) if budget.use_requirement_inference else None
+    share = draw_ratio(budget, False)
+    ratio: Ratio = share
+    if budget.frame_inference == "dirichlet":
+        ratio = dirichlet_ratios(share, budget.dirichlet_alpha, steps)
+    limits = patches_per_frame(ratio, size, 1, steps)[0]
+    if budget.frame_inference == "self":
+        first = gaze.generate(pixels, share, draw_requirement(budget, False), do_sample=False)
+        kept = read_selection(first, gaze.grid, "validation")
+        counts = torch.stack([part.sum() for part in kept.keep[0].split(kept.counts)])
+        ratio = (counts.clamp(min=1) + 0.5) / size  # the half is cut off again
+    return gaze.generate(pixels, ratio, need, do_sample=False), limits, need
 
 
-def _greedy_patches(task: MosaicTask, video: torch.Tensor, losses: torch.Tensor) -> float:
+def _asked(result: TaskResult, limits: torch.Tensor, need: float | None) -> list[float]:
+    """Of frames that the stop rule ended: more than the one patch that every frame keeps, and fewer than its limit."""
+    if not need:
+        return []
+    rows = zip(result.frame_losses[0].tolist(), result.kept[0].tolist(), limits.tolist(), strict=True)
+    return [loss / need for loss, count, limit in rows if 1 < count < limit]
+
+
+def _greedy_patches(task: MosaicTask, video: torch.Tensor, losses: torch.Tensor) -> int:
     """Patches that the greedy search keeps to be as good as `losses` (1, T) in every frame."""
     budgets = torch.full(losses.shape, task.grid.size)
     found = search_mosaic(task, video, losses + 1e-6, budgets)
-    return float((found.ids >= 0).sum())
-
-
-def picture_rows(
-    frames: torch.Tensor, selection: Selection, rebuilt: torch.Tensor, grid: PatchGrid, columns: int = 8
-) -> np.ndarray:
-    """Three rows for a clip: its frames (T, 3, H, W) in [0, 1], the kept patches outlined, and `rebuilt`.
-
-    selection: of this clip alone. At most `columns` frames, spread over the clip. -> (3 * H, columns * W, 3) uint8.
-    """
-    shown = np.unique(np.linspace(0, len(frames) - 1, columns).round().astype(int))
-
-    def image(pixels: torch.Tensor) -> np.ndarray:
-        return (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-    originals = [image(frames[t]) for t in shown]
-    kept = [outline_patches(original, selection, int(t), grid) for original, t in zip(originals, shown, strict=True)]
-    rows = [originals, kept, [image(rebuilt[t]) for t in shown]]
-    blank = [np.zeros_like(originals[0])] * (columns - len(shown))
-    return np.concatenate([np.concatenate(row + blank, axis=1) for row in rows])
-
-
-def outline_patches(frame: np.ndarray, selection: Selection, number: int, grid: PatchGrid) -> np.ndarray:
-    """frame (H, W, 3) uint8 -> the same with the kept patches of frame `number` of row 0 outlined."""
-    height, width = frame.shape[:2]
-    wanted = selection.keep[0] & (selection.frame == number)
-    places = zip(*(part.tolist() for part in grid.locate(selection.index[0][wanted])), strict=True)
-    panel = (0, 0, width, height)
-    boxes = [(scale, patch_box(grid, scale, row, column, panel)) for scale, row, column in places]
-    return np.asarray(draw_patches(frame, boxes))
+    return int((found.ids >= 0).sum())

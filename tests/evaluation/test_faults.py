@@ -198,4 +198,6 @@ def test_the_measure_of_selections_tells_models_of_one_name_apart(tmp_path, caps
 
     rows = json.loads((tmp_path / "out/summary.json").read_text(), parse_constant=refuse)["summary"]
     assert [(row["selector"], row["clips"]) for row in rows] == [("b1/gaze", 1), ("b2/gaze", 1)]
-    assert (tmp_path / "out/heat_map_b1-gaze.png").is_file() and (tmp_path / "out/pictures_b2-gaze.png").is_file()
+    for name in ("b1-gaze", "b2-gaze"):
+        assert (tmp_path / "out/plots" / name / "gaze_heatmap.png").is_file()
+        assert len(list((tmp_path / "out/visualizations" / name).iterdir())) == 1

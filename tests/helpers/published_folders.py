@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from transformers import SiglipConfig, SiglipImageProcessorPil, SiglipModel
+from transformers import SiglipConfig, SiglipModel
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig, BudgetConfig, GazeDecoderConfig, GazeEncoderConfig
 from autogaze_mllm.gaze.autogaze.model import AutoGaze

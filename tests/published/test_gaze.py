@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+import autogaze_mllm as am
 from autogaze_mllm import InputError
 from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor as OurProcessor
 from autogaze_mllm.published import AutoGaze, AutoGazeImageProcessor
 
 from ..helpers.golden_data import assert_close, cases, independent_rows, label, load, names, part, video
-from ..helpers.published_folders import small_gaze, write_golden
+from ..helpers.published_folders import small_gaze, write_golden, write_siglip
 
 KEYS = {
     "gazing_pos", "log_action_probs", "gazing_mask", "scales", "frame_sampling_rate", "num_vision_tokens_each_frame",
@@ -113,6 +115,17 @@ def test_another_grid_has_scores_too() -> None:
     assert_close(again["log_action_probs"], found["log_action_probs"].detach())
 
 
+def test_given_positions_that_are_no_selection_are_refused(model_of: Any) -> None:
+    name = "gaze_00_basic"
+    model, inputs = model_of(name), {"video": video(name)}
+    whole = model(inputs, gazing_ratio=0.3)
+    for missing in ("gazing_pos", "if_padded_gazing", "num_gazing_each_frame"):
+        with pytest.raises(InputError, match=f"gazing_info for the gaze model lacks {missing}"):
+            model(inputs, gazing_info={key: value for key, value in whole.items() if key != missing})
+    with pytest.raises(InputError, match="does not fit the video"):
+        model({"video": video(name)[:, :1]}, gazing_info=whole)
+
+
 def test_in_training_mode_choices_are_drawn() -> None:
     model = AutoGaze(small_gaze().config)
     pixels = torch.randn(1, 1, 3, 224, 224)
@@ -128,6 +141,8 @@ def test_attributes_of_the_published_model() -> None:
     assert model.scales == [32, 64, 112, 224] and model.num_vision_tokens_each_frame == 265
     assert model.num_vision_tokens_each_scale_each_frame == [4, 16, 49, 196] and model.frame_sampling_rate == 1
     config = model.config
+    assert str(config.scales) == "32+64+112+224" and config.scales.split("+") == ["32", "64", "112", "224"]
+    assert type(config).from_dict(config.to_dict()) == config and config.scales == (32, 64, 112, 224)
     inner = config.gaze_model_config
     assert config.max_num_frames == 16 and inner.input_img_size == 224 and inner.connector_config.num_tokens == 196
     assert inner.gaze_decoder_config.num_multi_token_pred == 10 and inner.vision_model_config.temporal_patch_size == 1
@@ -135,6 +150,18 @@ def test_attributes_of_the_published_model() -> None:
     assert config.gazing_ratio_each_frame_config["sample_strategy_during_inference"] == "uniform"
     assert config.task_loss_requirement_config["fixed"]["task_loss_requirement"] == 0.7
     assert config.has_task_loss_requirement_during_inference and not config.has_task_loss_requirement_during_training
+
+
+def test_it_stands_wherever_our_own_model_does(clip: Path, tmp_path: Path) -> None:
+    small_gaze().save_pretrained(tmp_path / "gaze")
+    ours, theirs = am.AutoGaze.from_pretrained(tmp_path / "gaze"), AutoGaze.from_pretrained(tmp_path / "gaze")
+    settings = am.VideoSettings(frames=3, ratio=0.1, loss=0.0)
+    gazed = [am.gaze_video(clip, model, settings) for model in (ours, theirs, copy.deepcopy(theirs))]
+    assert all(torch.equal(one.positions, gazed[0].positions) for one in gazed)
+    assert theirs.identity() == ours.identity() and theirs.thread_safe  # so that one cache serves both
+    theirs.save_pretrained(tmp_path / "again")
+    for file in (tmp_path / "gaze").iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
 
 
 def test_what_is_no_batch_is_refused_in_a_line() -> None:
@@ -182,3 +209,5 @@ def test_the_size_of_a_processor_can_be_said(tmp_path: Path) -> None:
         process(frames, return_tensors="tf")
     with pytest.raises(InputError, match=r"no preprocessor_config\.json"):
         AutoGazeImageProcessor.from_pretrained(tmp_path / "..")
+    with pytest.raises(InputError, match="image_processor_type is SiglipImageProcessor"):
+        AutoGazeImageProcessor.from_pretrained(write_siglip(tmp_path / "siglip", 64, 16))

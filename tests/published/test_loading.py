@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModel
 
 import autogaze_mllm as am
 from autogaze_mllm import InputError
+from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.published import AutoGaze, AutoGazeImageProcessor
 
 from ..helpers.published_folders import small_gaze
@@ -177,6 +178,21 @@ def test_a_model_goes_to_the_hub_and_comes_back(kind: Any, hub: type[Hub], folde
     assert kind.from_pretrained("someone/my-gaze", local_files_only=True).config == model.config
     with pytest.raises(InputError, match="someone/my-gaze"):
         kind.from_pretrained("someone/my-gaze", revision="v9", cache_dir=tmp_path / "other")
+
+
+def test_wrapping_hands_on_where_downloads_go(hub: type[Hub], folder: Path, tmp_path: Path) -> None:
+    """A gaze model by its id, in front of a model that is loaded."""
+    am.AutoGaze.from_pretrained(folder).push_to_hub("someone/my-gaze", token="hf_of_nobody")
+    base, processor = tiny_model("llava", image_size=64)
+    place = {"cache_dir": str(tmp_path / "elsewhere"), "token": "hf_of_nobody"}
+    am.wrap(base, "someone/my-gaze", processor=processor, cache=False, hub=place).unwrap()
+    assert list((tmp_path / "elsewhere").rglob("model.safetensors"))
+    hub.repositories.clear()  # gone from the hub, but still there
+    again = am.wrap(base, "someone/my-gaze", processor=processor, cache=False, hub={**place, "local_files_only": True})
+    assert isinstance(again.gaze, am.AutoGaze)
+    again.unwrap()
+    with pytest.raises(InputError, match=r"wrap\(hub=\): unknown argument 'chache_dir'"):
+        am.wrap(base, "pixel-diff", processor=processor, cache=False, hub={"chache_dir": "x"})
 
 
 def test_the_card_says_what_the_model_is(hub: type[Hub], folder: Path) -> None:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 import torch
-from transformers import SiglipImageProcessorPil
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from autogaze_mllm import InputError
 from autogaze_mllm.published import (
@@ -34,6 +34,17 @@ def test_frames_by_their_numbers(clip: Path) -> None:
         for wrong, said in (([40], "none of the frames 40 to 40"), ([], "from 0 on"), ([-1], "from 0 on")):
             with pytest.raises(InputError, match=said):
                 read_video_pyav(container, wrong)
+
+
+def test_what_cannot_be_decoded_is_one_line(tmp_path: Path) -> None:
+    cut = tmp_path / "sound.wav"
+    with av.open(str(cut), "w") as sound:
+        stream = sound.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), layout="mono")
+        frame.sample_rate = 8000
+        sound.mux(stream.encode(frame))
+    with av.open(str(cut)) as container, pytest.raises(InputError, match=r"sound\.wav: .* no video stream"):
+        read_video_pyav(container, [0])
 
 
 @pytest.mark.parametrize("case", load("data")[0]["frame_indices"], ids=str)

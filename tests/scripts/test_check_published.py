@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 import autogaze_mllm as am
+from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.published import AutoGazeImageProcessor, read_video_pyav
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
@@ -23,7 +24,7 @@ from ..helpers.training_models import CONFIG, small_gaze
 
 Run = Callable[..., tuple[int, str, str]]
 STARTS, LENGTH = [0, 3], 4
-SETTINGS = ("ratio_0.25", "ratio_0.50_task_0.70", "ratio_1.00")
+SETTINGS = {"ratio_0.25": (0.25, None), "ratio_0.50_task_0.70": (0.5, 0.7), "ratio_1.00": (1.0, None)}
 COLUMNS = ("non_padded_gazes", "reconstruction_loss", "pixel_mae", "psnr", "ssim")
 
 
@@ -54,7 +55,10 @@ def check(place: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Run:
 
 
 def expectations(**example: Any) -> dict[str, Any]:
-    settings = {name: dict.fromkeys(COLUMNS, 0.5) for name in SETTINGS}
+    settings = {
+        name: {"gazing_ratio": ratio, "task_loss_requirement": loss, **dict.fromkeys(COLUMNS, 0.5)}
+        for name, (ratio, loss) in SETTINGS.items()
+    }
     table = {"clip_starts": STARTS, "clip_len": LENGTH, "settings": settings, "allowed": dict.fromkeys(COLUMNS, 0.001)}
     call = {"frames": LENGTH, "gazing_ratio": 0.5, "task_loss_requirement": -9.0, "tower_channels": 32}
     return {"example": {**call, "entries": 1, "kept": 1, "entries_of_frames": [1], **example}, "table": table}
@@ -74,7 +78,7 @@ def test_equal_or_not_line_by_line(place: Path, check: Run, tmp_path: Path) -> N
     # What it found is expected now: equal, with every line said to be so.
     right = expectations(entries=40, kept=40, entries_of_frames=[10] * LENGTH)
     for name in SETTINGS:
-        right["table"]["settings"][name] = {column: found[f"{name} {column}"] for column in COLUMNS}
+        right["table"]["settings"][name] |= {column: found[f"{name} {column}"] for column in COLUMNS}
     numbers.write_text(json.dumps(right))
     code, out, _ = check(*with_numbers)
     assert code == 0 and "NOT EQUAL" not in out and f"{len(found)} of {len(found)} equal" in out
@@ -104,7 +108,7 @@ def test_the_table_measures_what_the_fork_does(place: Path, check: Run, tmp_path
             frames = list(read_video_pyav(container, range(start, start + LENGTH)))
         info = gaze.generate(AutoGazeImageProcessor.from_pretrained(place / "gaze")(frames, "pt").pixel_values, 0.25)
         with torch.no_grad():
-            target = task.processor(frames)[None]
+            target = resize_bicubic(task.processor(frames)[None], 64, 64)
             result = task(target, info)
         errors.append(float((task.denormalize(result.reconstruction) - task.denormalize(target)).abs().mean()))
         losses.append(float(result.loss))

@@ -1,34 +1,25 @@
-"""Measuring selections: the numbers, the evaluation script, and the generated training videos."""
+"""Measuring selections: the numbers of a clip, and the generated training videos."""
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from autogaze_mllm import InputError, PatchGrid, PixelDiffSelector, RandomSelector
 from autogaze_mllm.gaze.selectors.baselines import AllSelector
-from autogaze_mllm.training.reconstruction import (
-    PUBLISHED,
-    GreedySelector,
-    Setting,
-    calibration,
-    heat_map,
-    match,
-    own_unit,
-    score_clip,
-)
+from autogaze_mllm.training.reconstruction.matching import match
+from autogaze_mllm.training.reconstruction.scores import calibration, heat_map, mean_psnr, score_clip
+from autogaze_mllm.training.reconstruction.selectors import GreedySelector, own_unit
+from autogaze_mllm.training.reconstruction.settings import PUBLISHED, Setting
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.video.reader import VideoReader
 
 from ..helpers.programs import run_script
-from ..helpers.training_models import busy_clip, small_gaze, write_clips
+from ..helpers.training_models import busy_clip
 
 GRID = PatchGrid.of("32+64", 16)
 CPU = torch.device("cpu")
@@ -49,7 +40,9 @@ def test_settings_are_read() -> None:
         (1.00, 0.70),
         (0.75, 0.70),
     ]
-    for wrong in ("", "ratio", "ratio_x", "ratio_1.5", "size_3", "ratio_0.5_task"):
+    assert [s.limited for s in settings] == [True] * 5 + [False, True]
+    wrong_ones = ("", "ratio", "ratio_x", "ratio_1.5", "size_3", "ratio_0.5_task", "task_nan", "ratio_0.1_ratio_0.2")
+    for wrong in wrong_ones:
         with pytest.raises(InputError, match=r"expected ratio_0\.25"):
             Setting.parse(wrong)
 
@@ -67,7 +60,12 @@ def test_scores_are_those_of_the_pictures() -> None:
         similar = structural_similarity(original, rebuilt, channel_axis=0, data_range=1)
         assert frame.ssim == pytest.approx(similar, abs=1e-3)
         assert not frame.stopped
+    whole = peak_signal_noise_ratio(pixels.numpy() / 255.0, score.rebuilt.numpy().astype(np.float64), data_range=1)
+    assert mean_psnr([frame.mse for frame in score.frames], 0) == pytest.approx(whole, abs=0.01)
     everything = score_clip(pixels, AllSelector(), Setting.parse("ratio_1.00"), task, CPU)
+    assert all(frame.exact and frame.psnr is None for frame in everything.frames)
+    assert not any(frame.exact for frame in score.frames)
+    assert mean_psnr([frame.mse for frame in everything.frames], 4) is None
     assert everything.mean("loss") == pytest.approx(0, abs=1e-5)
     assert everything.patches == 4 * GRID.size
 
@@ -98,39 +96,6 @@ def test_loss_in_the_unit_of_pixel_diff() -> None:
 def test_heat_map_counts_places() -> None:
     score = score_clip(clip(), AllSelector(), Setting.parse("ratio_1.00"), MosaicTask(GRID), CPU)
     assert heat_map([score], GRID) == pytest.approx(np.full((4, 4), 2.0))  # once at each of two scales
-
-
-def test_evaluation_script(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """With a gaze model of a grid of its own beside selectors without weights."""
-    write_clips(tmp_path / "videos", 2, frames=3)
-    small_gaze().save_pretrained(tmp_path / "small")
-    gaze = f"{tmp_path / 'small'},pixel-diff,greedy"
-    out = tmp_path / "out"
-    settings = "ratio_0.05,task_0.03"
-    arguments = [str(tmp_path / "videos"), "--gaze", gaze, "--settings", settings, "--frames", "2", "--device", "cpu"]
-    assert run_script("evaluate_reconstruction", *arguments, "--match", "--out", out) == 0
-    with (out / "clips.csv").open() as file:
-        clips = list(csv.DictReader(file))
-    with (out / "frames.csv").open() as file:
-        frames = list(csv.DictReader(file))
-    assert len(clips) == 2 * 2 * 3
-    assert len(frames) == 2 * len(clips)
-    assert {row["selector"] for row in clips} == {"small", "pixel-diff", "greedy"}
-    for row in clips:
-        own = [f for f in frames if all(f[k] == row[k] for k in ("video", "selector", "setting"))]
-        assert sum(int(f["patches"]) for f in own) == int(row["patches"])
-        if row["setting"] == "ratio_0.05":
-            assert all(int(f["patches"]) <= 13 for f in own)
-    summary = json.loads((out / "summary.json").read_text())["summary"]
-    greedy = next(row for row in summary if row["selector"] == "greedy" and row["setting"] == "task_0.03")
-    assert greedy["patches_over_greedy"] == pytest.approx(1.0)
-    assert greedy["measured_over_asked"] <= 1.0
-    for name in ("trade_off", "frames", "heat_map_small", "pictures_small", "pictures_greedy"):
-        assert Image.open(out / f"{name}.png").size[0] > 100
-    capsys.readouterr()
-    assert run_script("evaluate_reconstruction", *arguments, "--settings", "share_3", "--out", out) == 2
-    said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert said.startswith("evaluate_reconstruction: error: setting 'share_3'")
 
 
 def test_generated_videos_do_not_depend_on_how_many(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SiglipConfig, SiglipModel
+from transformers import Dinov2WithRegistersModel, SiglipModel
 
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.training.config import TrainingConfig
@@ -19,26 +19,14 @@ from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
 from ..helpers.training_models import small_gaze, write_clips
+from ..helpers.videomae_files import SMALL, write_networks
 
 MINE = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), scale=1 / 127.5, offset=True)
-SMALL = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("features")
-    eyes = {"image_size": 64, "patch_size": 16}
-    dino = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**SMALL, **eyes, num_register_tokens=3))
-    text = {"vocab_size": 20, "hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 1}
-    siglip = SiglipModel(
-        SiglipConfig(text_config=text | {"num_attention_heads": 2, "projection_size": 24}, vision_config=SMALL | eyes)
-    )
-    for model, name, mean in ((dino, "dinov2_reg", [0.485, 0.456, 0.406]), (siglip, "siglip2", [0.5, 0.5, 0.5])):
-        model.save_pretrained(folder / name)
-        settings = {"image_mean": mean, "image_std": [0.25, 0.2, 0.3], "rescale_factor": 1 / 255}
-        (folder / name / "preprocessor_config.json").write_text(json.dumps(settings))
-    return {name: str(folder / name) for name in ("dinov2_reg", "siglip2")}
+    return write_networks(tmp_path_factory.mktemp("features"))
 
 
 def plain_features(name: str, source: str, raw: torch.Tensor) -> torch.Tensor:

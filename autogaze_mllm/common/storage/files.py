@@ -19,7 +19,7 @@ from ..errors import InputError, first_line
 from .json_text import Fields, parse_object, to_json
 
 # What huggingface_hub is told of a repository.
-HUB = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download", "endpoint")
+HUB = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
 
 
 def find_file(source: str | Path, name: str, *, required: bool = True, **hub: Any) -> Path | None:
@@ -89,7 +89,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     """Gives a temporary path beside `path`, which takes its name only when the block ends without an error. Raises
     InputError where nothing can be written, as on a full disk; then there is no half of a file either."""
     with writing(path):
-        temporary = path.parent / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
+        # Absolute, so that nobody takes the name for an address ("12:30.mkv") or an option.
+        temporary = path.parent.absolute() / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
         # With the permissions of any new file: the umask applies here, and is changed for no other thread.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:

@@ -19,12 +19,14 @@ def differences(before: Any, now: Any, name: str = "") -> Iterator[tuple[str, st
         yield name, str(_plain(before)), str(_plain(now))
 
 
-def check_same(where: object, before: dict[str, Any], now: dict[str, Any]) -> None:
+def check_same(
+    where: object, before: dict[str, Any], now: dict[str, Any], advice: str = "choose another folder"
+) -> None:
     """Raises InputError with every setting that is another now. where: the run's folder or file."""
     changes = [f"{name}: {old} -> {new}" for name, old, new in differences(before, now)]
     if changes:
         text = listed(changes, SHOWN, "; ")
-        raise InputError(f"{where}: this run was begun with other settings; choose another folder ({text})")
+        raise InputError(f"{where}: this run was begun with other settings; {advice} ({text})")
 
 
 def _plain(value: Any) -> Any:

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from ..errors import InputError, first_line, listed
 from .files import atomic_write
 
-SHOWN = 8  # keys of each kind that are named in an error
+SHOWN = 4  # keys of each kind that an error names
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -88,6 +88,13 @@ def check_weights(
     if any(faults.values()):
         text = "; ".join(f"{kind}: {listed(sorted(keys), SHOWN)}" for kind, keys in faults.items() if keys)
         raise InputError(f"{source}: the weights do not fit {against}: {text}")
+
+
+def check_finite(source: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises InputError, naming `source`, for a tensor with numbers that are not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"{source}: {name} holds numbers that are not finite")
 
 
 def shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:

@@ -42,7 +42,6 @@ class _Maker:
     def video(self, path: str) -> None:
         number, self.written = self.written, self.written + 1
         scene = moving_scene(96, 64, 10 + 2 * (number % 3), seed=number)
-        # Several threads of x264 give, on a busy machine and once in fifty times, other bytes.
         write_video(self.folder / path, scene, fps=5, options={"threads": "1"})
 
     def parquet(self, path: str, rows: Rows) -> None:

@@ -20,6 +20,7 @@ from ...common.errors import InputError
 from ...common.pixels import resize_frames
 from ...video.reader import VideoReader
 from ...video.sampling import sample_frames
+from ...video.writer import x264_options
 from .degrade import add_noise
 
 CODED = 448
@@ -85,7 +86,8 @@ def coded(frames: np.ndarray, quality: int) -> np.ndarray:
     """(T, h, w, 3) uint8 through H.264 at this crf and back."""
     store = io.BytesIO()
     with av.open(store, "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=25, options={"crf": str(quality), "preset": "veryfast"})
+        options = x264_options({"crf": str(quality), "preset": "veryfast"})
+        stream = container.add_stream("libx264", rate=25, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame in frames:

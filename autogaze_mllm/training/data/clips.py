@@ -29,7 +29,8 @@ def find_videos(sources: str | Sequence[str], split: str = "train") -> list[Path
     """Video files of several sources (comma separated), sorted within each.
 
     A source is a folder with train/ and val/, a folder of videos (all of it is `train`), one video, or a text file
-    that lists paths, one on a line, relative to itself.
+    that lists paths, one on a line, relative to itself. Raises InputError for one that is not there, or that has one of
+    train/ and val/ and not the one that is asked for.
     """
     result: list[Path] = []
     for source in sources.split(",") if isinstance(sources, str) else sources:
@@ -37,7 +38,9 @@ def find_videos(sources: str | Sequence[str], split: str = "train") -> list[Path
         if path.is_dir():
             split_here = any((path / name).is_dir() for name in ("train", "val"))
             folder = path / split if split_here else path
-            if (split_here or split == "train") and folder.is_dir():
+            if split_here and not folder.is_dir():
+                raise InputError(f"{path}: has no {split}/")
+            if split_here or split == "train":
                 result += sorted(file for file in folder.iterdir() if file.suffix.lower() in VIDEO_ENDINGS)
         elif not path.is_file():
             raise InputError(f"{path}: no such folder, video or list of videos")
@@ -76,6 +79,7 @@ class Clip:
 class ClipSource:
     """Clips of the files `paths`. Those that cannot be read are replaced by others, up to the share `unreadable`.
 
+    random: whether anything about them is. labelled: they have labels, which are of clips from the first frame.
     decoded: a folder for decoded frames; where there is one, a video is decoded once and then mapped into memory.
     """
 
@@ -85,6 +89,7 @@ class ClipSource:
     random: bool = True
     unreadable: float = 0.05
     decoded: Path | None = None
+    labelled: bool = False
     failed: dict[Path, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -121,14 +126,16 @@ class ClipSource:
         settings = self.settings
         low, high = settings.strides
         stride = low if rng is None else round(float(np.exp(rng.uniform(np.log(low), np.log(high)))))
+        first = settings.clip_start == "first" or (settings.clip_start == "auto" and self.labelled)
+        start = None if first else rng
         if self.decoded is not None:
             stored = self._stored(path)
-            frames = np.stack([stored[i] for i in frame_indices(len(stored), settings.frames, stride, rng)])
+            frames = np.stack([stored[i] for i in frame_indices(len(stored), settings.frames, stride, start)])
         else:
-            frames = _read(path, settings.frames, stride, rng)
+            frames = _read(path, settings.frames, stride, start)
         if rng is None:
             return resize_frames(frames, settings.side, settings.side, torch.device("cpu"))
-        top, left, height, width = _crop(frames.shape[1], frames.shape[2], settings.min_crop, rng)
+        top, left, height, width = _crop(frames.shape[1], frames.shape[2], settings, rng)
         frames = frames[:, top : top + height, left : left + width]
         pixels = resize_frames(np.ascontiguousarray(frames), settings.side, settings.side, torch.device("cpu"))
         if settings.mirror:
@@ -169,12 +176,35 @@ def _read(path: Path, length: int, stride: int, rng: np.random.Generator | None)
     return np.stack([frames[i] for i in nearest])
 
 
-def _crop(height: int, width: int, smallest: float, rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """(top, left, height, width) of a random crop: its area at least `smallest` of the whole, its aspect up to 4/3."""
-    if smallest == 1:
+def _crop(height: int, width: int, settings: ClipConfig, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a random crop: its area at least `min_crop` of the whole, its aspect the frame's up
+    to 4/3 either way, or in the range `crop_aspect`."""
+    if settings.min_crop == 1:
         return 0, 0, height, width
-    area = rng.uniform(smallest, 1)
+    if settings.crop_aspect is not None:
+        return resized_crop(height, width, (settings.min_crop, 1.0), settings.crop_aspect, rng)
+    area = rng.uniform(settings.min_crop, 1)
     aspect = float(np.exp(rng.uniform(-np.log(4 / 3), np.log(4 / 3))))
     high = min(max(round(height * (area / aspect) ** 0.5), 16), height)
     wide = min(max(round(width * (area * aspect) ** 0.5), 16), width)
     return int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1)), high, wide
+
+
+def resized_crop(
+    height: int, width: int, area: tuple[float, float], aspect: tuple[float, float], rng: np.random.Generator
+) -> tuple[int, int, int, int]:
+    """(top, left, height, width) of a crop by the rule of torchvision's `RandomResizedCrop`: a share of the area and an
+    aspect (width over height, log-uniform) are drawn until the crop fits, ten times at most; then it is the largest one
+    in the middle whose aspect is in the range."""
+    for _ in range(10):
+        share = rng.uniform(*area) * height * width
+        ratio = float(np.exp(rng.uniform(np.log(aspect[0]), np.log(aspect[1]))))
+        wide, high = round((share * ratio) ** 0.5), round((share / ratio) ** 0.5)
+        if 0 < wide <= width and 0 < high <= height:
+            return int(rng.integers(height - high + 1)), int(rng.integers(width - wide + 1)), high, wide
+    high, wide = height, width
+    if width / height < aspect[0]:
+        high = min(max(round(width / aspect[0]), 1), height)
+    elif width / height > aspect[1]:
+        wide = min(max(round(height * aspect[1]), 1), width)
+    return (height - high) // 2, (width - wide) // 2, high, wide

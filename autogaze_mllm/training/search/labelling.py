@@ -19,16 +19,17 @@ import torch
 from tqdm.auto import tqdm
 
 from ...common.errors import InputError
-from ...common.storage.files import find_file, output_folder, read_fields, read_json, write_json
+from ...common.storage.files import output_folder, read_fields, read_json, write_json
 from ...common.storage.hashing import content_hash
 from ...common.storage.json_diff import check_same
 from ...common.storage.locks import run_lock
 from ...gaze.grid import PatchGrid
-from ..config import LabelConfig
+from ..config import MOSAIC_LABEL_LOSS, VIDEOMAE_LABEL_LOSS, LabelConfig
 from ..data.clips import ClipSource
 from ..data.labels import Label, checked_label, key_of, write_labels
 from ..tasks.mosaic import MosaicTask
 from ..tasks.registry import load_task
+from ..tasks.videomae.checkpoint import find_checkpoint
 from .candidates import search_by_candidates
 from .greedy import SearchResult, search_mosaic
 
@@ -62,6 +63,7 @@ def label_videos(
         raise InputError(f"{target}: labels are written to a .json file")
     if not videos:
         raise InputError("there are no videos to label")
+    settings = _filled(settings)
     parts = output_folder(target.parent / f".{target.name}.parts")
     with run_lock(parts):
         return _label(videos, target, parts, settings, workers, unreadable, shard, device, progress)
@@ -113,13 +115,22 @@ def _label(
     return LabelReport(files, len(labels), patches, failed)
 
 
+def _filled(settings: LabelConfig) -> LabelConfig:
+    """With the loss that suits the task, and on the grid of a VideoMAE."""
+    if settings.task == "mosaic":
+        usual, grid = MOSAIC_LABEL_LOSS, settings.grid
+    else:
+        usual, grid = VIDEOMAE_LABEL_LOSS, find_checkpoint(settings.task, grid=settings.grid).config.grid
+    target = usual if settings.target is None else settings.target
+    scales = "+".join(str(side) for side, _ in grid.scales)
+    return dataclasses.replace(settings, target=target, scales=scales, patch=grid.patch)
+
+
 def _check_settings(parts: Path, settings: LabelConfig) -> None:
     """Raises InputError where an unfinished run was begun with something else."""
     path, mine = parts / "settings.json", dataclasses.asdict(settings)
     if settings.task != "mosaic":  # what it is, not where it lies
-        weights = find_file(settings.task, "model.safetensors")
-        assert weights is not None
-        mine |= {"task": "videomae", "task_weights": content_hash(weights)}
+        mine |= {"task": "videomae", "task_weights": content_hash(find_checkpoint(settings.task).weights)}
     if not path.exists():
         write_json(path, mine)
         return
@@ -181,6 +192,7 @@ class _Labeller:
         video = self.task.normalize(torch.stack(list(clips.values())).to(self.device).float() / 255)
         budget = max(int(self.settings.max_ratio * self.task.grid.size), 1)
         budgets = torch.full(video.shape[:2], budget)
+        assert self.settings.target is not None
         targets = torch.full(video.shape[:2], self.settings.target)
         if isinstance(self.task, MosaicTask):
             found = search_mosaic(self.task, video, targets, budgets)

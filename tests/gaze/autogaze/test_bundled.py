@@ -10,7 +10,10 @@ from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.base import stop_rule
 from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
 from autogaze_mllm.gaze.settings import preset
-from autogaze_mllm.training.reconstruction import Matched, Setting, calibration, match, read_clips, score_clip
+from autogaze_mllm.training.reconstruction.clips import read_clips
+from autogaze_mllm.training.reconstruction.matching import Matched, match
+from autogaze_mllm.training.reconstruction.scores import calibration, score_clip
+from autogaze_mllm.training.reconstruction.settings import Setting
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 
 from ...helpers.programs import run_script

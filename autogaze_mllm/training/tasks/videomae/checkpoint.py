@@ -19,7 +19,7 @@ import torch
 
 from ....common.errors import InputError
 from ....common.storage.files import find_file, read_json
-from ....common.storage.weights import check_weights, read_pickled_weights, read_weights, shapes
+from ....common.storage.weights import check_finite, check_weights, read_pickled_weights, read_weights, shapes
 from ....gaze.autogaze.processor import AutoGazeImageProcessor
 from ....gaze.grid import DEFAULT_GRID, PatchGrid
 from . import published
@@ -32,6 +32,17 @@ logger = logging.getLogger(__name__)
 # What a plain ViT-MAE does not have; it starts from random values there.
 ADDED = ("vit.embeddings.scale_embed", "vit.embeddings.time_embed", "decoder.decoder_scale_embed", "decoder.time_embed")
 PREFIX = re.compile(r"^(module\.|_orig_mod\.)*(mae\.|model\.)?")  # of DDP, torch.compile, and the task around it
+# Names that transformers 5 gives a ViT-MAE in memory, and its decoder in files that it writes -> the published ones.
+RENAMED = (
+    ("decoder.decoder_encoder.layer.", "decoder.decoder_layers."),
+    ("vit.layers.", "vit.encoder.layer."),
+    (".attention.q_proj.", ".attention.attention.query."),
+    (".attention.k_proj.", ".attention.attention.key."),
+    (".attention.v_proj.", ".attention.attention.value."),
+    (".attention.o_proj.", ".attention.output.dense."),
+    (".mlp.fc1.", ".intermediate.dense."),
+    (".mlp.fc2.", ".output.dense."),
+)
 Weights = dict[str, torch.Tensor]
 
 
@@ -58,12 +69,16 @@ class VideoMAECheckpoint:
         reader = read_weights if self.weights.suffix == ".safetensors" else read_pickled_weights
         own: Weights = {}
         frozen: dict[str, Weights] = {}
-        for name, tensor in reader(self.weights).items():
+        stored = reader(self.weights)
+        check_finite(self.weights, stored)
+        for name, tensor in stored.items():
             bare = PREFIX.sub("", name)
             network, _, rest = bare.partition(".")
             if network in DEFAULT_MODELS:
                 frozen.setdefault(network, {})[rest] = tensor
             else:
+                for theirs, published_name in RENAMED:
+                    bare = bare.replace(theirs, published_name)
                 own[bare] = tensor
         layers = self.config.num_hidden_layers + self.config.decoder_num_hidden_layers
         if layers > max(len(own), 1000):
@@ -88,9 +103,9 @@ class VideoMAECheckpoint:
                 continue
             model = self.networks.get(name, DEFAULT_MODELS[name])
             if name in frozen:
-                told = published.describe(model, self.source, **self.hub)
-                where = f"{self.weights}: {name}, with {told.where}"
-                sources[name] = StoredNetwork(told.config, told.preprocessor, frozen[name], where)
+                described = published.describe(model, self.source, **self.hub)
+                where = f"{self.weights}: {name}, with {described.where}"
+                sources[name] = StoredNetwork(described.config, described.preprocessor, frozen[name], where)
             else:
                 sources[name] = published.beside(model, self.source) or model
         return sources

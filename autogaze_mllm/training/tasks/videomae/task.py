@@ -119,12 +119,12 @@ class VideoMAETask(nn.Module):
         """
         found = find_checkpoint(source, changes, grid, **hub)
         weights, frozen = found.read()
-        task = cls(
-            found.config,
-            found.processor,
-            sample_rate=found.sample_rate if sample_rate is None else sample_rate,
-            feature_models=found.network_sources(frozen, feature_models or {}),
-        )
+        networks = found.network_sources(frozen, feature_models or {})
+        rate = found.sample_rate if sample_rate is None else sample_rate
+        try:
+            task = cls(found.config, found.processor, sample_rate=rate, feature_models=networks)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
         task.load_weights(weights, str(source))
         return task.to(device).eval()
 

@@ -1,4 +1,8 @@
-"""Addresses in place of files: Gradio would fetch them, and the page asks no other machine."""
+"""The page asks no other machine: neither its server nor a browser that shows it.
+
+Gradio would fetch an address that stands in place of a file, and some of its buttons load programs from elsewhere (that
+which cuts videos, say). Addresses are refused here, and a policy in every answer keeps browsers from the rest.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,21 @@ import json
 import re
 from typing import Any
 
+from starlette.datastructures import MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 ADDRESS = re.compile(r"\s*https?:", re.IGNORECASE)
 LARGEST = 1 << 20  # bytes of a request that is no upload
+POLICY = (
+    "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; object-src 'none'; base-uri 'self'; "
+    "form-action 'self'; frame-ancestors 'self'"
+)  # Gradio makes functions of text
 REFUSAL = "the page takes files, not addresses: download the video first"
 
 
-class NoAddresses:
-    """Middleware that refuses requests which name an address where a file belongs."""
+class Isolation:
+    """Middleware that refuses requests which name an address where a file belongs, and sends the policy."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -23,6 +32,7 @@ class NoAddresses:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
+        send = _with_policy(send)
         _, named, source = scope["path"].partition("/file=")
         if named and ADDRESS.match(source):
             return await JSONResponse({"detail": REFUSAL}, 403)(scope, receive, send)
@@ -34,6 +44,15 @@ class NoAddresses:
         if _names_address(body):
             return await JSONResponse({"detail": REFUSAL}, 403)(scope, receive, send)
         return await self.app(scope, _again(body, receive), send)
+
+
+def _with_policy(send: Send) -> Send:
+    async def to_browser(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)["Content-Security-Policy"] = POLICY
+        await send(message)
+
+    return to_browser
 
 
 async def _body(receive: Receive) -> bytes | None:

@@ -1,0 +1,1 @@
+"""What a run shows of itself: curves, pictures, its log and the trackers."""

@@ -1,0 +1,1 @@
+"""Measuring how well selections show a video: settings, clips, numbers, tables and figures."""
