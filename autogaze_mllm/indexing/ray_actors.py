@@ -89,7 +89,7 @@ class RayActors:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
-        rows = data.from_items([{"video": video} for video in videos], override_num_blocks=len(videos))
+        rows = data.from_items([{"video": json.dumps(video)} for video in videos], override_num_blocks=len(videos))
         count = min(self.count or self._room(), len(videos))
         made = rows.map(
             _Actor,  # type: ignore[arg-type]  # Ray makes one for each actor
@@ -123,9 +123,10 @@ class _Actor:
             self.refused = str(error)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """As json: names of files may be no text, which Ray's tables do not take."""
         if not self.refused:
             try:
-                return {"told": to_json(self.worker.index(row["video"]).to_dict())}
+                return {"told": to_json(self.worker.index(json.loads(row["video"])).to_dict())}
             except StoreError as error:
                 self.refused = str(error)
         return {"told": to_json({"refused": self.refused})}

@@ -42,6 +42,13 @@ class IndexResult:
     made: int
     seconds: float
 
+    @classmethod
+    def joined(cls, results: Sequence[IndexResult]) -> IndexResult:
+        """Of several processes that were at work at the same time."""
+        records = [record for result in results for record in result.records]
+        records.sort(key=lambda record: record.path)
+        return cls(records, sum(result.made for result in results), max(result.seconds for result in results))
+
     @property
     def failed(self) -> list[Record]:
         return [record for record in self.records if record.error is not None]
