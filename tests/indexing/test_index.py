@@ -180,6 +180,21 @@ def test_an_index_is_only_gone_on_with_by_the_same_settings(encoded, videos, mod
     assert f"is the index of {videos.resolve()}" in line
 
 
+def test_what_cannot_be_written_ends_the_run_and_is_held_against_no_video(model, tmp_path, capsys):
+    videos, out = make_videos(tmp_path / "videos", 1), tmp_path / "index"
+    more = ["--model", str(model), "--workers", "1", *GAZE]
+    index(capsys, videos, out, *more)
+    result = out / records(out)["0.mp4"]["gazed"]
+    result.unlink()
+    result.mkdir()  # in the way
+    (videos / "0.mp4").touch()
+    assert main(["index", str(videos), "--out", str(out), *more]) == 2
+    assert f"{result}: cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((out / ".attempts").iterdir())
+    result.rmdir()
+    assert index(capsys, videos, out, *more)["tried"] == 1
+
+
 def test_bad_input_is_refused_in_one_line(videos, tmp_path, capsys, monkeypatch):
     out = ["--out", str(tmp_path / "out")]
     assert "no such folder" in refused(capsys, ["index", str(tmp_path / "none"), *out])
