@@ -1,7 +1,8 @@
 """The two latency figures of the AutoGaze paper: one second of video, dense against gazed, stage by stage.
 
-For each frame rate x resolution, with the paper's kept ratio there: the dense tower against gaze + gather + gazed
-tower, and the dense model against gaze + gazed model up to the first token. Frames are cut into tiles of 224 pixels.
+For each frame rate x resolution, with the paper's kept ratio there (or, with --required, the measured one): the dense
+tower against gaze + gather + gazed tower, and the dense model against gaze + gazed model up to the first token. Frames
+are cut into tiles of 224 pixels.
 Weights are random: latency does not depend on them. Values are medians; what would take longer than --limit seconds is
 measured on part of the tiles and scaled (marked ~), an LLM prefill that would is left out, and what does not fit in
 memory is printed as such. --ask adds one question on videos of 16, 128 and 1024 frames, once each, end to end, with a
@@ -28,22 +29,12 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 
 import autogaze_mllm as am
 from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.gazed_video import GazedVideo
+from operating_points import CLIP, PAPER, TILE, measured_points
 
-# (frames per second, side in pixels, kept share of the patches): the paper's points
-POINTS = [
-    (1, 224, 0.205),
-    (3, 224, 0.181),
-    (10, 224, 0.132),
-    (30, 224, 0.069),
-    (30, 448, 0.058),
-    (30, 896, 0.040),
-    (30, 1792, 0.024),
-    (30, 3584, 0.009),
-]
-TILE, CLIP = 224, 16
 # Frames that are gazed and pictures that a dense tower encodes at a time, where nobody says.
 PROBE = {"cpu": 512, "cuda": 4096}  # tokens of the prefill that says how long a longer one would take
 TOGETHER = {"cpu": (64, 64), "cuda": (4096, 512)}
@@ -341,7 +332,11 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on the CPU")
-    parser.add_argument("--points", type=int, default=len(POINTS), help="only the first N points")
+    parser.add_argument("--points", type=int, metavar="N", help="only the first N points")
+    parser.add_argument(
+        "--required", type=Path, metavar="FILE", help="ratios from what required_ratio.py wrote (default: the paper's)"
+    )
+    parser.add_argument("--selector", default="bundled", help="whose ratios, with --required (default bundled)")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--limit", type=float, default=10, help="seconds for one measurement")
     parser.add_argument(
@@ -352,6 +347,10 @@ def main() -> None:
     parser.add_argument("--ask", nargs="?", const="16,128,1024", help="also one question on videos of so many frames")
     parser.add_argument("--out", type=Path, help="json file; a plot is written beside it")
     arguments = parser.parse_args()
+    try:
+        points = PAPER if arguments.required is None else measured_points(arguments.required, arguments.selector)
+    except InputError as error:
+        parser.error(str(error))
     device = torch.device(arguments.device)
     kind = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
     models = Models(SIZES[arguments.size], device, torch.bfloat16 if kind == "bf16" else torch.float32)
@@ -363,7 +362,7 @@ def main() -> None:
         "size": arguments.size,
         "rows": rows,
     }
-    for point in POINTS[: arguments.points]:
+    for point in points[: arguments.points]:
         together = (arguments.batch,) * 2 if arguments.batch else TOGETHER.get(device.type, TOGETHER["cpu"])
         rows.append(measure_point(models, clock, *point, together))
         print("\n".join(table(rows).splitlines()[0 if len(rows) == 1 else len(rows) :]), flush=True)

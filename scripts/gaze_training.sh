@@ -13,6 +13,7 @@
 # All other options are those of `autogaze-mllm train-gaze --help` and go before those of the recipe.
 
 NAME=$(basename "$0")
+HERE=$(cd "$(dirname "$0")" && pwd)
 PYTHON=${PYTHON:-python}
 SMALL=${SMALL:-0}
 DOWNLOAD=${DOWNLOAD:-0}
@@ -51,17 +52,18 @@ done
 cores=$(( $(nproc 2> /dev/null || echo 1) / PROCESSES ))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 0 ? cores : 1 ))}
 
-launch=(--nproc-per-node "$PROCESSES")
+launch=("$PYTHON" -m torch.distributed.run --nproc-per-node "$PROCESSES")
 if [ "$NODES" -gt 1 ]; then
     [ -n "${MASTER:-}" ] && [ -n "${NODE:-}" ] || fail "with NODES=$NODES name MASTER, the first machine, and NODE, the number of this one"
     launch+=(--nnodes "$NODES" --node-rank "$NODE" --master-addr "$MASTER" --master-port "${PORT:-29500}")
-else
+elif [ "$PROCESSES" -gt 1 ]; then
     launch+=(--standalone)
+else
+    launch=("$PYTHON") # one process has nobody to talk to
 fi
 
 if [ "$DOWNLOAD" = 1 ]; then
-    "$PYTHON" -c 'import sys; from huggingface_hub import snapshot_download as fetch; fetch(sys.argv[1], repo_type="dataset", local_dir=sys.argv[2])' \
-        "$DATA_ID" "$DATA" || fail "$DATA_ID cannot be fetched from the hub; name its folder by DATA"
+    "$PYTHON" "$HERE/fetch_training_data.py" "$DATA" --repository "$DATA_ID" || exit 2
 fi
 
 joined() { # lines -> one line with commas
@@ -75,8 +77,13 @@ if [ -d "$DATA" ] && [ ! -d "$DATA/train" ]; then
 else
     ROOTS=$DATA
 fi
+IFS=, read -ra folders <<< "$ROOTS"
+for folder in "${folders[@]}"; do
+    [ -e "$folder" ] || fail "$folder: no such folder, video or list of videos"
+done
 if [ -z "${LABELS:-}" ]; then
-    LABELS=$(IFS=,; find -L $ROOTS $([ -d "$DATA" ] && echo "$DATA") -maxdepth 1 -name 'gazing_labels*.json' 2> /dev/null | sort -u | joined)
+    [ ! -d "$DATA" ] || folders+=("$DATA")
+    LABELS=$(find -L "${folders[@]}" -maxdepth 1 -name 'gazing_labels*.json' | sort -u | joined)
 fi
 
 TASK_OPTIONS=(--task "$TASK")
@@ -89,6 +96,6 @@ AS_PUBLISHED=(--log-probabilities published --optimizer adam --schedule linear -
     --hint-weight 0 --clip-norm 0)
 
 train() { # options of the recipe, then those of the command line
-    exec "$PYTHON" -m torch.distributed.run "${launch[@]}" -m autogaze_mllm.cli train-gaze "$ROOTS" --out "$OUTPUT" \
+    exec "${launch[@]}" -m autogaze_mllm.cli train-gaze "$ROOTS" --out "$OUTPUT" \
         "${TASK_OPTIONS[@]}" "${AS_PUBLISHED[@]}" "${DEVICE[@]}" "$@"
 }

@@ -31,6 +31,7 @@ from autogaze_mllm.vision import adapters
 from .helpers.family_models import write_folder
 from .helpers.published_folders import write_siglip
 from .helpers.tiny_models import tiny_gaze
+from .helpers.videomae_files import write_vit_mae
 
 PACKAGE = Path(am.__file__).resolve().parent
 ROOT = PACKAGE.parent
@@ -83,6 +84,7 @@ def models(clip, tmp_path_factory):
     tiny_gaze().save_pretrained(folder / "nvidia" / "AutoGaze")
     write_siglip(folder / "google" / "siglip2-base-patch16-224", 64, 16)
     samples = [b.text for page in TEXTS for b in blocks(page) if b.language == "json"]
+    write_vit_mae(folder / "facebook" / "vit-mae-base", image_size=224)
     (folder / "videos.jsonl").write_text("".join(samples), encoding="utf-8")
     return folder
 
@@ -193,7 +195,7 @@ def check_module(name: str, rest: list[str], monkeypatch: pytest.MonkeyPatch) ->
     if name == "autogaze_mllm.cli":
         parses(lambda: main(rest), monkeypatch)
     else:
-        assert name == "pytest"
+        assert name in ("pytest", "vllm.entrypoints.openai.api_server")  # other programs, with options of their own
 
 
 def check_launch(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -218,6 +220,8 @@ def check_shell_script(name: str, rest: list[str], monkeypatch: pytest.MonkeyPat
     if "finetune.sh" in name:  # its options are those of the verb
         given = ["--data", "DATA", "--output", "OUTPUT", "--model", "MODEL"]
         parses(lambda: main(["finetune", *given, *rest]), monkeypatch)
+    elif "train_gaze_" in name:
+        parses(lambda: main(["train-gaze", "VIDEOS", "--out", "OUT", *rest]), monkeypatch)
     else:
         if name == "scripts/gpu_check.sh":  # hands its options on
             text = (ROOT / "benchmarks" / "gpu.py").read_text(encoding="utf-8")
@@ -276,7 +280,8 @@ def test_options_in_the_text_exist():
         for path in (ROOT / folder).glob("*.*"):
             if path.suffix in (".py", ".sh"):
                 known |= set(re.findall(r"""["'](--[a-z][\w-]*)["']""", path.read_text(encoding="utf-8")))
-    known |= {"--include_path"}  # of lmms-eval
+    known |= {"--include_path", "--enable-prompt-embeds"}  # of lmms-eval, and of vLLM
+    known |= {"--config-name", "--video", "--output-dir", "--attn-mode"}  # of the published code and its fork
     for page, text in TEXTS.items():
         prose = re.sub(r"^```.*\n(?:.*\n)*?```$", "", text, flags=re.MULTILINE)
         named = {option for code in re.findall(r"`([^`]+)`", prose) for option in re.findall(r"--[a-z][\w-]*", code)}

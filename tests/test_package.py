@@ -8,9 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import autogaze_mllm as am
 
@@ -63,6 +66,14 @@ def test_help_answers_without_torch(verb: str) -> None:
 def test_one_version() -> None:
     done = run(sys.executable, "-m", "autogaze_mllm", "--version")
     assert done.stdout == f"autogaze-mllm {am.__version__}\n"
+
+
+def test_all_that_is_needed_is_pinned_within_its_bounds() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").split()
+    pins = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for needed in map(Requirement, project["dependencies"]):
+        assert needed.specifier.contains(pins[canonicalize_name(needed.name)]), needed
 
 
 def test_nothing_is_imported_that_linux_alone_has() -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 import autogaze_mllm as am
+from autogaze_mllm.app.config import AppConfig
 from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
 from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
 from autogaze_mllm.evaluation.config import EvalConfig
@@ -42,6 +43,7 @@ CLASSES = {
     FinetuneConfig: ("finetune", "finetuning.md"),
     AdapterConfig: ("finetune", "finetuning.md"),
     RolloutConfig: ("finetune", "finetuning.md"),
+    AppConfig: ("app", "app.md"),
     VideoShape: ("make_signvid", "signvid.md"),
     SignVidConfig: ("make_signvid", "signvid.md"),
     ServeConfig: ("serve", "serving.md"),
@@ -66,7 +68,7 @@ BY_HAND |= {(VideoShape, "width"): "--size", (VideoShape, "height"): "--size"}
 BY_HAND |= {(SignVidConfig, "split"): "--dev", (SignVidConfig, "seed"): "--seed"}
 BY_HAND |= {(ServeConfig, "allow_folder"): "--allow-folder", (ServeConfig, "allow_domain"): "--allow-domain"}
 REQUIRED: dict[type, dict[str, Any]] = {FinetuneConfig: {"data": ("a.json",), "output": "out"}}
-VIDEO_VERBS = ("ask", "gaze", "eval hlvid", "finetune", "serve")
+VIDEO_VERBS = ("ask", "gaze", "app", "eval hlvid", "finetune", "serve")
 
 
 def names(kind: type) -> list[str]:
@@ -97,6 +99,15 @@ def test_every_verb_that_takes_videos_has_every_option(verb):
     text = docs_hooks.help_text(verb)
     for one in FIELDS:
         assert re.search(rf"^  {one.option}\b", text, flags=re.MULTILINE), one.name
+
+
+@pytest.mark.parametrize("one", [one for one in FIELDS if one.slider], ids=lambda one: one.name)
+def test_a_slider_moves_within_the_range_of_its_setting(one):
+    least, most, step = one.slider
+    for value in (least, most, least + step):
+        one.check(value)
+    kept = am.VideoSettings().changed(**{one.name: one.kind(most)})
+    assert getattr(kept, one.name) == most and least < most and 0 < step <= most - least
 
 
 def test_no_setting_stands_in_one_place_only():

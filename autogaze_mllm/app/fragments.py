@@ -37,9 +37,9 @@ def viewer(seen: Seen) -> str:
 
 
 def answers(question: str, replies: Mapping[str, Reply], facts: Mapping[str, Any], note: str) -> str:
-    """replies: "gaze" and, where it was asked, "dense"."""
+    """replies: as far as they are written; "gaze" and, where it is asked, "dense"."""
     cards = [
-        _answer("With gaze", replies.get("gaze"), facts["visual_tokens"], "ag-with", _once(facts)),
+        _answer("With gaze", replies["gaze"], facts["visual_tokens"], "ag-with", _once(facts)),
         _answer("Without gaze", replies["dense"], facts["dense_tokens"], "ag-without") if "dense" in replies else "",
     ]
     told = f'<p class="ag-hint">{escape(note)}</p>' if note else ""
@@ -131,8 +131,7 @@ def _once(facts: Mapping[str, Any]) -> str:
     return f", after {facts['seconds_wall']:.1f} s of gazing, once for all questions"
 
 
-def _answer(title: str, reply: Reply | None, tokens: int, kind: str, before: str = "") -> str:
-    reply = reply or Reply()
+def _answer(title: str, reply: Reply, tokens: int, kind: str, before: str = "") -> str:
     if reply.refusal:
         return _card(kind, title, f'<p class="ag-refusal">{escape(reply.refusal)}</p>')
     if not reply.stats:

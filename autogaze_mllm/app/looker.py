@@ -14,7 +14,7 @@ import shutil
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,14 +71,22 @@ class Reply:
 
 
 class Looker:
-    """folder: for files of its own, removed by whoever made it. source: what the command line calls the model, if it
-    names one."""
+    """folder: for files of its own, removed by whoever made it. gaze: what the model's selector is called, where not by
+    its own name. options: of the command line that make this model of `ask`."""
 
-    def __init__(self, model: GazedModel, folder: Path, config: AppConfig, source: str | None = None) -> None:
-        self.model, self.folder, self.config, self.source = model, folder, config, source
+    def __init__(
+        self,
+        model: GazedModel,
+        folder: Path,
+        config: AppConfig,
+        gaze: str | None = None,
+        options: Sequence[str] = (),
+    ) -> None:
+        self.model, self.folder, self.config, self.options = model, folder, config, list(options)
+        self.own = gaze or selector_name(model.gaze)
         self.busy = threading.Lock()  # one video is looked at at a time; answers are written beside that
         self._seen: OrderedDict[str, Seen] = OrderedDict()
-        self._selectors: dict[str, AnySelector] = {selector_name(model.gaze): model.gaze}
+        self._selectors: dict[str, AnySelector] = {self.own: model.gaze}
 
     # -- what can be chosen --------------------------------------------------------------------------------------
 
@@ -86,7 +94,7 @@ class Looker:
     def selectors(self) -> list[str]:
         """Their names, the model's own first. One that keeps all patches and drops tokens later shows nothing here."""
         others = [name for name, kind in NAMED.items() if not kind.after_tower]
-        return list(dict.fromkeys((selector_name(self.model.gaze), *others, BUNDLED)))
+        return list(dict.fromkeys((self.own, *others, BUNDLED)))
 
     def selector(self, name: str) -> AnySelector:
         if name not in self.selectors:
@@ -114,8 +122,7 @@ class Looker:
 
     def _base(self, selector: str) -> VideoSettings:
         """The model's own settings; its loss is in the unit of its own selector."""
-        own = selector == self.selectors[0]
-        return self.model.settings if own else self.model.settings.changed(loss=None)
+        return self.model.settings if selector == self.own else self.model.settings.changed(loss=None)
 
     def settings(self, selector: str, values: Mapping[str, float]) -> VideoSettings:
         """The model's own settings, but for the sliders that were moved."""
@@ -142,58 +149,52 @@ class Looker:
             if key in self._seen:
                 self._seen.move_to_end(key)
                 return self._seen[key]
-            seen = self._look(key, path, video, chosen, settings, report)
+            seen = self._look(key, video, selector, settings, report)
+            seen.facts = self._facts(seen, Path(path).name, selector) | seen.facts
             self._seen[key] = seen
             while len(self._seen) > KEPT:
                 _, oldest = self._seen.popitem(last=False)
                 shutil.rmtree(next(iter(oldest.films.values())).parent, ignore_errors=True)
             return seen
 
-    def _look(
-        self, key: str, path: str, video: Video, selector: AnySelector, settings: VideoSettings, report: Report
-    ) -> Seen:
+    def _look(self, key: str, video: Video, selector: str, settings: VideoSettings, report: Report) -> Seen:
         reader, numbers = video.sampled(settings.frames, settings.fps)
         if len(numbers) > (most := int(self.range_of("frames")[1])):
             raise InputError(f"{reader.name}: {len(numbers)} frames would be looked at, here at most {most}: lower fps")
         fps = min(max(pace(reader.seconds[numbers]), SLOWEST), FASTEST)
-        folder = self.folder / key
+        folder, chosen = self.folder / key, self.selector(selector)
         folder.mkdir(exist_ok=True)
         try:
             with Films(folder, fps, self.model.tower.tubelet, lambda n: report(n, len(numbers), "gazing")) as films:
-                gazed = gaze_video(video, selector, settings, **self.model.video_form, listener=films)
+                gazed = gaze_video(video, chosen, settings, **self.model.video_form, listener=films)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
-        if self.model.cache is not None and (kept_as := self.model.gazed_key(video, settings, selector)) is not None:
+        if self.model.cache is not None and (kept_as := self.model.gazed_key(video, settings, chosen)) is not None:
             self.model.cache.put_gazed(kept_as, gazed)  # `ask` on the command line finds it, too
-        counts = frame_counts(gazed)
-        seen = Seen(key, gazed, settings, films.paths, fps, counts, {})
-        seen.facts = self._facts(seen, Path(path).name, films)
-        return seen
+        drawn = {
+            "psnr_db": films.psnr if math.isfinite(films.psnr) else None,
+            "seconds_wall": gazed.stats["seconds_wall"] - films.seconds,
+            "seconds_drawing": films.seconds,
+        }
+        return Seen(key, gazed, settings, films.paths, fps, frame_counts(gazed), drawn)
 
-    def _facts(self, seen: Seen, name: str, films: Films) -> dict[str, Any]:
+    def _facts(self, seen: Seen, name: str, selector: str) -> dict[str, Any]:
         gazed, stats = seen.gazed, seen.gazed.stats
         if gazed.keep_after is not None:  # how many tokens are left is known behind the tower only
             self._encode(seen)
         tokens = seen.media.tokens if seen.media is not None else self.model.gazed_media(gazed).tokens
         return {
             "video": name,
-            "size": stats["size"],
-            "frames": stats["frames"],
-            "frames_lost": stats["frames_lost"],
-            "tiles": stats["tiles"],
+            **{fact: stats[fact] for fact in ("size", "frames", "frames_lost", "tiles", "seconds")},
             "patches": len(gazed),
             "patches_total": gazed.total_patches,
             "reduction": gazed.total_patches / max(len(gazed), 1),
             "visual_tokens": tokens,
             "dense_tokens": self.model.family.dense_count(stats["frames"], tuple(stats["size"])),
-            "psnr_db": films.psnr if math.isfinite(films.psnr) else None,
-            "seconds": stats["seconds"],
-            "seconds_wall": stats["seconds_wall"] - films.seconds,
-            "seconds_drawing": films.seconds,
-            "selector": stats["selector"],
+            "selector": selector,
             "settings": {name: value for name, value in seen.settings.to_dict().items() if value is not None},
-            "command": self._command(name, stats["selector"], seen.settings),
+            "command": self._command(name, selector, seen.settings),
             "kept": {
                 "scales": list(seen.counts.names),
                 "seconds": list(seen.counts.seconds),
@@ -203,12 +204,12 @@ class Looker:
 
     def _command(self, name: str, selector: str, settings: VideoSettings) -> str:
         """The command line that asks about the same patches."""
-        words = ["autogaze-mllm", "ask", name, "QUESTION", *(["--model", self.source] if self.source else [])]
-        words += [] if selector == self.selectors[0] else ["--gaze", selector]
+        words = ["autogaze-mllm", "ask", name, "QUESTION", *self.options]
+        words += [] if selector == self.own else ["--gaze", selector]
         for one in SLIDERS.values():
-            value = getattr(settings, one.name)
-            if value is not None and value != getattr(self.model.settings, one.name):
-                words += [one.option, f"{value:g}"]
+            value, own = getattr(settings, one.name), getattr(self.model.settings, one.name)
+            if value != own:
+                words += [one.option, f"{self.usual(one.name, selector) if value is None else value:g}"]
         return shlex.join(words)
 
     # -- asking --------------------------------------------------------------------------------------------------

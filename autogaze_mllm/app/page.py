@@ -77,16 +77,12 @@ class Page:
         if seen is None:
             yield fragments.notice(refusal), {"error": refusal}, "", ""
             return
-        yield (
-            gr.skip() if seen.key == shown else fragments.viewer(seen),
-            seen.facts,
-            seen.key,
-            fragments.answers(question, {}, seen.facts, self.note),
-        )
-        replies: dict[str, Reply] = {}
         ways: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
         if dense:
             ways["dense"] = lambda: self.looker.ask_dense(str(video), seen, question)
+        replies = {name: Reply() for name in ways}
+        written = fragments.answers(question, replies, seen.facts, self.note)
+        yield gr.skip() if seen.key == shown else fragments.viewer(seen), seen.facts, seen.key, written
         for name, way in ways.items():
             try:
                 for reply in way():
@@ -187,8 +183,9 @@ class Page:
         return f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>{note}"
 
     def _questions(self) -> Sequence[str]:
+        """The examples' are for a model that reads what they show and little else."""
         own = [text for one in self.examples for text in one.questions]
-        return own if self.note else OTHER_QUESTIONS
+        return own if self.note and own else OTHER_QUESTIONS
 
     def _choices(self) -> tuple[gr.Dropdown, list[gr.Slider]]:
         names = self.looker.selectors
@@ -235,9 +232,9 @@ def theme() -> gr.themes.Base:
     return look.set(body_text_color_subdued="*neutral_500", block_info_text_color="*neutral_500")
 
 
-def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str]:
-    """Starts to serve, in threads of its own. allowed: the folder of files that may be given out. -> what is to be
-    closed, and the address."""
+def launch(page: Page, config: AppConfig, port: int, allowed: Path) -> tuple[gr.Blocks, str]:
+    """Starts to serve, in threads of its own. port: a free one; allowed: the folder of files that may be given out.
+    -> what is to be closed, and the address."""
     blocks = page.blocks()
     blocks.queue(max_size=config.waiting, default_concurrency_limit=1, api_open=False)
     _, address, _ = blocks.launch(
@@ -246,7 +243,7 @@ def launch(page: Page, config: AppConfig, allowed: Path) -> tuple[gr.Blocks, str
         share=False,
         inbrowser=config.open,
         server_name=config.host,
-        server_port=config.port,
+        server_port=port,
         max_file_size=config.max_upload * 10**6,
         allowed_paths=[str(allowed)],
         strict_cors=True,

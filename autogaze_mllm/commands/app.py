@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..app.config import AppConfig
-from ..common.errors import InputError
+from ..app.ports import free_port
 from ..common.extras import require_extra
+from ..common.fields import settings_of
+from ..gaze.settings import VideoSettings
 from .options import BUNDLED_READS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
 
 if TYPE_CHECKING:
@@ -44,13 +46,27 @@ def run(arguments: argparse.Namespace) -> int:
     require_extra(EXTRA, "autogaze-mllm app")
     quiet()
     config = AppConfig(**values_of(arguments, AppConfig))
+    port = free_port(config.host, config.port)
     model = load_model(arguments)
     with tempfile.TemporaryDirectory(prefix="autogaze-mllm-app-") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(Path(folder) / "uploads")  # gone with the page, as all that it made
-        return _serve(arguments, config, model, Path(folder))
+        return _serve(arguments, config, port, model, Path(folder))
 
 
-def _serve(arguments: argparse.Namespace, config: AppConfig, model: GazedModel, folder: Path) -> int:
+def _options(arguments: argparse.Namespace) -> list[str]:
+    """What was said of model and gaze, as `ask` takes it."""
+    told = {"--model": arguments.model, "--gaze": arguments.gaze, "--preset": arguments.preset}
+    words = [word for option, value in told.items() if value is not None for word in (option, str(value))]
+    for one in settings_of(VideoSettings):
+        value = getattr(arguments, one.key)
+        if value is True or value is False:
+            words.append(one.option if value else one.option.replace("--", "--no-", 1))
+        elif value is not None:
+            words += [one.option, f"{value:g}"]
+    return words
+
+
+def _serve(arguments: argparse.Namespace, config: AppConfig, port: int, model: GazedModel, folder: Path) -> int:
     from ..app.examples import write_examples
     from ..app.looker import Looker
     from ..app.page import Page, launch
@@ -58,16 +74,12 @@ def _serve(arguments: argparse.Namespace, config: AppConfig, model: GazedModel, 
     made = folder / "made"
     made.mkdir()
     note = NOTE[0].upper() + NOTE[1:] if arguments.model is None else ""
-    looker = Looker(model, made, config, arguments.model)
+    looker = Looker(model, made, config, arguments.gaze, _options(arguments))
     page = Page(looker, write_examples(made), note, "AutoGaze")
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):
         signal.signal(kind, lambda *_: ended.set())
-    try:
-        blocks, address = launch(page, config, made)
-    except OSError as error:
-        told = f"port {config.port or 7860} of {config.host} cannot be had"
-        raise InputError(f"{told}: choose another with --port") from error
+    blocks, address = launch(page, config, port, made)
     print(f"The page is at {address} (Ctrl-C ends it)", flush=True)
     ended.wait()
     blocks.close(verbose=False)

@@ -11,6 +11,7 @@ from .storage.files import atomic_write
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 DPI = 110
@@ -37,6 +38,16 @@ def panels(
 
 def legend(axis: Axes) -> None:
     axis.legend(fontsize=SMALL)
+
+
+def plain_log(axis: Axis, *, per_cent: bool = False) -> None:
+    """Plain numbers, 1, 2 and 5 of each power of ten, on a logarithmic axis; per_cent: of shares."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    factor = 100 if per_cent else 1
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:g}"))
 
 
 def png(figure: Figure, dpi: int = DPI) -> bytes:

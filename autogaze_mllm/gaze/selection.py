@@ -12,6 +12,8 @@ from transformers.utils import ModelOutput
 from ..common.errors import InputError
 from .grid import PatchGrid, mask_to_positions, positions_to_masks, sides_of
 
+NEEDED = ("gazing_pos", "if_padded_gazing", "num_gazing_each_frame")  # what a selection consists of
+
 
 @dataclass
 class GazingInfo(ModelOutput):
@@ -72,8 +74,11 @@ class Selection:
 def read_selection(info: Mapping[str, Any], grid: PatchGrid, reader: str) -> Selection:
     """Checks `info` against `grid` and takes it apart. `reader` names who reads it, for the error.
 
-    Raises InputError when the grids differ, the counts do not add up or an index lies outside its frame.
+    Raises InputError when something is missing, the grids differ, the counts do not add up or an index lies outside its
+    frame.
     """
+    if missing := [name for name in NEEDED if info.get(name) is None]:
+        raise InputError(f"gazing_info for {reader} lacks {', '.join(missing)}")
     theirs = info.get("grid")
     if theirs is not None:
         grid.check_same(theirs, reader, "gazing_info")

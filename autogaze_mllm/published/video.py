@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import av
 import numpy as np
 import torch
 
-from ..common.errors import InputError
+from ..common.errors import InputError, first_line
 from ..training.data.clips import frame_indices
 
 
@@ -25,13 +26,17 @@ def read_video_pyav(container: Any, indices: Sequence[int]) -> np.ndarray:
     if not wanted or min(wanted) < 0:
         raise InputError(f"indices of frames must be numbers from 0 on, got {list(indices)[:8]}")
     name, last = getattr(container, "name", None) or "video", max(wanted)
-    container.seek(0)
     frames = []
-    for number, frame in enumerate(container.decode(video=0)):
-        if number in wanted:
-            frames.append(frame.to_ndarray(format="rgb24"))
-        if number >= last:
-            break
+    try:
+        container.seek(0)
+        for number, frame in enumerate(container.decode(video=0)):
+            if number in wanted:
+                frames.append(frame.to_ndarray(format="rgb24"))
+            if number >= last:
+                break
+    except (av.error.FFmpegError, IndexError) as error:
+        what = "there is no video stream" if isinstance(error, IndexError) else first_line(error)
+        raise InputError(f"{name}: cannot be decoded: {what}") from error
     if not frames:
         raise InputError(f"{name}: none of the frames {min(wanted)} to {last} is there")
     if len({frame.shape for frame in frames}) > 1:

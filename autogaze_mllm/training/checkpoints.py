@@ -16,7 +16,7 @@ from torch import nn
 from ..common.errors import InputError, listed
 from ..common.storage.files import output_folder, read_bytes, read_fields, write_json, write_text, writing
 from ..common.storage.json_text import Fields, parse_object, to_json
-from ..common.storage.weights import check_weights, read_weights, shapes, write_weights
+from ..common.storage.weights import check_finite, check_weights, read_weights, shapes, write_weights
 from ..gaze.autogaze.model import AutoGaze
 from .tasks.base import TrainableTask
 
@@ -149,9 +149,7 @@ def _put(stored: _Stored, trained: Trained) -> None:
 
 def _finite(path: Path) -> dict[str, torch.Tensor]:
     tensors = read_weights(path)
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise InputError(f"{path}: {name} holds numbers that are not finite")
+    check_finite(path, tensors)
     return tensors
 
 

@@ -9,6 +9,7 @@ Notable design decisions:
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -26,6 +27,7 @@ from ..common.compute.workers import Prefetch
 from ..common.errors import DivergenceError, InputError
 from ..common.storage.files import output_folder, write_json
 from ..common.storage.locks import run_lock
+from ..gaze.autogaze.config import AutoGazeConfig
 from ..gaze.autogaze.model import AutoGaze
 from .checkpoints import METRICS, MetricsFile, Trained, save_checkpoint
 from .config import TrainingConfig
@@ -112,7 +114,9 @@ class GazeTrainer:
         facts = run_facts(settings, data.train, data.val, gaze, task, self.identity)
         origin = None if resume is None else Path(resume)
         self.first_step = begin_run(self.run_folder, facts, self.trained, origin, self.accelerator.is_main_process)
-        self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
+        with warnings.catch_warnings():  # torch has another name for it, which accelerate does not know yet
+            warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+            self.objective, self.wrapped_optimizer = self.accelerator.prepare(objective, self.optimizer)
 
     def train(self) -> AutoGaze:
         """Runs to the last step; what an earlier, interrupted run did is not done again. Returns the trained model.
@@ -176,6 +180,7 @@ class GazeTrainer:
             plot_curves(self.run_folder / METRICS, self.run_folder / "curves.png")
             with self._own_budget():
                 self._save_models()
+        self.gaze.config = self._own_config()
         self.accelerator.wait_for_everyone()
         if isinstance(self.task, nn.Module):
             self.task.eval()
@@ -189,11 +194,16 @@ class GazeTrainer:
         if self.data.val is not None:
             self.settings.val_budget(config.budget, steps)  # is refused here, if it is to be
 
+    def _own_config(self) -> AutoGazeConfig:
+        """Of the model that comes out."""
+        config = self.gaze.config
+        return replace(config, budget=self.settings.own_budget(config.budget))
+
     @contextmanager
     def _own_budget(self) -> Iterator[None]:
         """What is saved meanwhile has the budgets that the trained model is to have."""
         config = self.gaze.config
-        self.gaze.config = replace(config, budget=self.settings.own_budget(config.budget))
+        self.gaze.config = self._own_config()
         try:
             yield
         finally:

@@ -16,8 +16,6 @@ from ..common.compute.distributed import gathered
 from ..gaze.autogaze.budget import dirichlet_ratios, draw_ratio, draw_requirement
 from ..gaze.autogaze.config import BudgetConfig
 from ..gaze.autogaze.model import AutoGaze
-from ..gaze.grid import PatchGrid
-from ..gaze.overlay import draw_patches, patch_box
 from ..gaze.ratio import Ratio, patches_per_frame
 from ..gaze.selection import GazingInfo, Selection, read_selection
 from ..gaze.selectors.baselines import RandomSelector
@@ -174,32 +172,3 @@ def _greedy_patches(task: MosaicTask, video: torch.Tensor, losses: torch.Tensor)
     budgets = torch.full(losses.shape, task.grid.size)
     found = search_mosaic(task, video, losses + 1e-6, budgets)
     return int((found.ids >= 0).sum())
-
-
-def picture_rows(
-    frames: torch.Tensor, selection: Selection, rebuilt: torch.Tensor, grid: PatchGrid, columns: int = 8
-) -> np.ndarray:
-    """Three rows for a clip: its frames (T, 3, H, W) in [0, 1], the kept patches outlined, and `rebuilt`.
-
-    selection: of this clip alone. At most `columns` frames, spread over the clip. -> (3 * H, columns * W, 3) uint8.
-    """
-    shown = np.unique(np.linspace(0, len(frames) - 1, columns).round().astype(int))
-
-    def image(pixels: torch.Tensor) -> np.ndarray:
-        return (pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-
-    originals = [image(frames[t]) for t in shown]
-    kept = [outline_patches(original, selection, int(t), grid) for original, t in zip(originals, shown, strict=True)]
-    rows = [originals, kept, [image(rebuilt[t]) for t in shown]]
-    blank = [np.zeros_like(originals[0])] * (columns - len(shown))
-    return np.concatenate([np.concatenate(row + blank, axis=1) for row in rows])
-
-
-def outline_patches(frame: np.ndarray, selection: Selection, number: int, grid: PatchGrid) -> np.ndarray:
-    """frame (H, W, 3) uint8 -> the same with the kept patches of frame `number` of row 0 outlined."""
-    height, width = frame.shape[:2]
-    wanted = selection.keep[0] & (selection.frame == number)
-    places = zip(*(part.tolist() for part in grid.locate(selection.index[0][wanted])), strict=True)
-    panel = (0, 0, width, height)
-    boxes = [(scale, patch_box(grid, scale, row, column, panel)) for scale, row, column in places]
-    return np.asarray(draw_patches(frame, boxes))

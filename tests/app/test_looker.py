@@ -86,6 +86,7 @@ def test_the_command_keeps_the_same_patches(looker, clip, monkeypatch, capsys):
     assert {name: found[name] for name in ("patches", "frames", "visual_tokens")} == {
         name: seen.facts[name] for name in ("patches", "frames", "visual_tokens")
     }
+    assert "--gaze bundled" in looker.look(str(clip), "bundled", {"frames": 2}, nobody).facts["command"]
     assert found["from_cache"] == 1  # what the page saw is there for everybody
 
 

@@ -22,7 +22,7 @@ def test_table_json_and_plot(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "results" / "tiny.json"
-    monkeypatch.setattr(latency, "POINTS", [(1, 224, 0.205), (3, 224, 0.181)])
+    monkeypatch.setattr(latency, "PAPER", [(1, 224, 0.205), (3, 224, 0.181)])
     run(monkeypatch, "--repeats", "1", "--limit", "0.0001", "--batch", "16", "--out", str(out))
     stored = json.loads(out.read_text())
     one, three = stored["rows"]

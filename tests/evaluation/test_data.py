@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import tarfile
-import threading
 import time
 import zipfile
-from hashlib import sha256
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -17,6 +14,7 @@ from huggingface_hub import constants
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.data.hub import unpack
 
+from ..helpers.data_hub import DataHub, serving
 from ..helpers.eval_data import HLVID, LAYOUTS, VIDEOMME, write_parquet, write_sample
 
 
@@ -137,71 +135,30 @@ def test_archives_are_unpacked_whatever_their_form(tmp_path):
         assert (target / place).read_bytes() == (content / Path(place).name).read_bytes()
 
 
-class Hub(BaseHTTPRequestHandler):
-    """As much of the hub as downloads of a data set need. files: path -> bytes."""
-
-    files: dict[str, bytes] = {}  # noqa: RUF012
-    size = 0  # of every file, where the hub is to say another
-    commit = sha256(b"commit").hexdigest()[:40]
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        path = self.path.split("?")[0]
-        headers = {"X-Repo-Commit": self.commit}
-        if path.startswith("/api/datasets/bfshi/HLVid/tree/"):
-            tree = [{"type": "file", "path": name, "size": len(b), "oid": "0" * 40} for name, b in self.files.items()]
-            content = json.dumps(tree).encode()
-        elif path.startswith("/api/datasets/bfshi/HLVid"):
-            siblings = [{"rfilename": name, "size": self.size or len(b)} for name, b in self.files.items()]
-            content = json.dumps({"id": "bfshi/HLVid", "sha": self.commit, "siblings": siblings}).encode()
-        elif f"/datasets/bfshi/HLVid/resolve/{self.commit}/" in path:
-            content = self.files[path.split(f"{self.commit}/")[1]]
-            headers["ETag"] = f'"{sha256(content).hexdigest()}"'
-        else:
-            self.send_error(404)
-            return
-        self.send_response(200)
-        for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command == "GET":
-            self.wfile.write(content)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 def test_data_from_the_hub_are_fetched_unpacked_and_their_commit_recorded(tmp_path, clip, monkeypatch, capsys):
     write_sample("hlvid", tmp_path / "source")
     with tarfile.open(tmp_path / "videos_01.tar", "w") as tar:
         tar.add(clip, "videos/drive_03.mp4")
     table = LAYOUTS["hlvid"][1]
     content = (tmp_path / "source" / table).read_bytes()
-    Hub.files = {table: content, "videos_01.tar": (tmp_path / "videos_01.tar").read_bytes()}
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    hub, here = constants.ENDPOINT, f"http://127.0.0.1:{server.server_port}"
-    for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
-        monkeypatch.setattr(constants, name, getattr(constants, name).replace(hub, here))
+    DataHub.files = {table: content, "videos_01.tar": (tmp_path / "videos_01.tar").read_bytes()}
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     arguments = ["eval", "hlvid", "--model", "scripted:right", "--json", "--out"]
-    try:
-        monkeypatch.setattr(Hub, "size", 10**15)
+    hub = constants.ENDPOINT
+    with serving(DataHub) as here:
+        for name in ("ENDPOINT", "HUGGINGFACE_CO_URL_TEMPLATE"):
+            monkeypatch.setattr(constants, name, getattr(constants, name).replace(hub, here))
+        monkeypatch.setattr(DataHub, "size", 10**15)
         assert main([*arguments, str(tmp_path / "run")]) == 2
         assert "bfshi/HLVid has 2000000.0 GB and needs 4000000.0 GB of room" in capsys.readouterr().err
-        monkeypatch.setattr(Hub, "size", 0)
+        monkeypatch.setattr(DataHub, "size", 0)
         assert main([*arguments, str(tmp_path / "run")]) == 0
-    finally:
-        server.shutdown()
-        server.server_close()
     report = json.loads(capsys.readouterr().out)
     assert report["scores"]["official"]["score"]["value"] == 1.0
-    assert report["settings"]["data_commit"] == Hub.commit
+    assert report["settings"]["data_commit"] == DataHub.commit
     # Without a hub, what was fetched can be had by its commit; for anything else there is a line that says what to do.
-    assert main([*arguments, str(tmp_path / "again"), "--revision", Hub.commit]) == 0
+    assert main([*arguments, str(tmp_path / "again"), "--revision", DataHub.commit]) == 0
     assert json.loads(capsys.readouterr().out)["settings"] == report["settings"]
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # 23 s, between the five tries of the hub's client
     assert main([*arguments, str(tmp_path / "another run")]) == 2

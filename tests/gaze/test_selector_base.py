@@ -27,7 +27,8 @@ from ..helpers.selections import SELECTORS, tiny_autogaze
 
 # Where training needs the gaze model itself: its weights, its pixels, or draws from it.
 NEEDS_THE_MODEL = {
-    "training/reconstruction.py",
+    "training/reconstruction/models.py",
+    "training/reconstruction/selectors.py",
     "finetuning/parts.py",
     "finetuning/trainer.py",
     "finetuning/rollouts.py",

@@ -15,7 +15,7 @@ from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor as OurP
 from autogaze_mllm.published import AutoGaze, AutoGazeImageProcessor
 
 from ..helpers.golden_data import assert_close, cases, independent_rows, label, load, names, part, video
-from ..helpers.published_folders import small_gaze, write_golden
+from ..helpers.published_folders import small_gaze, write_golden, write_siglip
 
 KEYS = {
     "gazing_pos", "log_action_probs", "gazing_mask", "scales", "frame_sampling_rate", "num_vision_tokens_each_frame",
@@ -115,6 +115,17 @@ def test_another_grid_has_scores_too() -> None:
     assert_close(again["log_action_probs"], found["log_action_probs"].detach())
 
 
+def test_given_positions_that_are_no_selection_are_refused(model_of: Any) -> None:
+    name = "gaze_00_basic"
+    model, inputs = model_of(name), {"video": video(name)}
+    whole = model(inputs, gazing_ratio=0.3)
+    for missing in ("gazing_pos", "if_padded_gazing", "num_gazing_each_frame"):
+        with pytest.raises(InputError, match=f"gazing_info for the gaze model lacks {missing}"):
+            model(inputs, gazing_info={key: value for key, value in whole.items() if key != missing})
+    with pytest.raises(InputError, match="does not fit the video"):
+        model({"video": video(name)[:, :1]}, gazing_info=whole)
+
+
 def test_in_training_mode_choices_are_drawn() -> None:
     model = AutoGaze(small_gaze().config)
     pixels = torch.randn(1, 1, 3, 224, 224)
@@ -198,3 +209,5 @@ def test_the_size_of_a_processor_can_be_said(tmp_path: Path) -> None:
         process(frames, return_tensors="tf")
     with pytest.raises(InputError, match=r"no preprocessor_config\.json"):
         AutoGazeImageProcessor.from_pretrained(tmp_path / "..")
+    with pytest.raises(InputError, match="image_processor_type is SiglipImageProcessor"):
+        AutoGazeImageProcessor.from_pretrained(write_siglip(tmp_path / "siglip", 64, 16))

@@ -36,6 +36,17 @@ def test_frames_by_their_numbers(clip: Path) -> None:
                 read_video_pyav(container, wrong)
 
 
+def test_what_cannot_be_decoded_is_one_line(tmp_path: Path) -> None:
+    cut = tmp_path / "sound.wav"
+    with av.open(str(cut), "w") as sound:
+        stream = sound.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 800), dtype=np.int16), layout="mono")
+        frame.sample_rate = 8000
+        sound.mux(stream.encode(frame))
+    with av.open(str(cut)) as container, pytest.raises(InputError, match=r"sound\.wav: .* no video stream"):
+        read_video_pyav(container, [0])
+
+
 @pytest.mark.parametrize("case", load("data")[0]["frame_indices"], ids=str)
 def test_which_frames_a_clip_has(case: dict[str, Any]) -> None:
     found = sample_frame_indices(case["clip_len"], case["stride"], case["total"])

@@ -20,6 +20,9 @@ from autogaze_mllm.training.checkpoints import checkpoint_folders
 from autogaze_mllm.training.config import TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
 from autogaze_mllm.training.data.labels import key_of, read_labels
+from autogaze_mllm.training.reconstruction.models import load_models
+from autogaze_mllm.training.reconstruction.scores import score_clip
+from autogaze_mllm.training.reconstruction.settings import Setting
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
@@ -93,7 +96,7 @@ def test_alone_it_learns_from_random_patches(videos: Path, tmp_path: Path) -> No
 
     gaze.gazing_model.vision_model.register_forward_pre_hook(asked)
     task.register_forward_pre_hook(lambda _, given: seen.append(given[0].shape[:2]))
-    chosen = small_settings(steps=25, train_gaze=False, train_task=True, selections="random", group_size=6)
+    chosen = small_settings(steps=12, lr=3e-3, train_gaze=False, train_task=True, selections="random", group_size=6)
     GazeTrainer(gaze, task, small_data(videos), chosen, tmp_path, cpu=True, progress=False).train()
     assert set(seen) == {(4, 3)}
     curve = [row["loss"] for row in rows(tmp_path)]
@@ -217,8 +220,8 @@ def test_the_stop_rule_is_in_the_unit_of_the_task(
 
     assert stored("mosaic") == (0.2, 0.2)
     assert stored("videomae", "--task", videomae) == (0.7, 0.7)
-    assert stored("asked", "--task", videomae, "--val-loss", "0.5") == (0.5, 0.5)
-    assert stored("other unit", "--task", videomae, "--init", str(tmp_path / "mosaic" / "gaze")) == (0.7, 0.7)
+    mosaics = ["--init", str(tmp_path / "mosaic" / "gaze")]
+    assert stored("other unit", "--task", videomae, *mosaics, "--val-loss", "0.5") == (0.5, 0.5)
     assert AutoGazeConfig().budget.requirement == 0.7
 
 
@@ -247,6 +250,20 @@ def test_another_grid_than_that_of_the_gaze_model_is_refused(
     options = ["--algorithm", "grpo", "--steps", "1", "--task", str(tmp_path / "small"), "--init", "bundled"]
     assert train(videos, tmp_path / "run", *options) == 2
     assert "grid mismatch: the gaze model uses 32+64+112+224" in capsys.readouterr().err.strip().splitlines()[-1]
+
+
+def test_selectors_without_a_grid_are_measured_on_that_of_the_task(videos: Path, tmp_path: Path) -> None:
+    """As the evaluation script loads them; a gaze model of another grid is refused."""
+    published, device = str(write_published(tmp_path / "published")), torch.device("cpu")
+    found = load_models(["random", "greedy"], published, device)
+    assert {str(one.task.grid) for one in found.contenders} == {"32+64 at patch 16 (4+16 = 20 positions)"}
+    clip = ClipSource(find_videos(str(videos)), ClipConfig(2, side=64)).clip(0).pixels
+    score = score_clip(
+        clip, found.contenders[0].selector, Setting.parse("ratio_0.50"), found.contenders[0].task, device
+    )
+    assert [frame.patches for frame in score.frames] == [10, 10] and score.mean("loss") > 0
+    with pytest.raises(InputError, match="grid mismatch"):
+        load_models(["random", "bundled"], published, device)
 
 
 @pytest.mark.slow

@@ -90,6 +90,13 @@ def check_weights(
         raise InputError(f"{source}: the weights do not fit {against}: {text}")
 
 
+def check_finite(source: str | Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Raises InputError, naming `source`, for a tensor with numbers that are not finite."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise InputError(f"{source}: {name} holds numbers that are not finite")
+
+
 def shapes(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in tensors.items()}
 

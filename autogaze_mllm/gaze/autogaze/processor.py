@@ -17,11 +17,11 @@ import torch
 from PIL import Image
 
 from ...common.errors import InputError
-from ...common.storage.files import check_arguments, find_file, output_folder, read_json, write_json
+from ...common.storage.files import check_arguments, find_file, output_folder, read_fields, read_json, write_json
 from ...common.storage.json_text import Fields, shown
 from .bundled import BUNDLED, gaze_folder
 
-FILE = "preprocessor_config.json"
+FILE, OWN_TYPE = "preprocessor_config.json", "AutoGazeImageProcessor"
 Size = int | tuple[int, int] | dict[str, int]
 LARGEST_SIDE = 1 << 14  # pixels
 
@@ -73,15 +73,19 @@ class AutoGazeImageProcessor:
         """From a folder or a hub repository, or "bundled".
 
         options: fields that are to be others than the stored ones, such as size=(392, 392) (height and width in
-        pixels), and what `AutoGaze.from_pretrained` takes for the hub. Raises InputError for a missing file and unknown
-        arguments.
+        pixels), and what `AutoGaze.from_pretrained` takes for the hub. Raises InputError for a missing file, one of
+        another processor, and unknown arguments.
         """
         fields = [one.name for one in dataclasses.fields(cls)]
         hub = {name: value for name, value in options.items() if name not in fields}
         check_arguments(hub, fields, f"{cls.__name__}.from_pretrained")
-        found = cls.find(source, **hub)
-        if found is None:
-            raise InputError(f"{source}: there is no {FILE}")
+        path = find_file(gaze_folder(source), FILE, **hub)
+        assert path is not None
+        stored = read_fields(path)
+        kind = stored.get("image_processor_type", str, OWN_TYPE)
+        if kind != OWN_TYPE:  # which would give other pixels than it is meant to, without a word
+            raise InputError(f"{path}: image_processor_type is {kind}, not {OWN_TYPE}")
+        found = cls.from_dict(stored.values, path)
         changes = {name: value for name, value in options.items() if name in fields}
         return dataclasses.replace(found, **changes)
 
@@ -105,7 +109,7 @@ class AutoGazeImageProcessor:
         return stored | {
             "image_mean": list(self.image_mean),
             "image_std": list(self.image_std),
-            "image_processor_type": "AutoGazeImageProcessor",
+            "image_processor_type": OWN_TYPE,
         }
 
     def __call__(self, frames: Iterable[np.ndarray | Image.Image]) -> torch.Tensor:

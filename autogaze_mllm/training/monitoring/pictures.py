@@ -14,6 +14,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ...common.palette import COLOURS
+from ...common.storage.json_text import writable
 from ...gaze.grid import PatchGrid
 from ...gaze.overlay import draw_patches, patch_box
 from ...gaze.selection import Selection
@@ -41,7 +42,7 @@ class ShownClip:
     def title(self) -> str:
         kept, possible = int(self.selection.keep[0].sum()), self.grid.size * len(self.frames)
         return (
-            f"{self.name}: {kept} of {possible} patches kept ({100 * kept / possible:.1f} %), "
+            f"{writable(self.name)}: {kept} of {possible} patches kept ({100 * kept / possible:.1f} %), "
             f"loss {float(np.mean(self.losses)):.3f}"
         )
 

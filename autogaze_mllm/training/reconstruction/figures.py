@@ -10,13 +10,12 @@ import numpy as np
 
 from ...common.labels import in_plot
 from ...common.palette import heat_colours, line_colours
-from ...common.plots import panels, save_png
+from ...common.plots import panels, plain_log, save_png
 from ...common.point_names import NamedPoint, name_points
 from .settings import Setting
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 Row = dict[str, Any]
@@ -77,16 +76,6 @@ def _trade_off_panel(axis: Axes, key: str, summary: Sequence[Row], colours: dict
         )
     axis.set_ylim(low, high)
     return points
-
-
-def plain_log(axis: Axis, *, per_cent: bool = False) -> None:
-    """Plain numbers, 1, 2 and 5 of each power of ten, on a logarithmic axis; per_cent: of shares."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
-    factor = 100 if per_cent else 1
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:g}"))
 
 
 def _trade_off_legend(figure: Figure, colours: dict[str, str]) -> None:

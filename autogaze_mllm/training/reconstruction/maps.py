@@ -43,6 +43,7 @@ def plot_maps(path: Path, rows: Sequence[Row], frame: torch.Tensor, title: str) 
         axis.set(xticks=[], yticks=[])
     bar = figure.colorbar(image, ax=axes, location="bottom", shrink=0.6, aspect=40)
     bar.set_label("patches that cover a place, in a frame (mean over frames)", fontsize=LETTERS)
+    bar.ax.set_facecolor("0.45")  # of what lets the frame through
     bar.ax.tick_params(labelsize=LETTERS - 1)
     figure.suptitle(in_plot(title), fontsize=LETTERS + 2)
     save_png(figure, path, SHARP)

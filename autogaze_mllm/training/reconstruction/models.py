@@ -17,7 +17,6 @@ from ...common.labels import told_apart
 from ...common.storage.hashing import fingerprint
 from ...gaze.autogaze.model import AutoGaze
 from ...gaze.autogaze.pretrained import BUNDLED, BUNDLED_FOLDER
-from ...gaze.grid import DEFAULT_GRID, PatchGrid
 from ...gaze.selector_registry import NAMED, load_selector
 from ...gaze.selectors.base import AnySelector, as_selector
 from ...gaze.selectors.baselines import RandomSelector
@@ -70,19 +69,16 @@ def load_models(
         raise InputError(f"--revision: {min(unknown)!r} is none of the models: {', '.join([*asked, task])}")
     sources = {name: pinned(name, revisions.get(name)) for name in [*asked, task]}
     selectors = {name: _selector(name, sources[name], seed, device) for name in asked}
-    measures: dict[PatchGrid, ReconstructionTask] = {}
+    shared: ReconstructionTask | None = None
     if task != "mosaic":
-        grid = next((s.grid for s in selectors.values() if isinstance(s, AutoGaze)), DEFAULT_GRID)
-        measures[grid] = load_task(sources[task], grid, device=device)
+        grids = [selector.grid for selector in selectors.values() if isinstance(selector, AutoGaze)]
+        shared = load_task(sources[task], grids[0] if grids else None, device=device)  # others work on any grid
     contenders = []
     for name, label in told_apart(asked).items():
         selector = selectors[name]
-        measure: ReconstructionTask = default_task(selector)
-        if task != "mosaic":
-            (grid,) = measures
-            measure = measures[grid]
-            if isinstance(selector, AutoGaze):
-                selector.grid.check_same(grid, name, task)
+        measure = shared or default_task(selector)
+        if isinstance(selector, AutoGaze):
+            selector.grid.check_same(measure.grid, name, task)
         told = {"source": name, **_files(name, sources[name], revisions.get(name)), **_settings_of(selector)}
         contenders.append(Contender(label, selector, measure, told))
     told = {"source": task, **_files(task, sources[task], revisions.get(task)), **_task_identity(contenders[0].task)}

@@ -19,7 +19,7 @@ import torch
 
 from ....common.errors import InputError
 from ....common.storage.files import find_file, read_json
-from ....common.storage.weights import check_weights, read_pickled_weights, read_weights, shapes
+from ....common.storage.weights import check_finite, check_weights, read_pickled_weights, read_weights, shapes
 from ....gaze.autogaze.processor import AutoGazeImageProcessor
 from ....gaze.grid import DEFAULT_GRID, PatchGrid
 from . import published
@@ -69,7 +69,9 @@ class VideoMAECheckpoint:
         reader = read_weights if self.weights.suffix == ".safetensors" else read_pickled_weights
         own: Weights = {}
         frozen: dict[str, Weights] = {}
-        for name, tensor in reader(self.weights).items():
+        stored = reader(self.weights)
+        check_finite(self.weights, stored)
+        for name, tensor in stored.items():
             bare = PREFIX.sub("", name)
             network, _, rest = bare.partition(".")
             if network in DEFAULT_MODELS:
@@ -101,9 +103,9 @@ class VideoMAECheckpoint:
                 continue
             model = self.networks.get(name, DEFAULT_MODELS[name])
             if name in frozen:
-                told = published.describe(model, self.source, **self.hub)
-                where = f"{self.weights}: {name}, with {told.where}"
-                sources[name] = StoredNetwork(told.config, told.preprocessor, frozen[name], where)
+                described = published.describe(model, self.source, **self.hub)
+                where = f"{self.weights}: {name}, with {described.where}"
+                sources[name] = StoredNetwork(described.config, described.preprocessor, frozen[name], where)
             else:
                 sources[name] = published.beside(model, self.source) or model
         return sources

@@ -17,6 +17,7 @@ from ....common.errors import InputError, first_line, listed
 from ....common.foreign_config import check_no_code, check_sizes
 from ....common.storage.files import find_file, read_json, write_json, writing
 from ....common.storage.json_text import Fields, shown
+from ....common.storage.weights import check_finite
 
 DEFAULT_MODELS = {
     "dinov2_reg": "facebook/dinov2-with-registers-base",
@@ -31,6 +32,7 @@ USUAL = {
     },
     "siglip2": {"image_mean": (0.5, 0.5, 0.5), "image_std": (0.5, 0.5, 0.5)},
 }
+LARGEST = 1e6  # of numbers that make values of pixels
 LAYERS = 4  # hidden states compared, the last ones
 
 
@@ -43,6 +45,14 @@ class PixelStatistics:
     scale: float = 1.0
     offset: bool = False
 
+    def __post_init__(self) -> None:
+        positive = (*self.std, self.scale)
+        if not all(0 < value < LARGEST for value in positive) or not all(abs(value) < LARGEST for value in self.mean):
+            raise InputError(
+                f"preprocessor: mean {shown(self.mean)}, deviation {shown(self.std)} and factor {self.scale} make no "
+                "pixels: numbers of usual size, the latter two above 0, are needed"
+            )
+
     @classmethod
     def from_dict(
         cls, source: Mapping[str, Any], where: object = "preprocessor", usual: Mapping[str, Any] | None = None
@@ -52,12 +62,16 @@ class PixelStatistics:
         normal, scaled = (fields.get(key, bool, True) for key in ("do_normalize", "do_rescale"))
         default = usual or USUAL["siglip2"]
         mean, std = (fields.get(key, tuple[float, float, float], default[key]) for key in ("image_mean", "image_std"))
-        return cls(
-            mean=tuple(mean) if normal else cls.mean,
-            std=tuple(std) if normal else cls.std,
-            scale=float(fields.get("rescale_factor", float, 1 / 255)) if scaled else 1.0,
-            offset=fields.get("offset", bool, False),
-        )
+        factor, offset = fields.get("rescale_factor", float, 1 / 255), fields.get("offset", bool, False)
+        try:
+            return cls(
+                mean=tuple(mean) if normal else cls.mean,
+                std=tuple(std) if normal else cls.std,
+                scale=float(factor) if scaled else 1.0,
+                offset=offset,
+            )
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from error
 
     def to(self, other: PixelStatistics, pixels: torch.Tensor) -> torch.Tensor:
         """Values (..., 3, H, W) by these statistics -> by the other's. No resizing, no clipping."""
@@ -125,13 +139,14 @@ def _load_network(name: str, source: NetworkSource) -> Any:
 
     kind: Any = Dinov2WithRegistersModel if name == "dinov2_reg" else SiglipVisionModel
     options: dict[str, Any] = {"dtype": torch.float32, "trust_remote_code": False, "output_loading_info": True}
-    options["ignore_mismatched_sizes"] = True  # they are told of below, in one line
-    place: Any = None
+    options["ignore_mismatched_sizes"] = True  # they are named below, in one line
+    folder: Any = None
     if isinstance(source, StoredNetwork):
         where, stored = source.where, dict(source.config)
-        options["state_dict"] = dict(source.weights)
+        # Copies: these may be mapped from a file, which may change while the network is in use.
+        options["state_dict"] = {key: weight.clone() for key, weight in source.weights.items()}
     else:
-        place, where = source, str(source)
+        folder, where = source, str(source)
         path = find_file(source, "config.json", required=False)
         stored = {} if path is None else read_json(path)
     check_no_code(stored, where)
@@ -141,18 +156,19 @@ def _load_network(name: str, source: NetworkSource) -> Any:
             f"{where}: is a {shown(stored['model_type'])}, the loss {name} needs a {' or '.join(TYPES[name])}"
         )
     try:
-        if place is None:
+        if folder is None:
             options["config"] = kind.config_class.from_dict(stored.get("vision_config", stored))
-        found, report = kind.from_pretrained(place, **options)
+        found, report = kind.from_pretrained(folder, **options)
     except Exception as error:  # damaged files come as errors of many types
         raise InputError(f"{where}: cannot be loaded for the loss {name}: {first_line(error)}") from error
+    check_finite(where, found.state_dict())
     faults = {
         "missing": sorted(report["missing_keys"]),
         "of another shape": sorted(str(key[0]) if isinstance(key, tuple) else key for key in report["mismatched_keys"]),
     }
     if any(faults.values()):
-        told = "; ".join(f"{kind}: {listed(keys, 4)}" for kind, keys in faults.items() if keys)
-        raise InputError(f"{where}: its weights are not those of the model for the loss {name}: {told}")
+        summary = "; ".join(f"{kind}: {listed(keys, 4)}" for kind, keys in faults.items() if keys)
+        raise InputError(f"{where}: its weights are not those of the model for the loss {name}: {summary}")
     return found
 
 

@@ -75,11 +75,11 @@ class VideoMAEConfig:
             raise InputError(f"{where}: model_type is {shown(source['model_type'])}, not 'vit_mae'")
         if source.get("hidden_act", "gelu") != "gelu" or source.get("causal", True) is not True:
             raise InputError(f"{where}: only hidden_act 'gelu' and causal attention are supported")
-        told = dict(source)
+        values = dict(source)
         for key in ("scales", "loss_weights"):  # one of them is a number, in yaml
-            if isinstance(told.get(key), (int, float)) and not isinstance(told[key], bool):
-                told[key] = str(told[key])
-        known = Fields(told, where).known(cls)
+            if isinstance(values.get(key), (int, float)) and not isinstance(values[key], bool):
+                values[key] = str(values[key])
+        known = Fields(values, where).known(cls)
         try:
             return cls(**known)
         except InputError as error:

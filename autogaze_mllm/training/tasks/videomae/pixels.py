@@ -27,15 +27,15 @@ SWITCHES = ("do_resize", "do_center_crop", "do_rescale", "offset", "do_normalize
 def published_processor(stored: Mapping[str, Any], side: int, where: object) -> AutoGazeImageProcessor:
     """stored: the file's keys; side: of the largest scale, which the short side of a picture is brought to. where: what
     an error names, the file."""
-    told = dict(stored)
+    values = dict(stored)
     for key in SWITCHES:  # null is as good as false
-        if key in told and told[key] is None:
-            told[key] = False
-    told = {key: value for key, value in told.items() if value is not None}
+        if key in values and values[key] is None:
+            values[key] = False
+    values = {key: value for key, value in values.items() if value is not None}
     for key in ("image_mean", "image_std"):  # one number stands for all channels
-        if isinstance(told.get(key), (int, float)) and not isinstance(told[key], bool):
-            told[key] = [float(told[key])] * 3
+        if isinstance(values.get(key), (int, float)) and not isinstance(values[key], bool):
+            values[key] = [float(values[key])] * 3
     try:
-        return AutoGazeImageProcessor.from_dict(DEFAULTS | told | {"size": {"shortest_edge": side}}, where)
+        return AutoGazeImageProcessor.from_dict(DEFAULTS | values | {"size": {"shortest_edge": side}}, where)
     except InputError as error:
         raise InputError(str(error) if str(where) in str(error) else f"{where}: {error}") from error

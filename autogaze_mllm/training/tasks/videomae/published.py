@@ -98,9 +98,9 @@ def describe(name: str, source: str | Path, **hub: Any) -> Description:
     """Configuration and preprocessor of the model that the `config.yaml` of `source` names: a folder in that of
     `source` or beside it, a published model, a folder or a repository. hub: of repositories, but for the revision,
     which is that of `source`."""
-    place = beside(name, source)
-    if place is not None:
-        return _described(place)
+    nearby = beside(name, source)
+    if nearby is not None:
+        return _described(nearby)
     known = KNOWN.get(name)
     if known is not None and not Path(name).is_dir():
         return dataclasses.replace(known, where=name)
@@ -113,12 +113,12 @@ def describe(name: str, source: str | Path, **hub: Any) -> Description:
 def beside(name: str, source: str | Path) -> Path | None:
     """The folder of that name in the folder `source`, or beside it."""
     folder = Path(source)
-    places = (folder / name, folder.absolute().parent / name) if folder.is_dir() else ()
-    return next((place for place in places if (place / "config.json").is_file()), None)
+    candidates = (folder / name, folder.absolute().parent / name) if folder.is_dir() else ()
+    return next((nearby for nearby in candidates if (nearby / "config.json").is_file()), None)
 
 
-def _described(place: str | Path, **hub: Any) -> Description:
-    config, preprocessor = (find_file(place, f"{name}config.json", **hub) for name in ("", "preprocessor_"))
+def _described(source: str | Path, **hub: Any) -> Description:
+    config, preprocessor = (find_file(source, f"{name}config.json", **hub) for name in ("", "preprocessor_"))
     assert config is not None and preprocessor is not None
     return Description(read_json(config), read_json(preprocessor), str(config))
 
