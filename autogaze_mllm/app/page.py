@@ -104,8 +104,8 @@ class Page:
         if not video:
             return None, "there is no video yet: drop one, or take an example"
 
-        def report(done: int, total: int, what: str) -> None:
-            progress((done, total), desc=what, unit="frames")
+        def report(done: int, total: int) -> None:
+            progress((done, total), desc="gazing", unit="frames")
 
         try:
             return self.looker.look(video, selector, dict(zip(SLIDERS, values, strict=True)), report), ""

@@ -27,7 +27,7 @@ from ..helpers.family_models import build
 from ..helpers.tiny_models import make
 
 
-def nobody(done: int, total: int, what: str) -> None:
+def nobody(done: int, total: int) -> None:
     """Nobody is told how far it is."""
 
 
@@ -60,13 +60,13 @@ def test_numbers_videos_and_chart_tell_of_the_same_patches(looker, tmp_path):
     wide = tmp_path / "wide.mp4"
     write_video(wide, moving_scene(448, 224, 12), fps=6)
     moved = {"frames": 10, "max_tiles": 2}
-    seen = looker.look(str(wide), "pixel-diff", moved, lambda n, of, what: told.append((n, of)))
+    seen = looker.look(str(wide), "pixel-diff", moved, lambda *far: told.append(far))
     facts = seen.facts
     assert facts["frames"] == 10 == len(seen.counts.kept) and facts["tiles"] == [2, 1]
     assert sum(map(sum, seen.counts.kept)) == facts["patches"] == len(seen.gazed)
     assert facts["patches_total"] == 10 * 2 * 265
     assert facts["reduction"] == facts["patches_total"] / facts["patches"]
-    assert told == [(number, 10) for number in range(1, 11)]
+    assert told[-1] == (10, 10) and told == sorted(set(told))
     assert facts["seconds_wall"] > 0 and {"decode", "gaze"} <= facts["seconds"].keys()
     json.dumps(facts)
     films = {name: VideoReader(path) for name, path in seen.films.items()}
