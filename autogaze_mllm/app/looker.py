@@ -161,6 +161,7 @@ class Looker:
         reader, numbers = video.sampled(settings.frames, settings.fps)
         if len(numbers) > (most := int(self.range_of("frames")[1])):
             raise InputError(f"{reader.name}: {len(numbers)} frames would be looked at, here at most {most}: lower fps")
+        report(0, len(numbers))
         fps = min(max(pace(reader.seconds[numbers]), SLOWEST), FASTEST)
         folder, chosen = self.folder / key, self.selector(selector)
         folder.mkdir(exist_ok=True)
