@@ -118,7 +118,21 @@ def _parser() -> argparse.ArgumentParser:
     import argparse
 
     from . import __version__
-    from .commands import app, ask, cache, eval, finetune, gaze, index, info, label, merge, serve, train_gaze
+    from .commands import (
+        app,
+        ask,
+        cache,
+        eval,
+        export_llm,
+        finetune,
+        gaze,
+        index,
+        info,
+        label,
+        merge,
+        serve,
+        train_gaze,
+    )
     from .commands.config_file import add_config
 
     parser = argparse.ArgumentParser(
@@ -126,7 +140,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     verbs = parser.add_subparsers(required=True, metavar="VERB")
-    for verb in (ask, gaze, index, app, serve, eval, cache, info, finetune, merge, label, train_gaze):
+    for verb in (ask, gaze, index, app, serve, eval, cache, info, finetune, merge, export_llm, label, train_gaze):
         verb.add(verbs)
     add_config(parser)
     return parser

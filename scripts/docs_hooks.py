@@ -1,8 +1,9 @@
 """Hooks of mkdocs, see mkdocs.yml: what the built manual has and its Markdown only names.
 
 `<!-- help: VERB -->` becomes what `autogaze-mllm VERB --help` prints, `<!-- settings: ROOM.MODULE:CLASS -->` a table
-of the fields that a class declares. Links to `../benchmarks/results/` lead to
-copies of these files in the site, so that plots are shown and every figure can be looked up.
+of the fields that a class declares, `<!-- engines -->` one of what each family can send to an engine. Links to
+`../benchmarks/results/` lead to copies of these files in the site, so that plots are shown and every figure can be
+looked up.
 """
 
 from __future__ import annotations
@@ -48,6 +49,14 @@ def settings_table(place: str) -> str:
     return "\n".join(rows)
 
 
+def engines_table() -> str:
+    """What each family can send to an engine, as the families themselves tell it."""
+    from autogaze_mllm.serving.engines.ways import rows
+
+    told = [f"| {title} | {prompt} | {images} |" for title, prompt, images in rows()]
+    return "\n".join(["| family | prompt embeddings | image embeddings |", "|---|---|---|", *told])
+
+
 def on_files(files: Any, config: Any) -> Any:
     from mkdocs.structure.files import File  # the tests use `help_text` without mkdocs
 
@@ -60,6 +69,7 @@ def on_files(files: Any, config: Any) -> Any:
 def on_page_markdown(markdown: str, **_: Any) -> str:
     markdown = markdown.replace("](../benchmarks/results/", "](results/")
     markdown = re.sub(r"<!-- settings: ([\w.:]+) -->", lambda found: settings_table(found[1]), markdown)
+    markdown = re.sub(r"<!-- engines -->", lambda _: engines_table(), markdown)
     return re.sub(r"<!-- help: ([\w -]+?) -->", lambda found: f"```text\n{help_text(found[1])}```", markdown)
 
 

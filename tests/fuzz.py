@@ -138,6 +138,10 @@ def tensors() -> Kind:
     return Kind(fuzz_kinds.make_tensors, fuzz_kinds.use_model)
 
 
+def videomaes() -> Kind:
+    return Kind(fuzz_kinds.make_videomaes, fuzz_kinds.use_videomae, fuzz_kinds.damaged_settings)
+
+
 def rows() -> Kind:
     return Kind(fuzz_kinds.make_rows, fuzz_kinds.use_rows, fuzz_kinds.damaged_json)
 
@@ -151,6 +155,7 @@ KINDS: dict[str, Callable[[], Kind]] = {
     "pictures": pictures,
     "models": models,
     "tensors": tensors,
+    "videomaes": videomaes,
     "rows": rows,
     "commands": commands,
 }

@@ -6,8 +6,11 @@ import pytest
 
 from .fuzz import KINDS, REFUSED, RESULT, fuzz
 
+SLOW = ("videomaes",)
+NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in KINDS]
 
-@pytest.mark.parametrize("name", KINDS)
+
+@pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_give_a_result_or_a_line(name: str) -> None:
     report = fuzz(name, 60)
     assert not report.faults, "\n".join(report.faults)

@@ -20,7 +20,7 @@ import autogaze_mllm as am
 from .helpers.paths import ROOT
 
 HEAVY = {"torch", "transformers", "numpy", "av", "peft", "accelerate"}
-VERBS = ["ask", "gaze", "eval", "cache", "info", "finetune", "merge", "label", "train-gaze"]
+VERBS = ["ask", "gaze", "eval", "cache", "info", "finetune", "index", "merge", "label", "train-gaze"]
 
 
 def run(*command: str | Path, **options: object) -> subprocess.CompletedProcess[str]:

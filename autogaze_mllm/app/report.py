@@ -42,7 +42,8 @@ svg.patches g.frame:hover rect:first-of-type { fill-opacity: .08; }
 .tiles div { background: var(--card); padding: 1rem 1.4rem; }
 .tiles b { display: block; font-size: 1.65rem; line-height: 1.2; font-variant-numeric: tabular-nums; }
 .tiles span { color: var(--soft); font-size: .875rem; }
-.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 1.25rem; }
+.pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 1.25rem;
+  align-items: start; }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; font-size: .9375rem; }
 th, td { padding: .32rem .6rem .32rem 0; text-align: left; border-bottom: 1px solid var(--line); }
@@ -113,9 +114,10 @@ def report_html(report: Report) -> str:
         _section("Patches kept of each frame", chart_svg(report.counts)),
         '<div class="pair">',
         _section("Settings", _pairs(report.settings)),
+        "<div>",
         _section("Scales and seconds", _scales(report) + _seconds(report.stats)),
-        "</div>",
         _section("To repeat it", f"<pre>{escape(report.command)}</pre>"),
+        "</div></div>",
         f'<section><details><summary>All numbers</summary><div class="scroll">{_numbers(report.counts)}</div></details>'
         "</section>",
         f"<p>autogaze-mllm {escape(report.version)}</p>",

@@ -107,7 +107,8 @@ def _report(arguments: argparse.Namespace, settings: VideoSettings, seen: _Seen,
     ]
     for one in settings_of(VideoSettings):
         value = getattr(settings, one.name)
-        if value is not None and one.name not in ("loss", "predicted_loss"):  # the loss in force stands above
+        of_none = one.name.startswith("thumbnail") and not settings.thumbnails
+        if value is not None and not of_none and one.name not in ("loss", "predicted_loss"):  # in force: see above
             rows.append((one.report or one.help, _shown(value)))
     command = repeating(arguments, leave_out=("report", "out"))
     return Report(arguments.video, stats, frame_counts(gazed), seen.psnr, rows, command, __version__, overlay)

@@ -76,8 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _engine(model: GazedModel, config: ServeConfig) -> Engine:
     from ..serving.engines.local import LocalEngine
+    from ..serving.engines.vllm import VllmEngine
 
-    return LocalEngine(model)
+    return LocalEngine(model) if config.engine is None else VllmEngine(model, config)
 
 
 def _model_name(source: str | None) -> str:

@@ -91,10 +91,9 @@ class WorkerProcesses:
             self._workers.remove(worker)
             worker.process.join()
             if worker.info is None:
-                how = _how_it_ended(worker.process.exitcode)
-                raise InputError(
-                    f"a worker {how} before its model was loaded; is there memory for {self.count}?"
-                ) from None
+                code = worker.process.exitcode
+                why = f"is there memory for {self.count}?" if (code or 0) < 0 else "the lines above say why"
+                raise InputError(f"a worker {_how_it_ended(code)} before its model was loaded; {why}") from None
             return None
         if kind == "refused":
             raise InputError(told)

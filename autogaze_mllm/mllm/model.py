@@ -45,7 +45,7 @@ from .prompts.prompt import (
 from .registry import forget
 from .saving import save
 from .splice import check_helpers, spliced
-from .video_encoder import VideoEncoder, VideoSource
+from .video_encoder import CacheFacts, VideoEncoder, VideoSource
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +146,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
     ) -> GazedVideo:
         """Gazes a video once, for any number of questions: the result can stand wherever a path can.
 
-        settings, selector: others than the model's own, for this once.
-        Taken from the cache if it is there; stats["from_cache"] says so.
+        settings, selector: others than the model's own, for this once. stats["from_cache"]: it was in the cache.
         """
         return self._encoder(settings, selector).gaze(source, progress)
 
@@ -166,10 +165,9 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         return self._encoder(settings, selector).gazed_key(source)
 
-    def cache_facts(self) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    def cache_facts(self) -> CacheFacts:
         """What decides the kept patches of a video, and its visual tokens; None where they cannot be cached."""
-        encoder = self._encoder()
-        return encoder.gaze_facts(), encoder.token_facts()
+        return self._encoder().cache_facts()
 
     def _encoder(
         self,

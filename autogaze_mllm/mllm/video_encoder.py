@@ -32,6 +32,7 @@ from .media import Media
 _one_at_a_time = threading.Lock()  # for selectors that are not made for threads
 
 VideoSource = VideoLike | GazedVideo | Media
+CacheFacts = tuple[dict[str, Any] | None, dict[str, Any] | None]
 
 
 @dataclass(frozen=True)
@@ -81,10 +82,10 @@ class VideoEncoder:
         """What a video's kept patches are called in the cache; None where they cannot be cached."""
         if self.cache is None:
             return None
-        facts = self.gaze_facts()
+        facts = self._gaze_facts()
         return None if facts is None else self.cache.key(source, **facts)
 
-    def gaze_facts(self) -> dict[str, Any] | None:
+    def _gaze_facts(self) -> dict[str, Any] | None:
         """All that decides the kept patches of a video, or None when they cannot be cached."""
         selector = as_selector(self.selector).identity()
         pixels = self.family.pixels
@@ -165,15 +166,16 @@ class VideoEncoder:
 
     def _token_key(self, source: VideoLike, state: str) -> str | None:
         """Cache key of the visual tokens of a video; also the weights of tower and projector decide them."""
-        facts = self.gaze_facts()
+        facts = self._gaze_facts()
         if self.cache is None or facts is None:
             return None
         return self.cache.key(source, **facts, **self._token_facts(state))
 
-    def token_facts(self) -> dict[str, Any] | None:
-        """All that decides the visual tokens of a gazed video, or None when they cannot be cached."""
+    def cache_facts(self) -> CacheFacts:
+        """What decides the kept patches of a video, and what besides decides its visual tokens; None where they cannot
+        be cached."""
         state = self.family.vision_state()
-        return None if state is None else self._token_facts(state)
+        return self._gaze_facts(), None if state is None else self._token_facts(state)
 
     def _token_facts(self, state: str) -> dict[str, Any]:
         return {

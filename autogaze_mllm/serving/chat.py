@@ -48,7 +48,8 @@ class ChatRoute:
         except ClientGoneError:
             status = 499  # as web servers note it
         except Exception as error:
-            told = as_api_error(error)
+            # Without its traceback, which would hold this frame, and with it the body, until Python looks for circles.
+            told = as_api_error(error).with_traceback(None)
             status = told.status
             await exchange.fail(told)
         self._gateway.metrics.requests.labels(str(status)).inc()
@@ -76,6 +77,10 @@ def _check_type(request: Request) -> None:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise ApiError(415, "the request must be of type application/json")
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"a request may have {most} MiB here")
 
 
 class _Exchange:
@@ -106,10 +111,9 @@ class _Exchange:
     async def _body(self) -> bytes:
         config = self._gateway.config
         most, found = config.max_body << 20, bytearray()
-        too_large = ApiError(413, f"a request may have {config.max_body} MiB here")
         told = self.request.headers.get("content-length", "0")
         if told.isdecimal() and int(told[:20]) > most:
-            raise too_large
+            raise _too_large(config.max_body)
         upload = asyncio.timeout(config.max_upload_seconds)
         try:
             async with upload:
@@ -120,7 +124,7 @@ class _Exchange:
                         raise ClientGoneError
                     found += message.get("body", b"")
                     if len(found) > most:
-                        raise too_large
+                        raise _too_large(config.max_body)
                     if not message.get("more_body"):
                         return bytes(found)
         except TimeoutError as error:
@@ -143,6 +147,7 @@ class _Exchange:
             await asyncio.wait({task, gone})
             if not task.cancelled():
                 task.exception()
+            del task  # it holds an error, whose traceback would hold it in turn, and with it the request's body
 
     async def _gone(self) -> None:
         while (await self.request.receive())["type"] != "http.disconnect":

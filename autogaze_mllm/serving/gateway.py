@@ -152,6 +152,7 @@ class Gateway:
         finally:
             task.cancel()
             await _ended(task)
+            del task
 
     def _write(self, request: ChatRequest, prompt: Prompt, say: Callable[[Piece], None], call: Cancellation) -> None:
         """Runs in a thread."""
@@ -189,6 +190,8 @@ async def _in_thread(pool: Executor, work: Callable[[], T], call: Cancellation) 
         call.cancel()
         await _ended(future)
         raise
+    finally:
+        del future  # it holds an error, whose traceback would hold it in turn, and all that was worked on
 
 
 async def _ended(future: asyncio.Future[T]) -> None:

@@ -91,8 +91,6 @@ class Vision:
     def fetch(self, request: ChatRequest, call: Cancellation) -> Sighting:
         """Settings checked, media fetched, videos opened. Raises ApiError."""
         settings = self._settings(request)
-        if request.gaze is None and not self._engine.dense:
-            raise bad_request("the dense model cannot be asked here: its visual tokens are not sent to engines", "gaze")
         with cancellable(call):
             sources = [self._policy.obtained(asked, call) for asked in request.media]
             keys = [
@@ -163,7 +161,8 @@ class Vision:
         return seen
 
     def _check_length(self, tokens: int, request: ChatRequest) -> None:
-        limit, asked = self._model.family.context_length, request.sampling.max_tokens or 0
+        limits = [known for known in (self._model.family.context_length, self._engine.context_length) if known]
+        limit, asked = min(limits, default=None), request.sampling.max_tokens or 0
         if limit and tokens + asked > limit:
             error = f"the prompt has {tokens} tokens; with the {asked} of the answer that is more than the {limit}"
             raise bad_request(f"{error} that the LLM takes", "messages", "context_length_exceeded")

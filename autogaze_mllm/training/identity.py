@@ -36,6 +36,7 @@ def run_facts(
 ) -> dict[str, Any]:
     """As json values. given: what else decides the result."""
     config = getattr(getattr(task, "model", None), "config", None)
+    processor = getattr(task, "processor", None)
     facts = settings.to_dict() | {
         "clips": vars(train.settings),
         "random_clips": train.random,
@@ -44,11 +45,13 @@ def run_facts(
         "video_files": _files(train),
         "val_files": None if val is None else _files(val),
         "gaze": gaze.config.to_dict(),
+        "processor": gaze.processor.to_dict(),
         "task": {
             "name": task.name,
             "config": config.to_dict() if config is not None else None,
             "sample_rate": getattr(task, "sample_rate", None),
         },
+        "task_processor": processor.to_dict() if processor is not None else None,
         **given,
     }
     return _as_json(facts)

@@ -27,6 +27,7 @@ from ..common.compute.workers import Prefetch
 from ..common.errors import DivergenceError, InputError
 from ..common.storage.files import output_folder, write_json
 from ..common.storage.locks import run_lock
+from ..gaze.autogaze.config import AutoGazeConfig
 from ..gaze.autogaze.model import AutoGaze
 from .checkpoints import METRICS, MetricsFile, Trained, save_checkpoint
 from .config import TrainingConfig
@@ -179,6 +180,7 @@ class GazeTrainer:
             plot_curves(self.run_folder / METRICS, self.run_folder / "curves.png")
             with self._own_budget():
                 self._save_models()
+        self.gaze.config = self._own_config()
         self.accelerator.wait_for_everyone()
         if isinstance(self.task, nn.Module):
             self.task.eval()
@@ -192,11 +194,16 @@ class GazeTrainer:
         if self.data.val is not None:
             self.settings.val_budget(config.budget, steps)  # is refused here, if it is to be
 
+    def _own_config(self) -> AutoGazeConfig:
+        """Of the model that comes out."""
+        config = self.gaze.config
+        return replace(config, budget=self.settings.own_budget(config.budget))
+
     @contextmanager
     def _own_budget(self) -> Iterator[None]:
         """What is saved meanwhile has the budgets that the trained model is to have."""
         config = self.gaze.config
-        self.gaze.config = replace(config, budget=self.settings.own_budget(config.budget))
+        self.gaze.config = self._own_config()
         try:
             yield
         finally:

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 LARGEST = 50_000  # bytes of a json file that is worth damaging
 VALUES: list[Any] = [None, True, -1, 0, 10**9, 10**30, 1.5, float("nan"), float("inf"), "", "x", "a/b", "0.5"]
 VALUES += [[], [1], ["x"], {}, {"a": 1}, "\udcff", [[1]], -(10**9)]
@@ -30,6 +32,14 @@ def damaged_json(data: bytes, chance: random.Random) -> bytes:
     of_lines = len(lines) > 2 and all(line.startswith(b"{") for line in lines if line)
     number = chance.randrange(len([line for line in lines if line])) if of_lines else 0
     tree = json.loads(lines[number] if of_lines else data)
+    _change(tree, chance)
+    changed = json.dumps(tree).encode()
+    if not of_lines:
+        return changed
+    return b"\n".join([*lines[:number], changed, *lines[number + 1 :]])
+
+
+def _change(tree: Any, chance: random.Random) -> None:
     found = list(_nodes(tree))
     if found:
         node, key = chance.choice(found)
@@ -37,10 +47,17 @@ def damaged_json(data: bytes, chance: random.Random) -> bytes:
             del node[key]
         else:
             node[key] = chance.choice(VALUES)
-    changed = json.dumps(tree).encode()
-    if not of_lines:
-        return changed
-    return b"\n".join([*lines[:number], changed, *lines[number + 1 :]])
+
+
+def damaged_settings(data: bytes, chance: random.Random) -> bytes:
+    """The same for json and yaml; of weights, the names of some tensors are others."""
+    if data.lstrip().startswith(b"{"):
+        return damaged_json(data, chance)
+    if data.startswith(b"PK") or b"\0" in data:
+        return data.replace(*chance.choice([(b"dinov2", b"dinov9"), (b"decoder_", b"decodes_"), (b"vit.", b"vat.")]))
+    tree = yaml.safe_load(data)
+    _change(tree, chance)
+    return yaml.safe_dump(tree).encode(errors="replace")
 
 
 def _nodes(tree: Any) -> Iterator[tuple[Any, Any]]:
@@ -166,6 +183,37 @@ def _read_tokens(path: Path) -> None:
 
     key = path.name.removesuffix(TOKENS)
     VideoCache(path.parent).get_tokens(key)
+
+
+def make_videomaes(folder: Path) -> list[Path]:
+    """A published one with what it names beside it, one of our own, and plain ViT-MAEs."""
+    from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
+
+    from .videomae_files import write_published, write_vit_mae
+
+    source = folder / "source"
+    (source / "all").mkdir(parents=True)
+    published = write_published(source / "all")
+    VideoMAETask.from_pretrained(published).save_pretrained(source / "own")
+    write_vit_mae(source / "plain")
+    write_vit_mae(source / "older", pickled=True)
+    return _copies(source, folder, "*.*")
+
+
+def use_videomae(path: Path) -> None:
+    import torch
+
+    from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
+
+    with _placed(path) as (folder, parts):
+        task = VideoMAETask.from_pretrained(folder / "published" if parts[0] == "all" else folder)
+        info = {
+            "gazing_pos": torch.tensor([[0]]),
+            "if_padded_gazing": torch.tensor([[False]]),
+            "num_gazing_each_frame": torch.tensor([1]),
+        }
+        with torch.no_grad():
+            task(task.normalize(torch.full((1, 1, 3, 64, 64), 0.5)), info)
 
 
 def make_rows(folder: Path) -> list[Path]:

@@ -15,12 +15,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from transformers import ViTMAEForPreTraining
+from transformers import Dinov2WithRegistersModel, SiglipVisionModel, ViTMAEForPreTraining
 from transformers.models.vivit.image_processing_vivit import VivitImageProcessor
 
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.training.tasks.registry import load_task
+from autogaze_mllm.training.tasks.videomae.model import VideoMAE
 from autogaze_mllm.training.tasks.videomae.pixels import published_processor
 from autogaze_mllm.training.tasks.videomae.published import KNOWN, read_published
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
@@ -210,11 +211,13 @@ def test_published_models_are_known_without_a_download(tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(task | {"task": task["task"] | names}))
     found = read_published(path, tmp_path, {})
-    assert (found.config.hidden_size, found.config.num_hidden_layers, found.config.decoder_hidden_size) == (
-        1024,
-        24,
-        512,
-    )
+    with torch.device("meta"):
+        counts = [sum(parameter.numel() for parameter in VideoMAE(found.config).parameters())]
+        for loss, kind in (("dinov2_reg", Dinov2WithRegistersModel), ("siglip2", SiglipVisionModel)):
+            network = kind(kind.config_class.from_dict(KNOWN[found.networks[loss]].config))
+            counts.append(sum(parameter.numel() for parameter in network.parameters()))
+    added = (4 + 256) * (1024 + 512)  # embeddings of scale and time
+    assert counts == [329_541_888 + added, 86_583_552, 92_884_224]  # 2.04 GB in float32, as the published file has
     assert found.config.grid.size == 265 and set(found.networks.values()) < KNOWN.keys()
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from autogaze_mllm import InputError
+from autogaze_mllm import AutoGaze, InputError
 from autogaze_mllm.cli import main
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
@@ -55,10 +55,11 @@ def trainer(
     clips: ClipConfig = CROPS,
     task: ReconstructionTask | None = None,
     decoded: Path | None = None,
+    gaze: AutoGaze | None = None,
     more: dict[str, Any] | None = None,
     **changes: Any,
 ) -> GazeTrainer:
-    gaze = small_gaze(seed)
+    gaze = gaze or small_gaze(seed)
     train = ClipSource(find_videos(str(videos)), clips, decoded=decoded)
     val = ClipSource(find_videos(str(videos), "val"), ClipConfig(2, (1, 1), 64), random=False)
     plain = {"steps": 4, "batch_size": 2, "micro_batch": 2, "save_every": 2, "keep": 5, "val_clips": 0}
@@ -147,6 +148,8 @@ def test_all_that_decides_a_run_is_in_its_folder(videos: Path, tmp_path: Path) -
     """A second command that would train something else is refused and told of what differs."""
     plain: dict[str, Any] = {"steps": 1, "algorithm": "grpo", "group_size": 2}
     trainer(videos, tmp_path / "run", **plain, more={"identity": {"init": "new"}}).train()
+    brighter = small_gaze()
+    brighter.processor.image_mean = [0.1, 0.5, 0.5]
     others: dict[str, dict[str, Any]] = {
         "task.name: mosaic -> videomae": {"task": other_tasks()[0]},
         "init: new -> 1234": {"more": {"identity": {"init": "1234"}}},
@@ -157,6 +160,7 @@ def test_all_that_decides_a_run_is_in_its_folder(videos: Path, tmp_path: Path) -
             "clips": ClipConfig(**{**vars(CROPS), "crop_aspect": (1, 1)})
         },
         "decoded: False -> True": {"decoded": tmp_path / "frames"},
+        "processor.image_mean: [0.485, 0.456, 0.406] -> [0.1, 0.5, 0.5]": {"gaze": brighter},
     }
     for words, changes in others.items():
         with pytest.raises(InputError) as caught:

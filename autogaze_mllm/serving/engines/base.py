@@ -20,12 +20,12 @@ class EngineError(Exception):
 
 
 class Engine(ABC):
-    """parallel: requests that it works on at once."""
+    """parallel: requests that it works on at once. context_length: tokens that it takes, where it says."""
 
     name: ClassVar[str]
     parallel: int = 1
+    context_length: int | None = None
     shares_prefix: bool = False  # a video's keys and values are kept with its visual tokens
-    dense: bool = True  # the dense base can be asked, too
 
     def __init__(self, model: GazedModel) -> None:
         self.model = model

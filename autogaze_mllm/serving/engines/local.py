@@ -36,10 +36,10 @@ class LocalEngine(Engine):
         with cancellable(call), nullcontext() if gazed else self.model.disabled():
             self.model.generate(**inputs, **options, streamer=listener, stopping_criteria=[listener.stop])
         call.check()
-        return "stop" if listener.last in _ends(self.model) else "length"
+        return "stop" if listener.last in ends_of(self.model) else "length"
 
 
-def _ends(model: GazedModel) -> tuple[int, ...]:
+def ends_of(model: GazedModel) -> tuple[int, ...]:
     """Ids that end an answer."""
     ends = model.generation_config.eos_token_id
     return () if ends is None else (ends,) if isinstance(ends, int) else tuple(ends)
@@ -58,9 +58,10 @@ class _Listener(BaseStreamer):
             self._prompt = False
             return
         for token in value.flatten().tolist():
+            if self.stop.enough:  # transformers may look at its criteria one id late
+                return
             self.last = token
-            if not self._emit(token):
-                self.stop.enough = True
+            self.stop.enough = not self._emit(token)
 
     def end(self) -> None:
         return

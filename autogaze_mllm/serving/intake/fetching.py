@@ -64,7 +64,6 @@ class Fetcher:
             connection.close()
 
     def _checked(self, url: str, where: str) -> tuple[SplitResult, str, int]:
-        refused = bad_request(f"{where}: this URL is not allowed here", code="url_not_allowed")
         try:
             parts = urlsplit(url)
             host, port = (parts.hostname or "").rstrip("."), parts.port
@@ -75,11 +74,11 @@ class Fetcher:
         if any(not sign.isprintable() or sign == " " for sign in url):
             raise bad_request(f"{where}: not a URL that can be read")
         if parts.scheme not in PORTS or not host or "@" in parts.netloc:
-            raise refused
+            raise not_allowed("URL", where)
         usual = PORTS[parts.scheme]
         named = host if port in (None, usual) else f"{host}:{port}"
         if named not in self.domains:
-            raise refused
+            raise not_allowed("URL", where)
         return parts, host, usual if port is None else port
 
     def _connected(self, scheme: str, host: str, port: int, where: str) -> http.client.HTTPConnection:
@@ -89,7 +88,7 @@ class Fetcher:
             raise bad_request(f"{where}: the host of this URL is not known") from error
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
         if not self.private and not all(map(is_public, addresses)):
-            raise bad_request(f"{where}: this URL is not allowed here", code="url_not_allowed")
+            raise not_allowed("URL", where)
         sock = _connect(addresses, port, where)
         if scheme == "https":
             try:
@@ -119,6 +118,11 @@ class Fetcher:
         if told is not None and told != str(len(found)):
             raise bad_request(f"{where}: the download broke off")
         return bytes(found)
+
+
+def not_allowed(what: str, where: str) -> ApiError:
+    """The same for whatever is behind it."""
+    return bad_request(f"{where}: this {what} is not allowed here", code="url_not_allowed")
 
 
 def is_public(address: str) -> bool:

@@ -25,7 +25,7 @@ from ...video.container import VideoFile
 from ...video.sources import Video
 from ..config import ServeConfig
 from ..errors import bad_request
-from .fetching import Fetcher
+from .fetching import Fetcher, not_allowed
 from .request import MediumAsked
 
 DATA = re.compile(r"data:[^,;]{0,100}(?:;[^,;]{0,100}){0,4};base64,", re.ASCII | re.IGNORECASE)
@@ -80,17 +80,16 @@ class MediaPolicy:
 
     def _file(self, url: str, where: str) -> str:
         """The same refusal for what is not allowed and what is not there: nobody learns which files exist."""
-        refused = bad_request(f"{where}: this file is not allowed here", code="url_not_allowed")
         parts = urlsplit(url)
         if parts.netloc not in ("", "localhost") or not self._folders:
-            raise refused
+            raise not_allowed("file", where)
         try:
             path = Path(unquote(parts.path, errors="strict")).resolve(strict=True)
             regular = stat.S_ISREG(os.stat(path).st_mode)
         except (OSError, ValueError, RuntimeError):
-            raise refused from None
+            raise not_allowed("file", where) from None
         if not regular or not any(path.is_relative_to(folder) for folder in self._folders):
-            raise refused
+            raise not_allowed("file", where)
         return str(path)
 
     def _picture(self, source: str | bytes, where: str) -> Image.Image:

@@ -9,7 +9,7 @@ from typing import Any
 from ...common.errors import InputError
 from ...common.storage.json_text import is_text, parse_object, shown
 from ..config import ServeConfig
-from ..errors import bad_request
+from ..errors import ApiError, bad_request
 from .sampling import Sampling
 
 SAMPLING = ("max_tokens", "temperature", "top_p", "seed", "n", "stop")
@@ -102,9 +102,8 @@ def _check_model(given: Mapping[str, Any], name: str) -> None:
     if model is None:
         raise bad_request(f"model is missing; this server has {name!r}", "model")
     if model != name:
-        error = bad_request(f"there is no model {shown(model)} here, only {name!r}", "model", "model_not_found")
-        error.status = 404
-        raise error
+        told = f"there is no model {shown(model)} here, only {name!r}"
+        raise ApiError(404, told, param="model", code="model_not_found")
 
 
 def _typed(given: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:

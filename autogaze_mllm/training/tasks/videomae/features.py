@@ -143,7 +143,8 @@ def _load_network(name: str, source: NetworkSource) -> Any:
     folder: Any = None
     if isinstance(source, StoredNetwork):
         where, stored = source.where, dict(source.config)
-        options["state_dict"] = dict(source.weights)
+        # Copies: these may be mapped from a file, which may change while the network is in use.
+        options["state_dict"] = {key: weight.clone() for key, weight in source.weights.items()}
     else:
         folder, where = source, str(source)
         path = find_file(source, "config.json", required=False)
