@@ -46,8 +46,15 @@ def test_every_table_that_says_so_is_compared():
     }
     tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
     tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
-    tables |= {"presets", "qwen_seconds", "qwen_tokens"}
+    tables |= {"presets", "qwen_seconds", "qwen_tokens", "index"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
+
+
+def test_what_back_ends_of_index_cost():
+    found = results("index_cpu")["ways"]
+    names = ("core_seconds", "start_seconds", "videos_per_hour", "load_average")
+    assert table("index") == [[way, *(f"{row[name]:.0f}" for name in names)] for way, row in found.items()]
+    assert all(row["same_bytes"] for row in found.values())
 
 
 def test_what_gaze_saves_in_front_of_qwen():
