@@ -54,7 +54,10 @@ def test_a_video_is_gazed_and_asked_about(client, clip):
     viewer, facts, answers = client.predict(video, frames=6, ratio=0.2, api_name="/gaze")
     assert facts["frames"] == 6 and facts["settings"]["ratio"] == 0.2 and not answers
     assert viewer.count("<video") == 3 and viewer.count('<g class="frame"') == 2 * 6  # for wide and for narrow pages
-    assert f"of {facts['patches_total']:,}" in viewer and f"the dense model: {facts['dense_tokens']:,}" in viewer
+    assert (
+        f"of {facts['patches_total']:,}" in viewer
+        and f"the dense model, whole frames: {facts['dense_tokens']:,}" in viewer
+    )
     viewer, facts, answers = client.predict(video, "What is <b>it</b>?", frames=6, ratio=0.2, api_name="/ask")
     assert facts["frames"] == 6 and set(facts["answers"]) == {"gaze", "dense"}
     assert facts["answers"]["gaze"]["visual_tokens"] == facts["visual_tokens"] < facts["dense_tokens"]
