@@ -195,6 +195,24 @@ def test_what_cannot_be_written_ends_the_run_and_is_held_against_no_video(model,
     assert index(capsys, videos, out, *more)["tried"] == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("index.json", "{", "index.json: not readable as json"),
+        ("index.json", '{"format": 9}', "format 9, this version reads 1"),
+        ("index.json", '{"format": 1, "folder": 3}', "'folder' must be text"),
+        ("index.jsonl", '{"path": "0.mp4"}\n', "index.jsonl, line 1: 'bytes' is missing"),
+        ("index.jsonl", "no json\n", "index.jsonl, line 1: not readable as json"),
+        ("index.jsonl", '{"path": "a", "bytes": 1, "modified": 1, "seconds": 5}\n', "'seconds' must be an object"),
+    ],
+)
+def test_a_damaged_index_is_named_in_one_line(encoded, videos, model, tmp_path, capsys, file, content, words):
+    out = shutil.copytree(encoded[0], tmp_path / "index")
+    (out / file).write_text(content)
+    command = ["index", str(videos), "--out", str(out), "--encode", str(model), "--workers", "1", *GAZE]
+    assert words in refused(capsys, command)
+
+
 def test_bad_input_is_refused_in_one_line(videos, tmp_path, capsys, monkeypatch):
     out = ["--out", str(tmp_path / "out")]
     assert "no such folder" in refused(capsys, ["index", str(tmp_path / "none"), *out])
