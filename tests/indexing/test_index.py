@@ -12,6 +12,7 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.cache import VideoCache
+from autogaze_mllm.indexing.job import IndexJob, placed
 
 from ..helpers.eval_runs import refused
 from ..helpers.index_runs import DAMAGED, half_files, index, make_mixed, make_videos, records, stored, tiny_base
@@ -235,3 +236,14 @@ def test_a_folder_that_cannot_be_listed_is_named(videos, tmp_path, capsys):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     assert "cannot be listed" in refused(capsys, ["index", str(closed), "--out", str(tmp_path / "out")])
+
+
+def test_a_job_for_processes_that_work_elsewhere_names_what_lies_here_by_its_whole_path(tmp_path, monkeypatch):
+    for name in ("videos", "tiny", "gaze"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = placed(IndexJob("videos", "out", model="tiny", gaze="gaze"))
+    assert [found.folder, found.out] == [str(tmp_path / "videos"), str(tmp_path / "out")]
+    assert [found.model, found.gaze] == [str(tmp_path / "tiny"), str(tmp_path / "gaze")]
+    hub = IndexJob("videos", "out", model="llava-hf/none-here", gaze="pixel-diff")
+    assert (placed(hub).model, placed(hub).gaze) == ("llava-hf/none-here", "pixel-diff")
