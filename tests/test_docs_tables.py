@@ -44,7 +44,7 @@ def test_every_table_that_says_so_is_compared():
         for page in (ROOT / "docs").glob("*.md")
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
-    tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction"}
+    tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction", "required_ratio"}
     tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
     tables |= {"presets", "qwen_seconds", "qwen_tokens"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
@@ -169,6 +169,16 @@ def test_gaze_reconstruction():
             kept = f"{100 * float(row['actual_gaze_ratio']):.1f} %"
             expected.append([kept, *others, f"{float(measured):.2f}" if measured else ""])
     assert [row[2:] for row in table("gaze_reconstruction")] == expected
+
+
+def test_required_ratio():
+    needed = json.loads((RESULTS / "required_ratio_cpu.json").read_text(encoding="utf-8"))["needed"]
+    expected = []
+    for fps, side in dict.fromkeys((line["fps"], line["side"]) for line in needed):
+        lines = {line["selector"]: line for line in needed if (line["fps"], line["side"]) == (fps, side)}
+        shares = [lines[name][kind] for kind in ("real", "generated") for name in ("bundled", "pixel-diff", "greedy")]
+        expected.append([str(fps), str(side), *("" if share is None else f"{100 * share:.2g}" for share in shares)])
+    assert table("required_ratio") == expected
 
 
 def test_real_gaze():

@@ -75,8 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _engine(model: GazedModel, config: ServeConfig) -> Engine:
     from ..serving.engines.local import LocalEngine
     from ..serving.engines.vllm import VllmEngine
+    from ..serving.engines.vllm_images import VllmImagesEngine
 
-    return LocalEngine(model) if config.engine is None else VllmEngine(model, config)
+    if config.engine is None:
+        return LocalEngine(model)
+    return (VllmEngine if config.engine_input == "prompt" else VllmImagesEngine)(model, config)
 
 
 def _model_name(source: str | None) -> str:

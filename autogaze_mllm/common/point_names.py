@@ -11,6 +11,7 @@ import numpy as np
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes
+    from matplotlib.backend_bases import RendererBase
 
 REACHES = (8, 15, 24, 35, 48)  # points from the middle of a mark to a name
 WAYS = ((1, 1), (1, -1), (-1, 1), (-1, -1), (0, 1), (0, -1), (1, 0), (-1, 0))
@@ -27,44 +28,52 @@ class NamedPoint:
     colour: str
 
 
-def name_points(axis: Axes, points: Sequence[NamedPoint], size: float) -> None:
+def name_points(panels: Sequence[tuple[Axes, Sequence[NamedPoint]]], size: float) -> None:
     """Writes each name at the nearest free place, with a thin line to its point where that is not beside it.
 
-    To be called when all else is drawn and the limits are final. size: of the letters, in points.
+    To be called once for the panels of a figure, when all else is drawn and the limits are final. size: of the letters,
+    in points.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.patheffects import withStroke
 
-    figure = axis.get_figure(root=True)
+    figure = panels[0][0].get_figure(root=True)
     assert figure is not None
-    canvas = FigureCanvasAgg(figure)
+    renderer = FigureCanvasAgg(figure).get_renderer()
     figure.draw_without_rendering()  # the layout is known after that
-    unit = figure.dpi / 72
+    for axis, points in panels:
+        _name_panel(axis, points, size, renderer, figure.dpi / 72)
+
+
+def _name_panel(axis: Axes, points: Sequence[NamedPoint], size: float, renderer: RendererBase, unit: float) -> None:
+    """unit: pixels of a point."""
+    from matplotlib.patheffects import withStroke
+    from matplotlib.text import Text
+
     marks = [tuple(map(float, axis.transData.transform((point.x, point.y)))) for point in points]
     taken: list[Box] = [(x - MARK * unit, y - MARK * unit, x + MARK * unit, y + MARK * unit) for x, y in marks]
     taken += _along_lines(axis)
     frame = axis.get_window_extent()
     inside = (frame.x0, frame.y0, frame.x1, frame.y1)
     for point, mark in zip(points, marks, strict=True):
-        text = axis.annotate(point.name, (point.x, point.y), fontsize=size, color=point.colour, annotation_clip=False)
-        text.set_in_layout(False)
-        extent = text.get_window_extent(canvas.get_renderer())
-        reach, box = _place(mark, (extent.width, extent.height), unit, taken, inside)
-        taken.append(box)
-        text.remove()
         named = axis.annotate(
             point.name,
             (point.x, point.y),
-            xytext=(((box[0] + box[2]) / 2 - mark[0]) / unit, ((box[1] + box[3]) / 2 - mark[1]) / unit),
+            xytext=(0, 0),
             textcoords="offset points",
             fontsize=size,
             color=point.colour,
             ha="center",
             va="center",
-            arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.6} if reach > REACHES[0] else None,
+            arrowprops={"arrowstyle": "-", "color": point.colour, "linewidth": 0.6},
+            path_effects=[withStroke(linewidth=2, foreground="white")],
         )
         named.set_in_layout(False)
-        named.set_path_effects([withStroke(linewidth=2, foreground="white")])
+        extent = Text.get_window_extent(named, renderer)  # of the letters, without the line to the point
+        reach, box = _place(mark, (extent.width, extent.height), unit, taken, inside)
+        taken.append(box)
+        named.set_position((((box[0] + box[2]) / 2 - mark[0]) / unit, ((box[1] + box[3]) / 2 - mark[1]) / unit))
+        if reach == REACHES[0] and named.arrow_patch is not None:
+            named.arrow_patch.set_visible(False)
 
 
 def _place(

@@ -45,6 +45,7 @@ class RayActors:
     def __enter__(self) -> RayActors:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # ours counts videos
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of how Ray Data itself starts actors
         ray = _ray()
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address == LOCAL:
@@ -89,7 +90,7 @@ class RayActors:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
-        rows = data.from_items([{"video": video} for video in videos], override_num_blocks=len(videos))
+        rows = data.from_items([{"video": json.dumps(video)} for video in videos], override_num_blocks=len(videos))
         count = min(self.count or self._room(), len(videos))
         made = rows.map(
             _Actor,  # type: ignore[arg-type]  # Ray makes one for each actor
@@ -123,9 +124,10 @@ class _Actor:
             self.refused = str(error)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """As json: names of files may be no text, which Ray's tables do not take."""
         if not self.refused:
             try:
-                return {"told": to_json(self.worker.index(row["video"]).to_dict())}
+                return {"told": to_json(self.worker.index(json.loads(row["video"])).to_dict())}
             except StoreError as error:
                 self.refused = str(error)
         return {"told": to_json({"refused": self.refused})}

@@ -42,6 +42,13 @@ class IndexResult:
     made: int
     seconds: float
 
+    @classmethod
+    def joined(cls, results: Sequence[IndexResult]) -> IndexResult:
+        """Of several processes that were at work at the same time."""
+        records = [record for result in results for record in result.records]
+        records.sort(key=lambda record: record.path)
+        return cls(records, sum(result.made for result in results), max(result.seconds for result in results))
+
     @property
     def failed(self) -> list[Record]:
         return [record for record in self.records if record.error is not None]
@@ -115,11 +122,12 @@ def _run(
             records = stack.enter_context(RayActors(job, workers, ray)).records
         log = stack.enter_context(RecordLog(out, shard.rank))
         bar = stack.enter_context(_bar(len(videos), len(found), progress))
-        start = time.perf_counter()
+        start, failed = time.perf_counter(), sum(record.error is not None for record in found.values())
         for record in records(waiting) if waiting else ():
             log.add(record)
             found[record.path] = record
-            bar.set_postfix(failed=sum(one.error is not None for one in found.values()), refresh=False)
+            failed += record.error is not None
+            bar.set_postfix(failed=failed, refresh=False)
             bar.update()
         seconds = time.perf_counter() - start
     return IndexResult([found[video] for video in videos], len(waiting), seconds)

@@ -50,7 +50,6 @@ class Worker:
             cache=IndexStore(self.out),
             **job.overrides,
         )
-
         self._facts = self._checked_facts()
 
     def _checked_facts(self) -> tuple[dict[str, Any], dict[str, Any] | None]:

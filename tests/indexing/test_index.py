@@ -40,7 +40,15 @@ def test_every_video_has_its_line_and_its_results(encoded, videos, model):
     out, code = encoded
     assert code == 1  # two of them are damaged
     found = records(out)
-    assert list(found) == ["0.mp4", "1.mp4", "cut.mp4", "deep/er/näme 'x'.MP4", "deep/notes.mp4", "deep/same.mp4"]
+    assert list(found) == [
+        "0.mp4",
+        "1.mp4",
+        "cut.mp4",
+        "deep/er/näme 'x'.MP4",
+        "deep/notes.mp4",
+        "deep/same.mp4",
+        "deep/\udcff.mp4",
+    ]
     assert [name for name, line in found.items() if line["error"]] == DAMAGED
     assert found["deep/notes.mp4"]["gazed"] is None and "not a readable video" in found["deep/notes.mp4"]["error"]
     assert found["deep/same.mp4"]["gazed"] == found["1.mp4"]["gazed"]
@@ -64,7 +72,7 @@ def test_the_same_bytes_however_many_workers_and_launched_processes(encoded, vid
             monkeypatch.setenv(name, str(value))
         assert main([*command, "--out", str(tmp_path / "two")]) == (0 if rank else 1)  # both damaged ones are one's
         parts = [json.loads(line)["path"] for line in (tmp_path / "two" / "index.jsonl").read_text().splitlines()]
-        assert len(parts) == (3 if rank else 6)
+        assert len(parts) == (3 if rank else 7)
     assert stored(tmp_path / "one") == stored(tmp_path / "two") == stored(encoded[0])
 
 
@@ -170,6 +178,21 @@ def test_an_index_is_only_gone_on_with_by_the_same_settings(encoded, videos, mod
     other = make_videos(tmp_path / "other", 1)
     line = refused(capsys, ["index", str(other), "--out", str(encoded[0]), "--encode", str(model), *GAZE])
     assert f"is the index of {videos.resolve()}" in line
+
+
+def test_what_cannot_be_written_ends_the_run_and_is_held_against_no_video(model, tmp_path, capsys):
+    videos, out = make_videos(tmp_path / "videos", 1), tmp_path / "index"
+    more = ["--model", str(model), "--workers", "1", *GAZE]
+    index(capsys, videos, out, *more)
+    result = out / records(out)["0.mp4"]["gazed"]
+    result.unlink()
+    result.mkdir()  # in the way
+    (videos / "0.mp4").touch()
+    assert main(["index", str(videos), "--out", str(out), *more]) == 2
+    assert f"{result}: cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((out / ".attempts").iterdir())
+    result.rmdir()
+    assert index(capsys, videos, out, *more)["tried"] == 1
 
 
 def test_bad_input_is_refused_in_one_line(videos, tmp_path, capsys, monkeypatch):

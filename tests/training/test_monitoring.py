@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import io
 import json
 import logging
@@ -44,6 +45,15 @@ def trainer(videos: Path, run: Path, **changes: Any) -> GazeTrainer:
     return GazeTrainer(gaze, MosaicTask(gaze.grid, gaze.processor), data, settings, run, cpu=True, progress=False)
 
 
+@pytest.fixture(scope="module")
+def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps that tensorboard looked at, if it is there."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    there = importlib.util.find_spec("tensorboard") is not None
+    trainer(videos, run, tracker="tensorboard" if there else "none").train()
+    return run
+
+
 def clip(frames: int = 3) -> ShownClip:
     """White frames; frame t keeps the coarse patch t and, in frame 0 alone, a fine one."""
     grid = small_gaze().grid
@@ -53,20 +63,16 @@ def clip(frames: int = 3) -> ShownClip:
     return ShownClip("a.mp4", white, selection, white, [0.5, 0.25, 0.75], grid)
 
 
-def test_the_log_has_versions_numbers_checkpoints_and_the_end(
-    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer(videos, tmp_path).train()
-    lines = (tmp_path / "train.log").read_text().splitlines()
+def test_the_log_has_versions_numbers_checkpoints_and_the_end(finished: Path) -> None:
+    lines = (finished / "train.log").read_text().splitlines()
     assert "autogaze-mllm" in lines[0] and torch.__version__ in lines[0]
     text = "\n".join(lines)
     for words in ("steps 0 to 2, 2 videos, 1 processes, batch 2 = 1 rounds of 2 clips", "checkpoint of step 2"):
         assert words in text
     assert sum("validation at step" in line for line in lines) == 3
-    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    row = json.loads((finished / "metrics.jsonl").read_text().splitlines()[0])
     assert f"loss {row['loss']:.4g}" in next(line for line in lines if "step 0 of 2" in line)
     assert lines[-1].endswith("INFO done")
-    assert "checkpoint" not in capsys.readouterr().err  # the screen is for warnings
 
 
 def test_the_log_says_how_a_run_ended_and_is_that_run_s_alone(videos: Path, tmp_path: Path) -> None:
@@ -76,20 +82,21 @@ def test_the_log_says_how_a_run_ended_and_is_that_run_s_alone(videos: Path, tmp_
     assert "ended by DivergenceError" in line and "a lower --lr may help" in line
     files = [one for one in logging.getLogger("autogaze_mllm.run").handlers if isinstance(one, logging.FileHandler)]
     assert not any(str(tmp_path) in one.baseFilename for one in files)
-    trainer(videos, tmp_path / "next").train()
+    trainer(videos, tmp_path / "next", val_clips=0, steps=1).train()
     assert "ended by" not in (tmp_path / "next/train.log").read_text()
 
 
 def test_warnings_are_in_the_log_and_on_the_screen(
-    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trainer(videos, tmp_path, steps=3)
+    run = trainer(videos, tmp_path, val_clips=0)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     run.data.train.paths[0] = broken
     run.train()
     assert "another video takes its place" in (tmp_path / "train.log").read_text()
     assert any("another video takes its place" in record.getMessage() for record in caplog.records)
+    assert "checkpoint" not in capsys.readouterr().err  # numbers are for the log alone
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -133,16 +140,15 @@ def test_curves_say_what_their_axes_are() -> None:
 # -- trackers ----------------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_gets_pictures_and_a_film(videos: Path, tmp_path: Path) -> None:
+def test_tensorboard_gets_pictures_and_a_film(finished: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
-    trainer(videos, tmp_path, tracker="tensorboard").train()
-    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={IMAGES: 0}).Reload()
+    events = EventAccumulator(str(finished / "tensorboard"), size_guidance={IMAGES: 0}).Reload()
     assert sorted(events.Tags()["images"]) == ["validation/clip-0", "validation/clip-1", "validation/film"]
     assert [image.step for image in events.Images("validation/clip-0")] == [0, 1, 2]
     picture = Image.open(io.BytesIO(events.Images("validation/clip-0")[2].encoded_image_string))
-    stored = Image.open(tmp_path / "pictures/step-00000002.png")
+    stored = Image.open(finished / "pictures/step-00000002.png")
     assert np.array_equal(np.asarray(picture), np.asarray(stored.crop((0, 0, *picture.size))))
     moving = Image.open(io.BytesIO(events.Images("validation/film")[0].encoded_image_string))
     assert moving.format == "GIF" and getattr(moving, "n_frames", 1) == 2

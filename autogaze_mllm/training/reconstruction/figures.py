@@ -39,8 +39,7 @@ def plot_trade_off(path: Path, summary: Sequence[Row], loss: str) -> None:
     named = [_trade_off_panel(axis, key, summary, colours) for axis, key in zip(axes, PANELS, strict=True)]
     axes[0].set_ylabel(f"{PANELS['reconstruction_loss']} ({loss})", fontsize=LETTERS)
     _trade_off_legend(figure, colours)
-    for axis, points in zip(axes, named, strict=True):
-        name_points(axis, points, NAMES)
+    name_points(list(zip(axes, named, strict=True)), NAMES)
     save_png(figure, path, SHARP)
 
 
@@ -61,10 +60,10 @@ def _trade_off_panel(axis: Axes, key: str, summary: Sequence[Row], colours: dict
     if key == "gaze_seconds":
         axis.set_yscale("log")
         plain_log(axis.yaxis)
-    if key == "reconstruction_loss":  # losses differ by factors, and some are zero
-        axis.set_yscale("function", functions=(lambda loss: np.sqrt(np.clip(loss, 0, None)), np.square))
     axis.margins(x=0.12, y=0.16)
     plain_log(axis.xaxis, per_cent=True)
+    if key == "reconstruction_loss":
+        _root_axis(axis, [line[key] for line in summary])
     axis.set_xlabel("patches kept (%)", fontsize=LETTERS)
     axis.set_ylabel(PANELS[key], fontsize=LETTERS)
     axis.tick_params(labelsize=LETTERS - 1)
@@ -76,6 +75,22 @@ def _trade_off_panel(axis: Axes, key: str, summary: Sequence[Row], colours: dict
         )
     axis.set_ylim(low, high)
     return points
+
+
+def _root_axis(axis: Axes, losses: Sequence[float]) -> None:
+    """Losses differ by factors, and some are zero, which a logarithm cannot show."""
+    axis.set_yscale("function", functions=(_root, _squared))
+    low, high = _root(np.array([min(losses), max(losses)]))
+    margin = 0.16 * max(high - low, 1e-3)
+    axis.set_ylim(*_squared(np.array([low - margin, high + margin])))
+
+
+def _root(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.sqrt(np.abs(values))
+
+
+def _squared(values: np.ndarray) -> np.ndarray:
+    return np.sign(values) * np.square(values)
 
 
 def _trade_off_legend(figure: Figure, colours: dict[str, str]) -> None:

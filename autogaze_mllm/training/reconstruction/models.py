@@ -24,6 +24,7 @@ from ..tasks.base import ReconstructionTask
 from ..tasks.registry import load_task
 from .selectors import GreedySelector, default_task
 
+BUILT_IN = (*NAMED, "greedy", "mosaic")  # what has no files
 FILES = ("*.json", "*.yaml", "*.safetensors", "*.pt", "*.bin")  # of a model
 
 
@@ -89,7 +90,7 @@ def pinned(name: str, revision: str | None) -> str:
     """A folder with the files of a model as they are at a revision; without one the name as it is."""
     if revision is None:
         return name
-    if name in NAMED or name in (BUNDLED, "greedy", "mosaic") or Path(name).is_dir():
+    if name in (BUNDLED, *BUILT_IN) or Path(name).is_dir():
         raise InputError(f"--revision: {name} is no model of the hub, so it has no revisions")
     try:
         return snapshot_download(name, revision=revision, allow_patterns=list(FILES))
@@ -98,7 +99,7 @@ def pinned(name: str, revision: str | None) -> str:
 
 
 def _selector(name: str, source: str, seed: int, device: torch.device) -> AnySelector:
-    if name == "greedy":
+    if name == GreedySelector.name:
         return GreedySelector()
     if name == RandomSelector.name:
         return RandomSelector(seed)
@@ -123,6 +124,8 @@ def _task_identity(task: ReconstructionTask) -> dict[str, Any]:
 
 def _files(name: str, source: str, revision: str | None) -> dict[str, Any]:
     """revision: the one asked for; commit: what it stands for, where the hub's cache says so; sha256: of each file."""
+    if name in BUILT_IN:
+        return {}
     folder = BUNDLED_FOLDER if name == BUNDLED else Path(source)
     if not folder.is_dir():
         found = _cached(name)
@@ -137,9 +140,7 @@ def _files(name: str, source: str, revision: str | None) -> dict[str, Any]:
 
 
 def _cached(name: str) -> Path | None:
-    """The folder of the hub's cache that the model was read from; None for what is no model of the hub."""
-    if name in NAMED or name in ("greedy", "mosaic"):
-        return None
+    """The folder of the hub's cache that the model was read from; None where there is none."""
     try:
         return Path(snapshot_download(name, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError, OSError, ValueError):
