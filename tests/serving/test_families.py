@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-import autogaze_mllm as am
-
-from ..helpers.conformance import frames_of, wrapped
+from ..helpers.conformance import wrapped
 from ..helpers.family_models import NAMES
 from ..helpers.servers import asked, data_url, served
 
