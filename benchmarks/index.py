@@ -3,9 +3,10 @@
 Videos are generated once (640x360, 48 frames, a moving scene each) and indexed from nothing in every way: by processes,
 by two launched processes with one worker each (RANK and WORLD_SIZE), and by Ray's actors on this machine. Reported for
 each: seconds of the whole command, of the indexing alone, and the start, which is what they differ by; videos an hour
-of the indexing. Results are compared: every way must leave the same bytes.
+of the indexing; on Linux the seconds that cores spent on it, all processes together, which say most where other work
+runs beside it, and how much that was (load average). Results are compared: every way must leave the same bytes.
 
-    python benchmarks/index.py --out benchmarks/results/index_cpu.json
+    python benchmarks/index.py --videos 16 --out benchmarks/results/index_cpu.json
 """
 
 from __future__ import annotations
@@ -16,7 +17,9 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +45,51 @@ def make_videos(folder: Path, count: int) -> None:
             write_video(path, moving_scene(640, 360, 48, seed=number), fps=12)
 
 
-def run(videos: Path, out: Path, launched: int, options: list[str]) -> dict[str, float]:
+class CoreSeconds:
+    """Of all processes whose environment holds the tag, their own of a back end included, sampled from /proc. A context
+    manager."""
+
+    def __init__(self, tag: str) -> None:
+        self.tag, self.spent = tag.encode(), dict[str, float]()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    @property
+    def total(self) -> float | None:
+        return sum(self.spent.values()) if self.spent else None
+
+    def _watch(self) -> None:
+        while not self._ended.wait(0.25):
+            self.sample()
+
+    def sample(self) -> None:
+        for place in Path("/proc").glob("[0-9]*"):
+            try:
+                if self.tag in (place / "environ").read_bytes():
+                    user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
+                    self.spent[place.name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+            except OSError:  # it has ended
+                continue
+
+    def __enter__(self) -> CoreSeconds:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+
+def run(videos: Path, out: Path, launched: int, options: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "autogaze_mllm", "index", str(videos), "--out", str(out), "--json", *options]
-    start = time.perf_counter()
+    start, tag = time.perf_counter(), uuid.uuid4().hex
     processes = []
-    for rank in range(launched):
-        told = {"RANK": str(rank), "WORLD_SIZE": str(launched), "LOCAL_WORLD_SIZE": str(launched)}
-        environment = {**os.environ, **(told if launched > 1 else {})}
-        processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
-    printed = [process.communicate()[0] for process in processes]
+    with CoreSeconds(tag) as cores:
+        for rank in range(launched):
+            told = {"RANK": str(rank), "WORLD_SIZE": str(launched), "LOCAL_WORLD_SIZE": str(launched)}
+            environment = {**os.environ, "INDEX_BENCHMARK": tag, **(told if launched > 1 else {})}
+            processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+        printed = [process.communicate()[0] for process in processes]
     wall = time.perf_counter() - start
     if any(process.returncode for process in processes):
         raise SystemExit(f"{' '.join(command)} failed")
@@ -62,6 +101,8 @@ def run(videos: Path, out: Path, launched: int, options: list[str]) -> dict[str,
         "seconds": seconds,
         "start_seconds": wall - seconds,
         "videos_per_hour": 3600 * tried / seconds,
+        "core_seconds": cores.total,
+        "load_average": os.getloadavg()[0],
     }
 
 
@@ -80,23 +121,22 @@ def main() -> None:
     videos = arguments.video_folder / str(arguments.videos)
     make_videos(videos, arguments.videos)
     options = ["--gaze", arguments.gaze, "--frames", str(arguments.frames)]
-    ways: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     first: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (launched, more)) in enumerate(WAYS.items()):
             out = Path(folder) / str(number)
-            ways[name] = run(videos, out, launched, [*options, *more])
+            row = {"workers": name, **run(videos, out, launched, [*options, *more])}
             first = first or contents(out)
-            ways[name]["same_bytes"] = contents(out) == first
-            print(name, to_json(ways[name]), file=sys.stderr)
+            rows.append({**row, "same_bytes": contents(out) == first})
+            print(to_json(rows[-1]), file=sys.stderr)
     result = {
         "command": "python " + " ".join(sys.argv),
         "machine": machine(),
         "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0],
         "gaze": arguments.gaze,
         "frames": arguments.frames,
-        "ways": ways,
+        "rows": rows,
     }
     print(to_json(result, indent=2))
     if arguments.out:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.commands.options import quiet, revisions, usable_device
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.common.storage.files import read_fields, read_json, write_json
@@ -41,7 +41,7 @@ from autogaze_mllm.published import (
     read_video_pyav,
     transform_video_for_pytorch,
 )
-from autogaze_mllm.training.tasks.registry import load_task
+from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("example", "table", "golden")
@@ -89,14 +89,17 @@ class Released:
 
     arguments: argparse.Namespace
     device: torch.device
+    revisions: Mapping[str, str]
 
     @functools.cached_property
     def gaze(self) -> tuple[AutoGaze, AutoGazeImageProcessor]:
-        hub = {"revision": self.arguments.revision} if self.arguments.revision else {}
-        source = self.arguments.gaze
+        source, hub = self.arguments.gaze, self.hub(self.arguments.gaze)
         return AutoGaze.from_pretrained(source, device=self.device, **hub), AutoGazeImageProcessor.from_pretrained(
             source, **hub
         )
+
+    def hub(self, source: str) -> dict[str, str]:
+        return {"revision": self.revisions[source]} if source in self.revisions else {}
 
     def frames(self, start: int, count: int) -> np.ndarray:
         """(n, height, width, 3), the last one repeated where the video ends."""
@@ -134,17 +137,19 @@ def check_example(released: Released, expected: Fields) -> Iterator[Line]:
 def _siglip(released: Released, model: AutoGaze) -> tuple[SiglipVisionModel, Any]:
     from transformers import AutoImageProcessor
 
-    source = released.arguments.siglip
-    tower = SiglipVisionModel.from_pretrained(source, scales=model.config.scales, device=released.device)
+    source, hub = released.arguments.siglip, released.hub(released.arguments.siglip)
+    tower = SiglipVisionModel.from_pretrained(source, scales=model.config.scales, device=released.device, **hub)
     try:
-        return tower, AutoImageProcessor.from_pretrained(source, trust_remote_code=False)
+        return tower, AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **hub)
     except Exception as error:  # of many types
         raise InputError(f"{source}: the image processor cannot be loaded: {error}") from error
 
 
 def check_table(released: Released, expected: Fields) -> Iterator[Line]:
     model, processor = released.gaze
-    task: Any = load_task(released.arguments.task, model.grid, model.processor, device=released.device)
+    source = released.arguments.task
+    task = VideoMAETask.from_pretrained(source, device=released.device, grid=model.grid, **released.hub(source))
+    model.grid.check_same(task.grid, "the gaze model", source)
     settings, allowed = expected.object("settings"), expected.object("allowed")
     starts, length = expected.get("clip_starts", list[int]), expected.get("clip_len", int)
     rows: dict[str, list[dict[str, float]]] = {name: [] for name in settings.values}
@@ -278,7 +283,11 @@ def run(arguments: argparse.Namespace) -> list[Line]:
     if wrong := [name for name in parts if name not in PARTS]:
         raise InputError(f"--parts: {wrong[0]!r} is not one of {', '.join(PARTS)}")
     expected = read_fields(arguments.expected)
-    released = Released(arguments, torch.device(usable_device(arguments.device)))
+    models = (arguments.gaze, arguments.siglip, arguments.task)
+    pinned = {**expected.get("revisions", dict[str, str], {}), **revisions(arguments.revision)}
+    if unknown := revisions(arguments.revision).keys() - set(models):
+        raise InputError(f"--revision: {min(unknown)!r} is none of the models: {', '.join(models)}")
+    released = Released(arguments, torch.device(usable_device(arguments.device)), pinned)
     checks = {
         "example": lambda: check_example(released, expected.object("example")),
         "table": lambda: check_table(released, expected.object("table")),
@@ -298,7 +307,13 @@ def main() -> int:
     parser.add_argument("video", type=Path, nargs="?", help="assets/example_input.mp4 of the published repository")
     parser.add_argument("--parts", default=",".join(PARTS), help="those that are wanted (default: all)")
     parser.add_argument("--gaze", default="nvidia/AutoGaze", help="id or folder (default nvidia/AutoGaze)")
-    parser.add_argument("--revision", help="of the gaze model")
+    parser.add_argument(
+        "--revision",
+        action="append",
+        default=[],
+        metavar="MODEL=REVISION",
+        help="of a model on the hub; once for each (default: those that the numbers were made with)",
+    )
     parser.add_argument("--siglip", default="google/siglip2-base-patch16-224", help="id or folder, or none")
     parser.add_argument("--task", default="bfshi/VideoMAE_AutoGaze", help="id or folder of the VideoMAE")
     parser.add_argument("--golden", type=Path, default=ROOT / "tests" / "golden", help="folder of golden data")

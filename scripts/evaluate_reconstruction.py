@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.commands.options import quiet, revisions, usable_device
 from autogaze_mllm.common.compute.distributed import Shard
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.training.data.clips import find_videos
@@ -118,16 +118,6 @@ def frame_numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise InputError(f"--clip-starts {text!r}: expected numbers of frames, such as 0,16,32") from error
-
-
-def revisions(given: list[str]) -> dict[str, str]:
-    found = {}
-    for text in given:
-        name, equals, revision = text.rpartition("=")
-        if not (name and equals and revision):
-            raise InputError(f"--revision {text!r}: expected MODEL=REVISION, such as nvidia/AutoGaze=5100fae")
-        found[name] = revision
-    return found
 
 
 if __name__ == "__main__":

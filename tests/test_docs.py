@@ -282,6 +282,7 @@ def test_options_in_the_text_exist():
                 known |= set(re.findall(r"""["'](--[a-z][\w-]*)["']""", path.read_text(encoding="utf-8")))
     known |= {"--include_path", "--enable-prompt-embeds"}  # of lmms-eval, and of vLLM
     known |= {"--config-name", "--video", "--output-dir", "--attn-mode"}  # of the published code and its fork
+    known |= {"--logdir", "--project"}  # of tensorboard and trackio
     for page, text in TEXTS.items():
         prose = re.sub(r"^```.*\n(?:.*\n)*?```$", "", text, flags=re.MULTILINE)
         named = {option for code in re.findall(r"`([^`]+)`", prose) for option in re.findall(r"--[a-z][\w-]*", code)}

@@ -138,10 +138,13 @@ def _times(seconds: Sequence[float], width: int) -> list[str]:
     slot = (width - LEFT - RIGHT) / len(seconds)
     every = -(-len(seconds) // max(TIMES * width // WIDTH, 1))
     y = HEIGHT - BOTTOM + 17
+    digits = 1 if seconds[-1] - seconds[0] >= 1 else 2
     parts = []
     for number in range(0, len(seconds), every):
         x = LEFT + slot * (number + 0.5)
-        parts.append(f'<text x="{x:.1f}" y="{y}" text-anchor="middle" fill-opacity="0.7">{seconds[number]:.1f}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{y}" text-anchor="middle" fill-opacity="0.7">{seconds[number]:.{digits}f}</text>'
+        )
     middle = LEFT + (width - LEFT - RIGHT) / 2
     parts.append(f'<text x="{middle:.0f}" y="{y + 17}" text-anchor="middle" fill-opacity="0.7">seconds</text>')
     return parts

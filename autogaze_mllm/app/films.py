@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -19,16 +18,12 @@ CODEC = {"preset": "veryfast", "crf": "19", "g": "4"}
 
 
 class Films:
-    """A listener for `gaze_video`, to be used in a `with` block: files take their names at its end.
+    """A listener for `gaze_video`, to be used in a `with` block: files take their names at its end."""
 
-    seen: called with the number of frames so far.
-    """
-
-    def __init__(self, folder: Path, fps: float, tubelet: int, seen: Callable[[int], None]) -> None:
+    def __init__(self, folder: Path, fps: float, tubelet: int) -> None:
         self.paths = {name: folder / f"{name}.mp4" for name in NAMES}
-        self.fps, self.tubelet, self.seen = fps, tubelet, seen
+        self.fps, self.tubelet = fps, tubelet
         self._overlay: Overlay | None = None
-        self._count = 0
         self.seconds = 0.0  # of drawing and writing, which is no part of gazing
         self._open = ExitStack()
 
@@ -57,5 +52,3 @@ class Films:
     def _show(self, panels: Panels) -> None:
         for write, picture in zip(self._writers, (panels.frame, panels.kept, panels.rebuilt), strict=True):
             write(np.ascontiguousarray(picture))
-        self._count += 1
-        self.seen(self._count)

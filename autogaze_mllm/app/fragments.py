@@ -53,7 +53,7 @@ def _numbers(facts: Mapping[str, Any]) -> str:
     tiles = [
         ("Patches kept", f"{kept:,}", f"of {total:,} ({100 * kept / total:.1f} %)"),
         ("Reduction", f"{facts['reduction']:.1f}x", "fewer patches"),
-        ("Visual tokens", f"{tokens:,}", f"the dense model: {dense:,}"),
+        ("Visual tokens", f"{tokens:,}", f"the dense model, whole frames: {dense:,}"),
         ("Rebuilt", "exact" if psnr is None else f"{psnr:.1f} dB", "PSNR, from the kept patches"),
         ("Seconds", f"{facts['seconds_wall']:.1f}", _stages(facts["seconds"])),
     ]
@@ -77,9 +77,8 @@ def _films(seen: Seen) -> str:
     }
     columns, rows = seen.facts["tiles"]
     shape = f"{width}x{height}" + (f", {columns}x{rows} tiles" if columns * rows > 1 else "")
-    tall = " ag-tall" if height > width else ""
     return (
-        f'<div class="ag-films{tall}"><figure><figcaption><b>{CAPTIONS["frames"]}</b> <span>{shape}</span></figcaption>'
+        f'<div class="ag-films"><figure><figcaption><b>{CAPTIONS["frames"]}</b> <span>{shape}</span></figcaption>'
         f'<div class="ag-screen">{videos["frames"]}</div></figure>'
         f'<figure><figcaption><span class="ag-tabs" role="group" aria-label="Show">'
         f'<button type="button" data-film="kept" aria-pressed="true">{CAPTIONS["kept"]}</button>'

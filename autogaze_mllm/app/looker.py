@@ -40,8 +40,8 @@ from .films import Films
 KEPT = 4  # videos that are kept for further questions
 SLOWEST, FASTEST = 2.0, 15.0  # frames a second of the videos that are shown
 SLIDERS = {one.name: one for one in settings_of(VideoSettings) if one.slider is not None}
-Report = Callable[[int, int, str], None]
-"""Called with how much is done, of how much, and what it is."""
+Report = Callable[[int, int], None]
+"""Called with how many frames were gazed, and of how many."""
 
 
 @dataclass
@@ -161,12 +161,13 @@ class Looker:
         reader, numbers = video.sampled(settings.frames, settings.fps)
         if len(numbers) > (most := int(self.range_of("frames")[1])):
             raise InputError(f"{reader.name}: {len(numbers)} frames would be looked at, here at most {most}: lower fps")
+        report(0, len(numbers))
         fps = min(max(pace(reader.seconds[numbers]), SLOWEST), FASTEST)
         folder, chosen = self.folder / key, self.selector(selector)
         folder.mkdir(exist_ok=True)
         try:
-            with Films(folder, fps, self.model.tower.tubelet, lambda n: report(n, len(numbers), "gazing")) as films:
-                gazed = gaze_video(video, chosen, settings, **self.model.video_form, listener=films)
+            with Films(folder, fps, self.model.tower.tubelet) as films:
+                gazed = gaze_video(video, chosen, settings, **self.model.video_form, listener=films, advance=report)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise

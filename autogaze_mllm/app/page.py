@@ -10,10 +10,10 @@ Notable design decisions:
 
 from __future__ import annotations
 
-import functools
 import inspect
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before it is imported: it as
 import gradio as gr
 from starlette.middleware import Middleware
 
+from ..common.compute.cancelling import Cancellation, cancellable
 from . import fragments
 from .config import AppConfig
 from .examples import Example
@@ -36,9 +37,12 @@ INTRODUCTION = (
     "the vision tower and the LLM see only those."
 )
 STEPS = ("Drop a video, or take an example.", "Press Gaze.", "Click the chart to see a frame. Ask a question.")
-PROGRESS = gr.Progress()  # a parameter with it is how Gradio knows where to report
+PROGRESS = gr.Progress()  # of whatever event is under way where it is called
 ONE_JOB = "model"  # all that looks or answers waits for each other
 OTHER_QUESTIONS = ("What happens in this video?", "What does the sign say?")
+
+Shown = tuple[Any, Any, Any, Any]
+"""What is shown after an event: the viewer, the json, what the viewer shows then, the answers."""
 
 
 class Page:
@@ -46,50 +50,56 @@ class Page:
 
     def __init__(self, looker: Looker, examples: Sequence[Example], note: str, title: str) -> None:
         self.looker, self.examples, self.note, self.title = looker, examples, note, title
+        self._running: dict[str, Cancellation] = {}  # by session
 
     # -- what the buttons do -------------------------------------------------------------------------------------
 
-    def gaze(
-        self, video: str | None, selector: str, *values: float, progress: Any = PROGRESS
-    ) -> tuple[Any, Any, Any, Any]:
-        """-> viewer, json, what the viewer shows now, answers."""
-        seen, refusal = self._look(video, selector, values, progress)
+    def gaze(self, request: gr.Request, video: str | None, selector: str, *values: float) -> Shown:
+        with self._wanted(request) as wanted:
+            seen, refusal = self._look(wanted, video, selector, values)
         if seen is None:
             return fragments.notice(refusal), {"error": refusal}, "", ""
         return fragments.viewer(seen), seen.facts, seen.key, ""
 
     def ask(
         self,
+        request: gr.Request,
         video: str | None,
         question: str,
         dense: bool,
         shown: str,
         selector: str,
         *values: float,
-        progress: Any = PROGRESS,
-    ) -> Iterator[tuple[Any, Any, Any, Any]]:
+    ) -> Iterator[Shown]:
         """As `gaze`; the answers again and again, as they are written."""
         if not question.strip():
             refusal = "the question has no text"
             yield gr.skip(), {"error": refusal}, gr.skip(), fragments.notice(refusal)
             return
-        seen, refusal = self._look(video, selector, values, progress)
-        if seen is None:
-            yield fragments.notice(refusal), {"error": refusal}, "", ""
-            return
+        with self._wanted(request) as wanted:
+            seen, refusal = self._look(wanted, video, selector, values)
+            if seen is None:
+                yield fragments.notice(refusal), {"error": refusal}, "", ""
+                return
+            yield from self._answer(wanted, seen, str(video), question, dense, shown)
+
+    def _answer(
+        self, wanted: Cancellation, seen: Seen, video: str, question: str, dense: bool, shown: str
+    ) -> Iterator[Shown]:
         ways: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
         if dense:
-            ways["dense"] = lambda: self.looker.ask_dense(str(video), seen, question)
+            ways["dense"] = lambda: self.looker.ask_dense(video, seen, question)
         replies = {name: Reply() for name in ways}
         written = fragments.answers(question, replies, seen.facts, self.note)
         yield gr.skip() if seen.key == shown else fragments.viewer(seen), seen.facts, seen.key, written
         for name, way in ways.items():
             try:
                 for reply in way():
+                    wanted.check()
                     replies[name] = reply
                     yield gr.skip(), gr.skip(), gr.skip(), fragments.answers(question, replies, seen.facts, self.note)
             except Exception as error:
-                replies[name] = Reply(refusal=one_line(error, str(video)))
+                replies[name] = Reply(refusal=one_line(error, video))
         told = {
             name: {"error": reply.refusal} if reply.refusal else {"text": reply.text, **reply.stats}
             for name, reply in replies.items()
@@ -97,18 +107,36 @@ class Page:
         facts = {**seen.facts, "question": question, "answers": told}
         yield gr.skip(), facts, gr.skip(), fragments.answers(question, replies, seen.facts, self.note)
 
+    def stop(self, request: gr.Request) -> None:
+        """Ends what this browser has asked for, at the next tile or word."""
+        running = self._running.get(str(request.session_hash))
+        if running is not None:
+            running.cancel()
+
+    @contextmanager
+    def _wanted(self, request: gr.Request) -> Iterator[Cancellation]:
+        """What `stop` ends."""
+        session, wanted = str(request.session_hash), Cancellation()
+        self._running[session] = wanted
+        try:
+            yield wanted
+        finally:
+            if self._running.get(session) is wanted:
+                del self._running[session]
+
     def _look(
-        self, video: str | None, selector: str, values: Sequence[float], progress: Any
+        self, wanted: Cancellation, video: str | None, selector: str, values: Sequence[float]
     ) -> tuple[Seen | None, str]:
         """What was seen, or why nothing was."""
         if not video:
             return None, "there is no video yet: drop one, or take an example"
 
-        def report(done: int, total: int, what: str) -> None:
-            progress((done, total), desc=what, unit="frames")
+        def report(done: int, total: int) -> None:
+            PROGRESS((done, total), desc="gazing", unit="frames")
 
         try:
-            return self.looker.look(video, selector, dict(zip(SLIDERS, values, strict=True)), report), ""
+            with cancellable(wanted):
+                return self.looker.look(video, selector, dict(zip(SLIDERS, values, strict=True)), report), ""
         except Exception as error:
             return None, one_line(error, video)
 
@@ -129,7 +157,9 @@ class Page:
                         api_visibility="private",
                     )
                     selector, sliders = self._choices()
-                    go = gr.Button("Gaze", variant="primary", elem_id="go")
+                    with gr.Row():
+                        go = gr.Button("Gaze", variant="primary", scale=3, min_width=120, elem_id="go")
+                        stop = gr.Button("Stop", scale=1, min_width=70, elem_id="stop")
                 with gr.Column(scale=1, min_width=320, elem_id="results"):
                     viewer = gr.HTML(
                         fragments.steps(STEPS),
@@ -169,6 +199,8 @@ class Page:
             asked = [video, question, dense, shown, selector, *sliders]
             ask.click(_named(self.ask), asked, api_name="ask", **told)
             question.submit(_named(self.ask), asked, api_visibility="private", **told)
+            stop.click(self.stop, queue=False, api_visibility="private", show_progress="hidden")
+            page.unload(self.stop)
             selector.change(
                 lambda name: self.looker.usual("loss", name),
                 [selector],
@@ -210,13 +242,20 @@ class Page:
 def _named(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function, its `*values` called as the sliders are: Gradio's clients give arguments by these names."""
     parameters: list[inspect.Parameter] = []
-    for one in inspect.signature(function).parameters.values():
-        if one.kind is inspect.Parameter.VAR_POSITIONAL:
-            parameters += [inspect.Parameter(name, one.POSITIONAL_OR_KEYWORD) for name in SLIDERS]
-        else:
-            parameters.append(one)
-    named = functools.partial(function)
-    named.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    for one in inspect.signature(function, eval_str=True).parameters.values():
+        several = one.kind is inspect.Parameter.VAR_POSITIONAL
+        names = list(SLIDERS) if several else [one.name]
+        parameters += [one.replace(name=name, kind=one.POSITIONAL_OR_KEYWORD) for name in names]
+
+    def now(*given: Any) -> Any:
+        return function(*given)
+
+    def piece_by_piece(*given: Any) -> Iterator[Any]:
+        yield from function(*given)
+
+    named: Any = piece_by_piece if inspect.isgeneratorfunction(function) else now
+    named.__signature__ = inspect.Signature(parameters)
+    named.__annotations__ = {one.name: one.annotation for one in parameters}  # by these it finds the request
     return named
 
 

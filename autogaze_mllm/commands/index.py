@@ -44,19 +44,23 @@ def run(arguments: argparse.Namespace) -> int:
     quiet()
     if arguments.workers < 0:
         raise InputError(f"--workers must be at least 1, got {arguments.workers}")
-    from ..common.compute.distributed import Shard
-    from ..indexing.run import run_index
+    from ..common.compute import distributed
+    from ..indexing.run import IndexResult, run_index
 
-    shard = Shard.from_environment()
-    result = run_index(
-        _job(arguments, shard),
-        workers=arguments.workers,
-        ray=arguments.ray,
-        shard=shard,
-        retry_failed=arguments.retry_failed,
-        progress=not arguments.json and shard.rank == 0,
-    )
-    return _told(arguments, result)
+    shard = distributed.Shard.from_environment()
+    with distributed.launched(shard):
+        result = run_index(
+            _job(arguments, shard),
+            workers=arguments.workers,
+            ray=arguments.ray,
+            shard=shard,
+            retry_failed=arguments.retry_failed,
+            progress=not arguments.json and shard.rank == 0,
+        )
+        results = distributed.gathered(result)
+    if len(results) > 1 and shard.rank != 0:  # the first one tells of all
+        return 0
+    return _told(arguments, IndexResult.joined(results))
 
 
 def _job(arguments: argparse.Namespace, shard: Shard) -> IndexJob:

@@ -93,6 +93,17 @@ def chosen_settings(arguments: argparse.Namespace) -> VideoSettings:
     return (VideoSettings() if arguments.preset is None else preset(arguments.preset)).changed(**given(arguments))
 
 
+def revisions(given: Sequence[str]) -> dict[str, str]:
+    """MODEL=REVISION, once for each model -> revision by model."""
+    found = {}
+    for text in given:
+        name, equals, revision = text.rpartition("=")
+        if not (name and equals and revision):
+            raise InputError(f"--revision {text!r}: expected MODEL=REVISION, such as nvidia/AutoGaze=5100fae")
+        found[name] = revision
+    return found
+
+
 def usable_device(name: str | None) -> str:
     import torch
 

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..common.errors import InputError
+from ..common.extras import require_extra
 from ..common.fields import settings_of
 from ..common.storage.json_text import to_json
 from ..serving.config import GROUPS, ServeConfig
@@ -45,13 +45,11 @@ def add(verbs: argparse._SubParsersAction) -> None:
 def run(arguments: argparse.Namespace) -> int:
     quiet()
     config = ServeConfig(**values_of(arguments, ServeConfig), **{name: getattr(arguments, name) for name in LISTS})
-    try:
-        from ..serving.app import make_app
-        from ..serving.gateway import Gateway
-        from ..serving.server import run_server
-    except ImportError as error:
-        raise InputError(f"{error.name} is missing: pip install 'autogaze_mllm[serve]'") from error
+    require_extra("serve", "autogaze-mllm serve")
+    from ..serving.app import make_app
+    from ..serving.gateway import Gateway
     from ..serving.intake.media import MediaPolicy
+    from ..serving.server import run_server
 
     logging.basicConfig(format="autogaze-mllm: %(message)s", level=logging.WARNING)
     MediaPolicy(config)  # folders that are not there are told of before a large model is loaded
@@ -77,8 +75,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _engine(model: GazedModel, config: ServeConfig) -> Engine:
     from ..serving.engines.local import LocalEngine
     from ..serving.engines.vllm import VllmEngine
+    from ..serving.engines.vllm_images import VllmImagesEngine
 
-    return LocalEngine(model) if config.engine is None else VllmEngine(model, config)
+    if config.engine is None:
+        return LocalEngine(model)
+    return (VllmEngine if config.engine_input == "prompt" else VllmImagesEngine)(model, config)
 
 
 def _model_name(source: str | None) -> str:

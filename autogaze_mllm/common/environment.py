@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from .extras import EXTRAS
+from .errors import InputError
+from .extras import EXTRAS, require_extra
 
 PACKAGES = ("torch", "transformers", "accelerate", "peft", "av", "sentencepiece", "safetensors")
 
@@ -28,6 +29,15 @@ def _versions(packages: list[str]) -> str | None:
     if not all(found.values()):
         return None
     return found[packages[0]] if len(packages) == 1 else ", ".join(f"{name} {found[name]}" for name in packages)
+
+
+def _usable(extra: str) -> bool | str:
+    """True, or what to install."""
+    try:
+        require_extra(extra, "it")
+    except InputError as error:
+        return str(error)
+    return True
 
 
 def _compiles() -> bool:
@@ -58,7 +68,6 @@ def describe() -> dict[str, Any]:
         )
     if torch.backends.mps.is_available():
         devices.append({"device": "mps", "name": "Apple GPU"})
-    flash = importlib.util.find_spec("flash_attn") is not None
     return {
         "autogaze_mllm": _version("autogaze_mllm"),
         "python": platform.python_version(),
@@ -68,7 +77,7 @@ def describe() -> dict[str, Any]:
             "sdpa": True,
             "eager": True,
             "flex_attention": True if _compiles() else "needs a C++ compiler on the PATH, or CUDA with triton",
-            "flash_attention_2": True if flash else "not installed: pip install 'autogaze_mllm[flash]'",
+            "flash_attention_2": _usable("flash"),
         },
         "extras": {extra: _versions(list(packages)) for extra, packages in EXTRAS.items()},
     }

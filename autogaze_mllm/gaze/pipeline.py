@@ -19,6 +19,7 @@ from ..common.compute.memory import release_free_memory
 from ..common.compute.workers import CoreWorkers, Prefetch
 from ..common.errors import InputError
 from ..common.pixels import PixelFormat
+from ..common.progress import Advance, FrameProgress
 from ..common.timing import Stopwatch
 from ..video.frames import PictureChunk, PictureSource
 from ..video.reader import FrameReader
@@ -107,6 +108,7 @@ def gaze_video(
     clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
+    advance: Advance | None = None,
 ) -> GazedVideo:
     """Reads a video and keeps its gazed patches, as `settings` says.
 
@@ -135,6 +137,7 @@ def gaze_video(
         clip_batch=clip_batch,
         progress=progress,
         listener=listener,
+        advance=advance,
     )[0]
 
 
@@ -152,6 +155,7 @@ def gaze_variants(
     clip_batch: int | None = None,
     progress: bool = False,
     listener: Callable[[GazedChunk], None] | None = None,
+    advance: Advance | None = None,
 ) -> list[GazedVideo]:
     """Gazes a video in several ways at once, decoding it once; one result for each (selector, settings).
 
@@ -183,10 +187,10 @@ def gaze_variants(
         tqdm(total=len(indices), unit="frame", desc="gazing", disable=not progress, leave=False) as bar,
         Prefetch(pictures) as chunks,
     ):
-        gazers = [_Gazer(selector, settings, form, workers) for selector, settings in variants]
+        far = FrameProgress(bar, len(indices), len(variants), advance)
+        gazers = [_Gazer(selector, settings, form, workers, far) for selector, settings in variants]
         for chunk in chunks:
             masks = [gazer.add(chunk) for gazer in gazers]
-            bar.update(len(chunk.pictures))
             bar.set_postfix(kept=gazers[0].kept)
             if listener is not None:
                 listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display, form.grid))
@@ -282,8 +286,9 @@ class _Gazer:
         settings: VideoSettings,
         form: _Form,
         workers: CoreWorkers,
+        far: FrameProgress,
     ) -> None:
-        self.selector, self.settings, self.form, self.workers = selector, settings, form, workers
+        self.selector, self.settings, self.form, self.workers, self.far = selector, settings, form, workers, far
         self.together = frames_together(form.device, form.grid)
         self.clock = Stopwatch(form.device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once
@@ -316,6 +321,7 @@ class _Gazer:
         for part, mask in (self.workers.map if in_threads else map)(gaze, range(0, total, batch)):
             self._keep(part)
             masks.append(mask)
+            self.far.add(count * len(mask[0]) / total)
             check_cancelled()
             if len(masks) % RELEASE_EVERY == 0:
                 release_free_memory()

@@ -25,7 +25,7 @@ from ..common.errors import InputError, first_line
 from ..common.storage.json_text import Fields, to_json
 from .attempts import Attempts
 from .folder import StoreError, claim
-from .job import IndexJob
+from .job import IndexJob, placed
 from .records import Record
 
 LOCAL = "local"
@@ -38,13 +38,14 @@ class RayActors:
     address: of a cluster, or "local"."""
 
     def __init__(self, job: IndexJob, count: int, address: str) -> None:
-        self.job, self.count, self.address = job, count, address
+        self.job, self.count, self.address = placed(job), count, address
         self.gpus = 0 if job.device in (None, "cpu") else 1
         self._before: dict[str, int] = {}
 
     def __enter__(self) -> RayActors:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")  # ours counts videos
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it warns of how Ray Data itself starts actors
         ray = _ray()
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self.address == LOCAL:
@@ -89,7 +90,7 @@ class RayActors:
         context = data.DataContext.get_current()
         context.enable_progress_bars = False
         context.execution_options.preserve_order = False
-        rows = data.from_items([{"video": video} for video in videos], override_num_blocks=len(videos))
+        rows = data.from_items([{"video": json.dumps(video)} for video in videos], override_num_blocks=len(videos))
         count = min(self.count or self._room(), len(videos))
         made = rows.map(
             _Actor,  # type: ignore[arg-type]  # Ray makes one for each actor
@@ -123,9 +124,10 @@ class _Actor:
             self.refused = str(error)
 
     def __call__(self, row: dict[str, str]) -> dict[str, str]:
+        """As json: names of files may be no text, which Ray's tables do not take."""
         if not self.refused:
             try:
-                return {"told": to_json(self.worker.index(row["video"]).to_dict())}
+                return {"told": to_json(self.worker.index(json.loads(row["video"])).to_dict())}
             except StoreError as error:
                 self.refused = str(error)
         return {"told": to_json({"refused": self.refused})}

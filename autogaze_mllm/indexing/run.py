@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,13 @@ class IndexResult:
     records: Sequence[Record]
     made: int
     seconds: float
+
+    @classmethod
+    def joined(cls, results: Sequence[IndexResult]) -> IndexResult:
+        """Of several processes that were at work at the same time."""
+        records = [record for result in results for record in result.records]
+        records.sort(key=lambda record: record.path)
+        return cls(records, sum(result.made for result in results), max(result.seconds for result in results))
 
     @property
     def failed(self) -> list[Record]:
@@ -102,7 +109,9 @@ def _run(
     progress: bool,
 ) -> IndexResult:
     with ExitStack() as stack:
-        processes = stack.enter_context(WorkerProcesses(job, 1 if ray else workers or default_workers(job)))
+        # With Ray one process says what the index will be; this machine may have no accelerator.
+        here = replace(job, device="cpu") if ray else job
+        processes = stack.enter_context(WorkerProcesses(here, 1 if ray else workers or default_workers(job)))
         claim(out, processes.info())
         stored = _known(job, out, videos)
         found = {video: record for video, record in stored.items() if record.error is None or not retry_failed}
@@ -115,11 +124,12 @@ def _run(
             records = stack.enter_context(RayActors(job, workers, ray)).records
         log = stack.enter_context(RecordLog(out, shard.rank))
         bar = stack.enter_context(_bar(len(videos), len(found), progress))
-        start = time.perf_counter()
+        start, failed = time.perf_counter(), sum(record.error is not None for record in found.values())
         for record in records(waiting) if waiting else ():
             log.add(record)
             found[record.path] = record
-            bar.set_postfix(failed=sum(one.error is not None for one in found.values()), refresh=False)
+            failed += record.error is not None
+            bar.set_postfix(failed=failed, refresh=False)
             bar.update()
         seconds = time.perf_counter() - start
     return IndexResult([found[video] for video in videos], len(waiting), seconds)

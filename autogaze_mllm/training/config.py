@@ -352,6 +352,8 @@ class TrainingConfig:
         _require(self.lr > 0 and 0 <= self.min_lr <= self.lr, f"lr {self.lr} and min_lr {self.min_lr} do not fit")
         _require(min(self.temperature) > 0, f"temperatures must be above 0, got {self.temperature}")
         _require(self.train_gaze or self.train_task, "nothing is to be trained")
+        both = self.val_loss is not None and self.val_requirement is not None
+        _require(not both, "val_loss and val_requirement are both a stop rule in validation: give one")
 
     def rollout_budget(self, budget: BudgetConfig, frames: int) -> BudgetConfig:
         """Of a model that is trained on clips of `frames` frames, from what its configuration has."""

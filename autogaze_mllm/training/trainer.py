@@ -78,7 +78,7 @@ class GazeTrainer:
         weights came from, labels, ...), as json values: a run is only gone on with where it is the same. resume: a
         checkpoint, or another run, that this run is the continuation of; once it has checkpoints of its own, they
         count."""
-        if settings.val_loss is None:
+        if settings.val_loss is None and settings.val_requirement is None:
             settings = replace(settings, val_loss=task.usual_loss)
         self.settings, self.data = settings, data
         self.identity = dict(identity or {})

@@ -110,6 +110,17 @@ def test_a_question_alone_is_enough_and_a_selector_brings_its_loss(page):
     assert "reads the signs of SignVid's generated videos and nothing else" in page.text_content("#answers")
 
 
+def test_what_takes_too_long_is_stopped(page):
+    page.get_by_text("five small signs").first.click()
+    page.wait_for_selector("#video video")
+    page.click("#selector input")
+    page.get_by_role("option", name="bundled").click()
+    page.click("#go")
+    page.wait_for_function("() => document.querySelector('#viewer').innerText.includes('/16 frames')")
+    page.click("#stop")
+    assert page.wait_for_selector("#viewer .ag-notice").inner_text() == "stopped"
+
+
 def test_a_file_that_cannot_be_read_is_one_line_and_the_page_goes_on(page, tmp_path):
     broken = tmp_path / "broken clip.mp4"
     broken.write_bytes(b"no video at all" * 100)
@@ -117,12 +128,13 @@ def test_a_file_that_cannot_be_read_is_one_line_and_the_page_goes_on(page, tmp_p
     page.wait_for_selector("#video video", state="attached")
     page.click("#go")
     notice = page.wait_for_selector("#viewer .ag-notice").inner_text()
+    assert page.get_attribute("#video", "data-unplayable").startswith("Your browser cannot play this file")
     assert notice == "broken clip.mp4: not a readable video (Invalid data found when processing input)"
     page.get_by_text("five small signs").first.click()
     page.wait_for_function("() => (document.querySelector('#video video') || {}).readyState > 0")
     page.click("#go")
     page.wait_for_selector("#viewer video")
-    assert not page.locator(".ag-notice").count()
+    assert not page.locator(".ag-notice").count() and page.get_attribute("#video", "data-unplayable") is None
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, False), (390, True), (1280, True)])

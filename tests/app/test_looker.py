@@ -16,6 +16,7 @@ from autogaze_mllm.app.examples import Example, write_examples
 from autogaze_mllm.app.lines import one_line
 from autogaze_mllm.app.looker import SLIDERS, Looker, Reply
 from autogaze_mllm.cli import main
+from autogaze_mllm.common.compute.cancelling import Cancellation, CancelledCall, cancellable
 from autogaze_mllm.gaze.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import GazedChunk
 from autogaze_mllm.gaze.selectors.base import Selector
@@ -27,7 +28,7 @@ from ..helpers.family_models import build
 from ..helpers.tiny_models import make
 
 
-def nobody(done: int, total: int, what: str) -> None:
+def nobody(done: int, total: int) -> None:
     """Nobody is told how far it is."""
 
 
@@ -60,13 +61,13 @@ def test_numbers_videos_and_chart_tell_of_the_same_patches(looker, tmp_path):
     wide = tmp_path / "wide.mp4"
     write_video(wide, moving_scene(448, 224, 12), fps=6)
     moved = {"frames": 10, "max_tiles": 2}
-    seen = looker.look(str(wide), "pixel-diff", moved, lambda n, of, what: told.append((n, of)))
+    seen = looker.look(str(wide), "pixel-diff", moved, lambda *far: told.append(far))
     facts = seen.facts
     assert facts["frames"] == 10 == len(seen.counts.kept) and facts["tiles"] == [2, 1]
     assert sum(map(sum, seen.counts.kept)) == facts["patches"] == len(seen.gazed)
     assert facts["patches_total"] == 10 * 2 * 265
     assert facts["reduction"] == facts["patches_total"] / facts["patches"]
-    assert told == [(number, 10) for number in range(1, 11)]
+    assert told[0] == (0, 10) and told[-1] == (10, 10) and told == sorted(set(told))
     assert facts["seconds_wall"] > 0 and {"decode", "gaze"} <= facts["seconds"].keys()
     json.dumps(facts)
     films = {name: VideoReader(path) for name, path in seen.films.items()}
@@ -208,9 +209,19 @@ def test_a_line_tells_no_paths_and_no_more_than_is_known(tmp_path, caplog):
     video = tmp_path / "secret" / "clip.mp4"
     assert one_line(am.InputError(f"{video}: no such file"), str(video)) == "clip.mp4: no such file"
     assert "too little memory" in one_line(MemoryError(), str(video))
+    assert one_line(CancelledCall(), str(video)) == "stopped"
     line = one_line(KeyError("x"), str(video))
     assert line == "KeyError: a fault of autogaze-mllm, not of your video; the terminal says more"
     assert "please report it" in caplog.text and "KeyError: 'x'" in caplog.text
+
+
+def test_a_job_ends_when_it_is_stopped_and_leaves_nothing(looker, tmp_path):
+    path, wanted = tmp_path / "wide.mp4", Cancellation()
+    write_video(path, moving_scene(1344, 672, 4), fps=4)
+    with cancellable(wanted), pytest.raises(CancelledCall):
+        looker.look(str(path), "pixel-diff", {}, lambda done, total: wanted.cancel() if done else None)
+    assert not list(looker.folder.iterdir()) and not looker.busy.locked()
+    assert looker.look(str(path), "pixel-diff", {}, nobody).facts["frames"] == 4
 
 
 class Broken(Selector):

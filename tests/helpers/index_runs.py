@@ -35,11 +35,12 @@ def make_videos(folder: Path, count: int, seed: int = 0) -> Path:
 
 
 def make_mixed(folder: Path) -> Path:
-    """Four videos, two of them alike, in folders; two damaged ones; and what is no video, or hidden."""
+    """Five videos, some of them alike, in folders; two damaged ones; and what is no video, or hidden."""
     make_videos(folder, 2)
     inner = make_videos(folder / "deep" / "er", 1, seed=2) / "0.mp4"
     inner.replace(inner.with_name("näme 'x'.MP4"))
     (folder / "deep" / "same.mp4").write_bytes((folder / "1.mp4").read_bytes())
+    (folder / "deep" / os.fsdecode(b"\xff.mp4")).write_bytes((folder / "0.mp4").read_bytes())  # no text
     (folder / "cut.mp4").write_bytes((folder / "1.mp4").read_bytes()[:900])
     (folder / "deep" / "notes.mp4").write_text("not a video")
     (folder / "deep" / "readme.txt").write_text("nothing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ def write_vit_mae(folder: Path, *, pickled: bool = False, **config: Any) -> Path
         torch.save(load_file(stored), folder / "pytorch_model.bin")
         stored.unlink()
     return folder
+
+
+def cached(cache: Path, name: str, folder: Path) -> None:
+    """The folder as a repository in a cache of the hub, as somebody downloaded it: what it lacks is not known there."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text("0" * 40)
+    shutil.copytree(folder, repository / "snapshots" / ("0" * 40))
 
 
 def training_config(scales: str = CONFIG["scales"], **model: Any) -> dict[str, Any]:

@@ -1,5 +1,5 @@
-"""A small server that speaks vLLM's /v1/completions with prompt embeddings: real HTTP, real embeddings, answered by the
-exported LLM in transformers."""
+"""A small server that speaks vLLM's routes: prompt embeddings on /v1/completions, text and embeddings of images on
+/v1/chat/completions. Real HTTP, real embeddings, answered by the exported LLM in transformers."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ class Route:
     enabled: bool = True
     max_model_len: int = 4096
     break_after: int | None = None
+    more_read: int = 0  # tokens of a prompt than were sent
+    tokenizer: Any = None  # that of the served model, where it gets text
     url: str = ""
     bodies: list[dict[str, Any]] = field(default_factory=list)
     dtypes: list[torch.dtype] = field(default_factory=list)
@@ -76,14 +78,30 @@ class _Handler(BaseHTTPRequestHandler):
         if not route.enabled:
             return self._refuse(400, "You must set `--enable-prompt-embeds` to input `prompt_embeds`.")
         route.bodies.append(body)
-        data = io.BytesIO(base64.b64decode(body["prompt_embeds"], validate=True))
-        embedded = torch.load(data, weights_only=True)
-        route.dtypes.append(embedded.dtype)
+        embedded = self._chat(body) if "messages" in body else self._unpacked(body["prompt_embeds"])
         width = route.llm.config.hidden_size
         if embedded.dim() != 2 or embedded.shape[1] != width:
             return self._refuse(400, f"`prompt_embeds` hidden_size {embedded.shape[-1]} is not the model's {width}")
-        assert embedded.untyped_storage().nbytes() == embedded.nbytes  # nothing else came along
         self._stream(body, embedded.float())
+
+    def _unpacked(self, text: str) -> torch.Tensor:
+        tensor = torch.load(io.BytesIO(base64.b64decode(text, validate=True)), weights_only=True)
+        assert tensor.untyped_storage().nbytes() == tensor.nbytes  # nothing else came along
+        self.route.dtypes.append(tensor.dtype)
+        return tensor
+
+    def _chat(self, body: dict[str, Any]) -> torch.Tensor:
+        """With a chat template that hands the text on, and each `<image>` in it written out for one of the images."""
+        assert self.path == "/v1/chat/completions" and not body["add_special_tokens"]
+        (message,) = body["messages"]
+        text, *parts = message["content"]
+        images = [self._unpacked(part["image_embeds"]) for part in parts]
+        tokenizer, table = self.route.tokenizer, self.route.llm.get_input_embeddings()
+        pieces = text["text"].split("<image>")
+        assert len(pieces) == len(images) + 1
+        read = [table(torch.tensor(tokenizer(piece, add_special_tokens=False)["input_ids"])) for piece in pieces]
+        joined = [read[0].float(), *(part for pair in zip(images, read[1:], strict=True) for part in pair)]
+        return torch.cat([part.detach().float().reshape(-1, part.shape[-1]) for part in joined if part.numel()])
 
     def _stream(self, body: dict[str, Any], embedded: torch.Tensor) -> None:
         """Greedy, an event for each id."""
@@ -104,7 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
                 over = token in body["stop_token_ids"]
                 last = number + 1 == body["max_tokens"]
                 finish = "stop" if over else "length" if last else None
-                self._event({"choices": [{"index": 0, "text": "?", "finish_reason": finish, "token_ids": [token]}]})
+                choice = {"index": 0, "text": "?", "finish_reason": finish, "token_ids": [token]}
+                first = {} if number else {"prompt_token_ids": [0] * (len(embedded) + self.route.more_read)}
+                self._event({**first, "choices": [choice]})
                 if finish:
                     break
                 ready = self.route.llm.get_input_embeddings()(torch.tensor([[token]]))

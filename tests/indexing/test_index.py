@@ -12,6 +12,7 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.cache import VideoCache
+from autogaze_mllm.indexing.job import IndexJob, placed
 
 from ..helpers.eval_runs import refused
 from ..helpers.index_runs import DAMAGED, half_files, index, make_mixed, make_videos, records, stored, tiny_base
@@ -40,7 +41,15 @@ def test_every_video_has_its_line_and_its_results(encoded, videos, model):
     out, code = encoded
     assert code == 1  # two of them are damaged
     found = records(out)
-    assert list(found) == ["0.mp4", "1.mp4", "cut.mp4", "deep/er/näme 'x'.MP4", "deep/notes.mp4", "deep/same.mp4"]
+    assert list(found) == [
+        "0.mp4",
+        "1.mp4",
+        "cut.mp4",
+        "deep/er/näme 'x'.MP4",
+        "deep/notes.mp4",
+        "deep/same.mp4",
+        "deep/\udcff.mp4",
+    ]
     assert [name for name, line in found.items() if line["error"]] == DAMAGED
     assert found["deep/notes.mp4"]["gazed"] is None and "not a readable video" in found["deep/notes.mp4"]["error"]
     assert found["deep/same.mp4"]["gazed"] == found["1.mp4"]["gazed"]
@@ -64,7 +73,7 @@ def test_the_same_bytes_however_many_workers_and_launched_processes(encoded, vid
             monkeypatch.setenv(name, str(value))
         assert main([*command, "--out", str(tmp_path / "two")]) == (0 if rank else 1)  # both damaged ones are one's
         parts = [json.loads(line)["path"] for line in (tmp_path / "two" / "index.jsonl").read_text().splitlines()]
-        assert len(parts) == (3 if rank else 6)
+        assert len(parts) == (3 if rank else 7)
     assert stored(tmp_path / "one") == stored(tmp_path / "two") == stored(encoded[0])
 
 
@@ -172,6 +181,39 @@ def test_an_index_is_only_gone_on_with_by_the_same_settings(encoded, videos, mod
     assert f"is the index of {videos.resolve()}" in line
 
 
+def test_what_cannot_be_written_ends_the_run_and_is_held_against_no_video(model, tmp_path, capsys):
+    videos, out = make_videos(tmp_path / "videos", 1), tmp_path / "index"
+    more = ["--model", str(model), "--workers", "1", *GAZE]
+    index(capsys, videos, out, *more)
+    result = out / records(out)["0.mp4"]["gazed"]
+    result.unlink()
+    result.mkdir()  # in the way
+    (videos / "0.mp4").touch()
+    assert main(["index", str(videos), "--out", str(out), *more]) == 2
+    assert f"{result}: cannot be written" in capsys.readouterr().err.splitlines()[-1]
+    assert not list((out / ".attempts").iterdir())
+    result.rmdir()
+    assert index(capsys, videos, out, *more)["tried"] == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("index.json", "{", "index.json: not readable as json"),
+        ("index.json", '{"format": 9}', "format 9, this version reads 1"),
+        ("index.json", '{"format": 1, "folder": 3}', "'folder' must be text"),
+        ("index.jsonl", '{"path": "0.mp4"}\n', "index.jsonl, line 1: 'bytes' is missing"),
+        ("index.jsonl", "no json\n", "index.jsonl, line 1: not readable as json"),
+        ("index.jsonl", '{"path": "a", "bytes": 1, "modified": 1, "seconds": 5}\n', "'seconds' must be an object"),
+    ],
+)
+def test_a_damaged_index_is_named_in_one_line(encoded, videos, model, tmp_path, capsys, file, content, words):
+    out = shutil.copytree(encoded[0], tmp_path / "index")
+    (out / file).write_text(content)
+    command = ["index", str(videos), "--out", str(out), "--encode", str(model), "--workers", "1", *GAZE]
+    assert words in refused(capsys, command)
+
+
 def test_bad_input_is_refused_in_one_line(videos, tmp_path, capsys, monkeypatch):
     out = ["--out", str(tmp_path / "out")]
     assert "no such folder" in refused(capsys, ["index", str(tmp_path / "none"), *out])
@@ -194,3 +236,14 @@ def test_a_folder_that_cannot_be_listed_is_named(videos, tmp_path, capsys):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     assert "cannot be listed" in refused(capsys, ["index", str(closed), "--out", str(tmp_path / "out")])
+
+
+def test_a_job_for_processes_that_work_elsewhere_names_what_lies_here_by_its_whole_path(tmp_path, monkeypatch):
+    for name in ("videos", "tiny", "gaze"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = placed(IndexJob("videos", "out", model="tiny", gaze="gaze"))
+    assert [found.folder, found.out] == [str(tmp_path / "videos"), str(tmp_path / "out")]
+    assert [found.model, found.gaze] == [str(tmp_path / "tiny"), str(tmp_path / "gaze")]
+    hub = IndexJob("videos", "out", model="llava-hf/none-here", gaze="pixel-diff")
+    assert (placed(hub).model, placed(hub).gaze) == ("llava-hf/none-here", "pixel-diff")

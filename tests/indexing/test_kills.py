@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +22,7 @@ from autogaze_mllm.common.compute.distributed import Shard
 from autogaze_mllm.indexing.attempts import Attempts
 from autogaze_mllm.indexing.job import IndexJob
 from autogaze_mllm.indexing.run import run_index
+from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
 from ..helpers.index_runs import Deadly, Slow, half_files, make_videos, records, stored, tiny_base
@@ -171,3 +174,26 @@ def test_kill_9_of_everything_at_any_moment_loses_no_video(videos, model, tmp_pa
 
 def _lines(out: Path) -> int:
     return sum(path.read_bytes().count(b"\n") for path in out.glob("index*.jsonl"))
+
+
+@pytest.mark.slow
+def test_torchrun_does_not_end_a_process_that_is_at_work_when_another_has_failures(videos, model, tmp_path):
+    """The first process has one video, which is damaged, and is done at once; the other one has all the work."""
+    folder, out = make_videos(tmp_path / "videos", 3, seed=40), tmp_path / "out"
+    (folder / "0.mp4").write_text("not a video")
+    (folder / "2.mp4").write_text("nor this")
+    write_video(folder / "1.mp4", moving_scene(640, 360, 96), fps=12)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", _free_port()]
+    command += ["-m", "autogaze_mllm", "index", folder, "--out", out, "--model", model, "--gaze", "pixel-diff"]
+    command += ["--frames", "96", "--max-tiles", "16", "--json"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told["videos"] == told["tried"] == 3 and [one["path"] for one in told["failed"]] == ["0.mp4", "2.mp4"]
+    assert [name for name, line in records(out).items() if line["error"] is None] == ["1.mp4"]
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]

@@ -131,6 +131,11 @@ def test_in_training_mode_choices_are_drawn() -> None:
     pixels = torch.randn(1, 1, 3, 224, 224)
     draws = [model({"video": pixels}, gazing_ratio=0.1, temperature=2)["gazing_pos"].tolist() for _ in range(3)]
     assert len({str(one) for one in draws}) > 1
+    # One patch a frame, drawn as good as evenly: of the 50 best, as the published code draws. Ours leaves none out.
+    many = {"video": torch.zeros(300, 1, 3, 224, 224)}
+    drawn = model(many, gazing_ratio=0.001, temperature=1e6, generate_only=True)["gazing_pos"]
+    ours = model.generate(many["video"], 0.001, temperature=1e6).gazing_pos
+    assert drawn.shape == (300, 1) and 40 < len(drawn.unique()) <= 50 < len(ours.unique())
     model.eval()
     greedy = [model({"video": pixels}, gazing_ratio=0.1)["gazing_pos"] for _ in range(2)]
     assert torch.equal(*greedy)
@@ -162,6 +167,11 @@ def test_it_stands_wherever_our_own_model_does(clip: Path, tmp_path: Path) -> No
     theirs.save_pretrained(tmp_path / "again")
     for file in (tmp_path / "gaze").iterdir():
         assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_our_own_class_says_how_it_is_called() -> None:
+    with pytest.raises(InputError, match=r"call generate\(video, ...\); the published way"):
+        small_gaze()({"video": torch.zeros(1, 1, 3, 224, 224)}, gazing_ratio=0.5)
 
 
 def test_what_is_no_batch_is_refused_in_a_line() -> None:

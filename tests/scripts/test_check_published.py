@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -147,6 +149,26 @@ def test_bad_input_is_one_line(place: Path, check: Run, tmp_path: Path) -> None:
     ):
         code, out, err = check(*words)
         assert code == 2 and not out and said in err and err.count("\n") == 1, err
+
+
+def test_revisions_are_those_of_the_numbers_or_those_that_are_given(
+    place: Path, check: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cache of the hub in which a repository has two revisions: the model, and one that is no model."""
+    good, bad = "1" * 40, "2" * 40
+    home = tmp_path / "models--someone--gaze"
+    shutil.copytree(place / "gaze", home / "snapshots" / good)
+    shutil.copytree(place / "siglip", home / "snapshots" / bad)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    numbers = tmp_path / "numbers.json"
+    words = (place / "clip.mp4", "--parts", "example", "--gaze", "someone/gaze", "--expected", numbers)
+    numbers.write_text(json.dumps({"revisions": {"someone/gaze": good}, **expectations()}))
+    assert check(*words)[0] == 1
+    code, _, err = check(*words, "--revision", f"someone/gaze={bad}")
+    assert code == 2 and "model_type is 'siglip'" in err
+    code, _, err = check(*words, "--revision", f"nobody/gaze={bad}")
+    assert code == 2 and "'nobody/gaze' is none of the models: someone/gaze" in err
 
 
 def test_the_published_numbers_are_those_of_the_grid() -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from safetensors.torch import load_file
 from autogaze_mllm import AutoGaze
 
 from ..helpers.data_hub import DataHub, serving
-from ..helpers.paths import ROOT
+from ..helpers.paths import GOLDEN, ROOT
 from ..helpers.published_folders import small_gaze
 from ..helpers.training_models import write_clips
 
@@ -116,11 +117,36 @@ def test_both_stages_run_in_small_and_a_kill_changes_nothing(data: Path, gaze: P
     assert (kept["algorithm"], kept["temperature"], kept["discount"], kept["top_k"]) == ("grpo", [3, 0.3], 0.995, 50)
     budget = AutoGaze.from_pretrained(tmp_path / "grpo/gaze").config.budget
     assert (budget.ratio, budget.frame_training, budget.requirement_training) == (0.75, "self", "uniform")
+    assert budget.frame_inference == "uniform"  # and no longer that of stage 1
     assert (budget.use_requirement_inference, budget.requirement_inference) == (True, "fixed")
     before, after = (load_file(tmp_path / name / "gaze/model.safetensors") for name in ("ntp", "grpo"))
     assert any(not before[name].equal(after[name]) for name in before)
     refused = run(GRPO, "--json", **second, INIT=gaze, check=False)
     assert refused.returncode != 0 and "this run was begun with other settings" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_published_videomae_goes_through_both_stages(data: Path, tmp_path: Path) -> None:
+    """That of the golden data, whose grid a new gaze model takes."""
+    if not (GOLDEN / "videomae_published").is_dir():
+        pytest.skip("AUTOGAZE_TEST_DATA does not name the golden data of a published VideoMAE")
+    task = tmp_path / "task"
+    shutil.copytree(GOLDEN / "videomae_published", task)
+    labels = {
+        f"{root}/train/{number:03}.mp4": {"gazing_pos": [[0, 1, 60], [245, 250]], "task_losses": [[3, 2, 1], [2, 1]]}
+        for root in ("one", "two")
+        for number in range(2)
+    }
+    (tmp_path / "labels.json").write_text(json.dumps(labels))
+    given = {"SMALL": 1, "DATA": data, "TASK": task / "VideoMAE_AutoGaze", "LABELS": tmp_path / "labels.json"}
+    run(NTP, "--val-clips", "1", **given, EPOCHS=1, OUTPUT=tmp_path / "ntp")
+    run(GRPO, "--val-clips", "1", **given, INIT=tmp_path / "ntp/gaze", OUTPUT=tmp_path / "grpo")
+    kept = settings(tmp_path / "grpo")
+    assert kept["task"]["sample_rate"] == 0.125
+    assert kept["task"]["config"]["loss_type"] == "l1+dinov2_reg+siglip2"
+    assert kept["task"]["config"]["loss_weights"] == "1+0.3+0.3"
+    budget = AutoGaze.from_pretrained(tmp_path / "grpo/gaze").config.budget
+    assert (budget.requirement_range, budget.requirement) == ((0.5, 1.0), 0.7)
 
 
 @pytest.mark.slow

@@ -15,11 +15,12 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.mllm.families import FAMILIES, OWN
 from autogaze_mllm.serving.config import ServeConfig
 from autogaze_mllm.serving.engines.vllm import VllmEngine
+from autogaze_mllm.serving.engines.vllm_images import VllmImagesEngine
 from autogaze_mllm.serving.engines.ways import refusal, rows
 from autogaze_mllm.serving.export import causal_llm, export_llm
 
 from ..helpers.conformance import copy_of
-from ..helpers.servers import asked, body_of, data_url, served, talkative
+from ..helpers.servers import asked, body_of, data_url, served, talkative, video_part
 from ..helpers.vllm_route import vllm_route
 
 TEXT = [{"role": "user", "content": "Hello"}]
@@ -49,11 +50,10 @@ def engine(route, **config):
 # -- answers -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("dtype", ["llm", "float32"])
-def test_answers_are_those_of_transformers_streamed_or_not(model, route, clip, dtype):
-    questions = [asked(data_url(clip)), asked(data_url(clip), "Why?"), asked(data_url(clip), start=0.5), TEXT]
+def test_answers_are_those_of_transformers_streamed_or_not(model, route, clip):
+    questions = [asked(data_url(clip)), asked(data_url(clip), "Why?"), TEXT]
     fields = [{}, {"stop": ["S"]}, {"max_tokens": 1}, {"gaze": {"frames": 2}}, {"gaze": False}]
-    with served(model) as here, served(model, engine(route, engine_dtype=dtype)) as there:
+    with served(model) as here, served(model, engine(route)) as there:
         for messages in questions:
             for options in fields:
                 body = body_of(messages, **options)
@@ -71,8 +71,28 @@ def test_embeddings_are_sent_in_the_dtype_of_the_llm_or_in_float32(route, folder
     for dtype, expected in (("llm", torch.bfloat16), ("float32", torch.float32)):
         found = VllmEngine(half, ServeConfig(engine=route.url, engine_dtype=dtype))  # type: ignore[arg-type]
         assert route.dtypes[-1] == expected
-        text = found.ready(half.prepare("Hello"))
+        text = found.ready(half.prepare("Hello"))["prompt_embeds"]
         assert route.bodies[-1]["prompt_embeds"] == text  # equal prompts are equal bytes, for the engine's cache
+
+
+def test_llava_as_text_and_embeddings_of_its_images(tmp_path, clip, short_clip):
+    llava = talkative(family="llava")
+    folder = export_llm(llava, tmp_path / "llm")
+    both = [video_part(data_url(clip)), {"type": "text", "text": "or"}, video_part(data_url(short_clip))]
+    turns = [*asked(data_url(clip)), {"role": "assistant", "content": "A\n b."}, {"role": "user", "content": "Why?"}]
+    with vllm_route(folder, tokenizer=llava.tokenizer) as route, served(llava) as here:
+        with served(llava, lambda model: VllmImagesEngine(model, ServeConfig(engine=route.url))) as there:
+            for messages in (asked(data_url(clip)), [{"role": "user", "content": both}], turns, TEXT):
+                local, remote = here.post(body_of(messages))[1], there.post(body_of(messages))[1]
+                assert remote["choices"] == local["choices"] and remote["usage"] == local["usage"]
+            status, found, _ = there.post(body_of([{"role": "user", "content": "Is <image> a tag?"}]))
+            assert status == 400 and "would be read as a picture" in found["error"]["message"]
+            route.more_read = 1  # of a chat template that adds something
+            assert there.post(body_of(TEXT))[0] == 502
+        with pytest.raises(am.InputError, match="it reads a prompt of"):
+            VllmImagesEngine(llava, ServeConfig(engine=route.url))
+        with pytest.raises(am.InputError, match="only LLaVA takes embeddings of an image"):
+            VllmImagesEngine(talkative(), ServeConfig(engine=route.url))
 
 
 def test_a_question_on_a_video_that_was_seen_is_sent_alike(model, route, clip):
@@ -138,7 +158,7 @@ def test_an_engine_that_is_not_there_or_not_the_right_one_is_told_of_at_the_star
         engine(wrong)(model)
     with (
         vllm_route(folder, enabled=False) as shut,
-        pytest.raises(am.InputError, match="takes no prompt embeddings: 400"),
+        pytest.raises(am.InputError, match="does not take what is sent: 400"),
     ):
         engine(shut)(model)
     with vllm_route(folder, key="k") as locked:
@@ -202,7 +222,7 @@ def test_which_families_can_be_sent_which_way():
 def test_a_family_that_cannot_is_refused_in_one_line(name, route, tmp_path):
     base, preprocessing = copy_of(name)
     model = am.wrap(base, "pixel-diff", processor=preprocessing, cache=False)
-    with pytest.raises(am.InputError, match="cannot run on an engine: its LLM"):
+    with pytest.raises(am.InputError, match="cannot run on an engine this way: its LLM"):
         engine(route)(model)
     with pytest.raises(am.InputError, match="would be of no use"):
         export_llm(model, tmp_path / "llm")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,8 @@ from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, film, ke
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.paths import ROOT
+from ..helpers.published_folders import small_gaze as published_gaze
 from ..helpers.training_models import small_gaze, write_clips
 
 
@@ -44,6 +49,15 @@ def trainer(videos: Path, run: Path, **changes: Any) -> GazeTrainer:
     return GazeTrainer(gaze, MosaicTask(gaze.grid, gaze.processor), data, settings, run, cpu=True, progress=False)
 
 
+@pytest.fixture(scope="module")
+def finished(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps that tensorboard looked at, if it is there."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    there = importlib.util.find_spec("tensorboard") is not None
+    trainer(videos, run, tracker="tensorboard" if there else "none").train()
+    return run
+
+
 def clip(frames: int = 3) -> ShownClip:
     """White frames; frame t keeps the coarse patch t and, in frame 0 alone, a fine one."""
     grid = small_gaze().grid
@@ -53,20 +67,16 @@ def clip(frames: int = 3) -> ShownClip:
     return ShownClip("a.mp4", white, selection, white, [0.5, 0.25, 0.75], grid)
 
 
-def test_the_log_has_versions_numbers_checkpoints_and_the_end(
-    videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer(videos, tmp_path).train()
-    lines = (tmp_path / "train.log").read_text().splitlines()
+def test_the_log_has_versions_numbers_checkpoints_and_the_end(finished: Path) -> None:
+    lines = (finished / "train.log").read_text().splitlines()
     assert "autogaze-mllm" in lines[0] and torch.__version__ in lines[0]
     text = "\n".join(lines)
     for words in ("steps 0 to 2, 2 videos, 1 processes, batch 2 = 1 rounds of 2 clips", "checkpoint of step 2"):
         assert words in text
     assert sum("validation at step" in line for line in lines) == 3
-    row = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[0])
+    row = json.loads((finished / "metrics.jsonl").read_text().splitlines()[0])
     assert f"loss {row['loss']:.4g}" in next(line for line in lines if "step 0 of 2" in line)
     assert lines[-1].endswith("INFO done")
-    assert "checkpoint" not in capsys.readouterr().err  # the screen is for warnings
 
 
 def test_the_log_says_how_a_run_ended_and_is_that_run_s_alone(videos: Path, tmp_path: Path) -> None:
@@ -76,20 +86,21 @@ def test_the_log_says_how_a_run_ended_and_is_that_run_s_alone(videos: Path, tmp_
     assert "ended by DivergenceError" in line and "a lower --lr may help" in line
     files = [one for one in logging.getLogger("autogaze_mllm.run").handlers if isinstance(one, logging.FileHandler)]
     assert not any(str(tmp_path) in one.baseFilename for one in files)
-    trainer(videos, tmp_path / "next").train()
+    trainer(videos, tmp_path / "next", val_clips=0, steps=1).train()
     assert "ended by" not in (tmp_path / "next/train.log").read_text()
 
 
 def test_warnings_are_in_the_log_and_on_the_screen(
-    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    videos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = trainer(videos, tmp_path, steps=3)
+    run = trainer(videos, tmp_path, val_clips=0)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
     run.data.train.paths[0] = broken
     run.train()
     assert "another video takes its place" in (tmp_path / "train.log").read_text()
     assert any("another video takes its place" in record.getMessage() for record in caplog.records)
+    assert "checkpoint" not in capsys.readouterr().err  # numbers are for the log alone
 
 
 # -- pictures ----------------------------------------------------------------------------------------------------------
@@ -133,16 +144,15 @@ def test_curves_say_what_their_axes_are() -> None:
 # -- trackers ----------------------------------------------------------------------------------------------------------
 
 
-def test_tensorboard_gets_pictures_and_a_film(videos: Path, tmp_path: Path) -> None:
+def test_tensorboard_gets_pictures_and_a_film(finished: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import IMAGES, EventAccumulator
 
-    trainer(videos, tmp_path, tracker="tensorboard").train()
-    events = EventAccumulator(str(tmp_path / "tensorboard"), size_guidance={IMAGES: 0}).Reload()
+    events = EventAccumulator(str(finished / "tensorboard"), size_guidance={IMAGES: 0}).Reload()
     assert sorted(events.Tags()["images"]) == ["validation/clip-0", "validation/clip-1", "validation/film"]
     assert [image.step for image in events.Images("validation/clip-0")] == [0, 1, 2]
     picture = Image.open(io.BytesIO(events.Images("validation/clip-0")[2].encoded_image_string))
-    stored = Image.open(tmp_path / "pictures/step-00000002.png")
+    stored = Image.open(finished / "pictures/step-00000002.png")
     assert np.array_equal(np.asarray(picture), np.asarray(stored.crop((0, 0, *picture.size))))
     moving = Image.open(io.BytesIO(events.Images("validation/film")[0].encoded_image_string))
     assert moving.format == "GIF" and getattr(moving, "n_frames", 1) == 2
@@ -151,18 +161,20 @@ def test_tensorboard_gets_pictures_and_a_film(videos: Path, tmp_path: Path) -> N
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_other_trackers_get_them_too(
-    videos: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_trackers_get_them_too(videos: Path, tmp_path: Path, name: str) -> None:
+    """In a process of its own: where they keep things is read when they are imported."""
     pytest.importorskip(name)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    place = tmp_path / "wandb"
-    if name == "trackio":  # where it keeps its runs is read when it is imported
-        place = Path(importlib.import_module("trackio.utils").TRACKIO_DIR) / "media"
-    before = set(place.rglob("*"))
-    trainer(videos, tmp_path, tracker=name).train()
-    new = [path for path in place.rglob("*") if path not in before and path.is_file()]
-    names = [path.name for path in new]  # equal pictures are one file of wandb's
-    assert 2 <= sum(name.endswith(".gif") for name in names) <= 3
-    assert 4 <= sum(name.endswith(".png") for name in names) <= 6
-    assert capsys.readouterr().out == ""  # which is for --json
+    place = tmp_path / ("run/wandb" if name == "wandb" else "trackio")
+    published_gaze().save_pretrained(tmp_path / "gaze")
+    command = [sys.executable, "-m", "autogaze_mllm.cli", "train-gaze", str(videos), "--out", str(tmp_path / "run")]
+    command += ["--init", str(tmp_path / "gaze"), "--frames", "2", "--steps", "2", "--batch-size", "1", "--json"]
+    command += ["--max-patches", "4", "--val-every", "1", "--device", "cpu", "--tracker", name]
+    given = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1", **given}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"] == 2  # their words are on the other stream
+    names = [path.name for path in place.rglob("*") if path.is_file()]  # equal pictures are one file of wandb's
+    assert 2 <= sum(one.endswith(".gif") for one in names) <= 3
+    assert 4 <= sum(one.endswith(".png") for one in names) <= 6

@@ -29,7 +29,7 @@ from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from ..helpers.golden_data import part
 from ..helpers.paths import GOLDEN
 from ..helpers.training_models import CONFIG
-from ..helpers.videomae_files import LOSSES, training_config, write_networks, write_published, write_vit_mae
+from ..helpers.videomae_files import LOSSES, cached, training_config, write_networks, write_published, write_vit_mae
 
 PUBLISHED = GOLDEN / "videomae_published"
 INFO = {
@@ -129,6 +129,27 @@ def test_what_never_learns_keeps_still(written: Path) -> None:
     learning = {name for name, parameter in task.named_parameters() if parameter.requires_grad}
     assert learning and all(name.startswith("model.") for name in learning)
     assert not any(name.endswith(("position_embeddings", "decoder_pos_embed")) for name in learning)
+
+
+def test_repositories_by_their_ids(copied: Path, tmp_path: Path) -> None:
+    """Published, stored by us, and plain, from a cache of the hub without a connection; models that a repository names
+    are repositories, too."""
+    hub: dict[str, Any] = {"cache_dir": tmp_path / "cache", "local_files_only": True}
+    expected = losses(VideoMAETask.from_pretrained(copied))
+    VideoMAETask.from_pretrained(copied).save_pretrained(tmp_path / "own")
+    changed(copied, "task", "recon_model", value="some/vit-mae")
+    for loss in ("dinov2_reg", "siglip2"):
+        changed(copied, *MODEL, f"{loss}_loss_config", value={"model": f"some/{loss}"})
+        cached(tmp_path / "cache", f"some/{loss}", copied.parent / loss)
+    cached(tmp_path / "cache", "some/vit-mae", copied.parent / "vit-mae")
+    cached(tmp_path / "cache", "some/published", copied)
+    cached(tmp_path / "cache", "some/own", tmp_path / "own")
+    cached(tmp_path / "cache", "some/plain", write_vit_mae(tmp_path / "plain", pickled=True))
+    assert torch.equal(losses(VideoMAETask.from_pretrained("some/published", **hub)), expected)
+    assert torch.equal(losses(VideoMAETask.from_pretrained("some/own", **hub)), expected)
+    assert VideoMAETask.from_pretrained("some/plain", **hub).grid.size == 265
+    with pytest.raises(InputError, match=r"some/other: not a folder, and config\.json could not be fetched"):
+        VideoMAETask.from_pretrained("some/other", **hub)
 
 
 PIXEL_KEYS: list[list[dict[str, Any]]] = [

@@ -34,7 +34,7 @@ GRPO = {
     "val_frame_ratio": "self",
     "val_requirement": "fixed:0.1",
     "val_clips": -1,
-    "val_every": 1,
+    "val_every": 2,
 }
 CROPS = ClipConfig(2, (1, 2), 64, min_crop=0.3, crop_aspect=(0.75, 4 / 3), clip_start="random", mirror=True)
 
@@ -101,7 +101,7 @@ def test_a_run_that_breaks_off_goes_on_with_the_same_numbers_under_every_strateg
     assert "ended by KeyboardInterrupt" in log and "steps 2 to 4" in log
 
 
-@pytest.mark.parametrize("source", ["checkpoints/step-00000002", "."])
+@pytest.mark.parametrize("source", ["checkpoints/step-00000002", pytest.param(".", marks=pytest.mark.slow)])
 def test_another_folder_goes_on_from_a_checkpoint_that_is_named(
     videos: Path, whole: Path, tmp_path: Path, source: str
 ) -> None:

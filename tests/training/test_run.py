@@ -376,3 +376,22 @@ def test_bad_input_is_one_line(
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert message in error
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_the_newest_checkpoints_are_kept(videos: Path, tmp_path: Path) -> None:
+    trainer(small_gaze(), data(videos), settings(steps=4, save_every=1, keep=2), tmp_path).train()
+    assert [folder.name[-1] for folder in checkpoint_folders(tmp_path)] == ["3", "4"]
+
+
+def test_a_clipped_step_is_no_longer_than_it_may_be(videos: Path, tmp_path: Path) -> None:
+    """By sgd with a rate of 1 a step is the gradient itself, of which a part belongs to the training aids."""
+
+    def step(limit: float | None, name: str) -> float:
+        gaze = small_gaze()
+        before = [weight.detach().clone() for weight in gaze.parameters()]
+        chosen = settings(steps=1, optimizer="sgd", lr=1.0, schedule="constant", clip_norm=limit)
+        after = trainer(gaze, data(videos), chosen, tmp_path / name).train().parameters()
+        return sum(float((a.detach() - b).square().sum()) for a, b in zip(after, before, strict=True)) ** 0.5
+
+    assert 0.0001 < step(0.01, "clipped") <= 0.0101
+    assert step(None, "free") > 0.05

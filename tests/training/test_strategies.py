@@ -63,6 +63,7 @@ def trainer(videos: Path, run: Path, task: ReconstructionTask | None = None, **c
         ({"requirement": "fixed:nan"}, "expected numbers as in fixed:LOSS"),
         ({"val_requirement": "none:3"}, "expected numbers as in none"),
         ({"val_requirement": -1}, "must not be below 0"),
+        ({"val_requirement": "none", "val_loss": 0.2}, "are both a stop rule in validation: give one"),
     ],
     ids=str,
 )

@@ -94,5 +94,16 @@ element.addEventListener("input", (event) => {
 element.addEventListener("dblclick", (event) => {
   if (event.target.matches("video")) event.target.requestFullscreen();
 });
+// The dropped video itself: not every browser plays what is looked at here. (These events do not bubble.)
+function tellPlayable(event) {
+  const dropped = document.querySelector("#video");
+  if (!dropped || !dropped.contains(event.target)) return;
+  if (event.type === "error") dropped.dataset.unplayable = "Your browser cannot play this file. It can be gazed all the same.";
+  else delete dropped.dataset.unplayable;
+}
+document.addEventListener("error", tellPlayable, true);
+document.addEventListener("loadeddata", tellPlayable, true);
+document.addEventListener("emptied", tellPlayable, true);
+
 watch("value", setUp);
 setUp();

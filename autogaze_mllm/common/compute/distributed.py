@@ -7,8 +7,10 @@ they tell each other; until they know each other, each is alone, and all of it i
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -50,6 +52,18 @@ class Shard:
             if chosen == self.rank:
                 mine[video] = questions
         return mine
+
+
+@contextmanager
+def launched(shard: Shard) -> Iterator[None]:
+    """Inside, the processes of `torchrun` or `accelerate launch` know each other; they end together, because the
+    launcher ends all when one of them fails. Processes that are only numbered (of a job array, say) stay alone."""
+    together = shard.world > 1 and "MASTER_ADDR" in os.environ and not started()
+    if together:
+        dist.init_process_group("gloo", timeout=timedelta(days=365))  # one may have far more to do than another
+    yield
+    if together:
+        finish()
 
 
 def started() -> bool:

@@ -28,6 +28,11 @@ class GazeCheckpoint:
     config: AutoGazeConfig
     processor: AutoGazeImageProcessor
 
+    def forward(self, *_: Any, **__: Any) -> Any:
+        raise InputError(
+            "call generate(video, ...); the published way of calling is autogaze_mllm.published.AutoGaze's"
+        )
+
     @classmethod
     def from_pretrained(cls, source: str | Path = BUNDLED, **options: Any) -> Self:
         """From a folder or a hub repository, or "bundled": the model that comes with this package. In evaluation mode.

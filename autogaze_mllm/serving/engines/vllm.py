@@ -1,8 +1,7 @@
 """A vLLM that is reached by its URL runs the LLM; gaze, tower and projector run here.
 
 Notable design decisions:
-- prompts are sent as embeddings to /v1/completions, so that no chat template of the engine has a part in them; for
-  LLaVA as text with embeddings of its images, so that its published checkpoint can be served as it is;
+- prompts are sent as embeddings to /v1/completions, so that no chat template of the engine has a part in them;
 - answers come back as ids and become text here: the same text as that of the engine in this process, streamed or not;
 - equal videos give equal bytes, so that the engine's prefix cache finds them;
 - what is sent is looked at before: a vLLM answers embeddings that are not numbers with rubbish.
@@ -19,7 +18,7 @@ import json
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import torch
@@ -33,50 +32,63 @@ from ..intake.fetching import hang_up
 from ..intake.sampling import Sampling
 from .base import Emit, Engine, EngineError, Finish
 from .local import LocalEngine, ends_of
-from .ways import refusal
+from .ways import Way, refusal
 
 PROBE = "Hello"  # what both LLMs are asked when they are compared
-START = (
-    "start it with: python -m vllm.entrypoints.openai.api_server --model FOLDER --enable-prompt-embeds, where FOLDER "
-    "is what `autogaze-mllm export-llm` wrote"
-)
 
 
 class VllmEngine(Engine):
     """Raises InputError where there is none, where it cannot do what is needed, and where its LLM is another one."""
 
     name = "vllm"
+    way: ClassVar[Way] = "prompt"
+    route: ClassVar[str] = "/v1/completions"
+    start: ClassVar[str] = (
+        "start it with: python -m vllm.entrypoints.openai.api_server --model FOLDER --enable-prompt-embeds, where "
+        "FOLDER is what `autogaze-mllm export-llm` wrote"
+    )
 
     def __init__(self, model: GazedModel, config: ServeConfig) -> None:
         super().__init__(model)
         assert config.engine is not None
         self.parallel = config.engine_requests
         family = model.family
-        why = refusal(type(family), "prompt")
+        why = refusal(type(family), self.way)
         if why is not None:
-            raise InputError(f"{family.title} cannot run on an engine: {why}; leave --engine out")
+            raise InputError(f"{family.title} cannot run on an engine this way: {why}")
         self._dtype = torch.float32 if config.engine_dtype == "float32" else model.dtype
         self._wire = _Wire(config.engine, config.engine_key, float(config.max_seconds))
         try:
             card = self._wire.get("/v1/models")["data"][0]
             self._llm, length = str(card["id"]), card.get("max_model_len")
         except (EngineError, LookupError, TypeError) as error:
-            raise InputError(f"{self._wire.url}: no engine answers there ({first_line(error)}); {START}") from error
+            raise InputError(
+                f"{self._wire.url}: no engine answers there ({first_line(error)}); {self.start}"
+            ) from error
         self.context_length = length if isinstance(length, int) else None
         self._compare()
 
-    def ready(self, inputs: ModelInputs) -> str:
-        """Embeddings of the prompt as vLLM reads them: base64 of what torch.save writes."""
+    def ready(self, inputs: ModelInputs) -> dict[str, Any]:
+        """The fields of a request that say what is to be read."""
+        return {"prompt": None, "prompt_embeds": self.packed(self.embedded(inputs))}
+
+    def embedded(self, inputs: ModelInputs) -> torch.Tensor:
+        """(L, D) of one prompt."""
         embedded = self.model.embed(inputs["input_ids"], inputs["media"])[0]
         if not bool(torch.isfinite(embedded).all()):
             raise EngineError("the embeddings of a prompt are not finite numbers")
-        packed = io.BytesIO()
-        torch.save(embedded.detach().to("cpu", self._dtype).contiguous().clone(), packed)
-        return base64.b64encode(packed.getvalue()).decode()
+        return embedded
+
+    def packed(self, embedded: torch.Tensor) -> str:
+        """Base64 of what torch.save writes, as vLLM reads it. A copy, without what it is a part of."""
+        file = io.BytesIO()
+        torch.save(embedded.detach().to("cpu", self._dtype).contiguous().clone(), file)
+        return base64.b64encode(file.getvalue()).decode()
 
     def generate(self, ready: Any, sampling: Sampling, choice: int, emit: Emit, call: Cancellation) -> Finish:
-        body = {"prompt": None, "prompt_embeds": ready, **self._options(sampling, choice)}
-        return _written(self._wire.events("/v1/completions", body, call), emit)
+        tokens = ready.get("tokens")
+        body = {**{key: value for key, value in ready.items() if key != "tokens"}, **self._options(sampling, choice)}
+        return _written(self._wire.events(self.route, body, call), emit, tokens)
 
     def _options(self, sampling: Sampling, choice: int) -> dict[str, Any]:
         """All of them, so that no default of the engine or of its model has a part in the answer."""
@@ -107,12 +119,12 @@ class VllmEngine(Engine):
                 self.generate(self.ready(inputs), sampling, 0, functools.partial(_keep, there), call)
             except EngineError as error:
                 raise InputError(
-                    f"{self._wire.url}: the engine takes no prompt embeddings: {error}; {START}"
+                    f"{self._wire.url}: the engine does not take what is sent: {error}; {self.start}"
                 ) from error
         if here != there:
             raise InputError(
                 f"{self._wire.url}: the engine's model {self._llm!r} is not the LLM of this one: it goes on otherwise "
-                f"from the same text; {START}"
+                f"from the same text; {self.start}"
             )
 
 
@@ -121,10 +133,13 @@ def _keep(ids: list[int], token: int) -> bool:
     return True
 
 
-def _written(events: Iterator[dict[str, Any]], emit: Emit) -> Finish:
-    """Hands the ids of a stream on, until that is enough."""
+def _written(events: Iterator[dict[str, Any]], emit: Emit, tokens: int | None) -> Finish:
+    """Hands the ids of a stream on, until that is enough. tokens: that the prompt has, where the engine tokenizes."""
     with contextlib.closing(events):  # type: ignore[type-var]
         for event in events:
+            read = event.get("prompt_token_ids")
+            if tokens is not None and read is not None and len(read) != tokens:
+                raise EngineError(f"it reads a prompt of {len(read)} tokens where ours has {tokens}")
             for choice in event.get("choices", ()):
                 if choice.get("token_ids") is None and not choice.get("finish_reason"):
                     raise EngineError("it does not tell the ids that it writes (return_token_ids): it is too old")

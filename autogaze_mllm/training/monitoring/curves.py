@@ -61,7 +61,7 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("optimizer step", fontsize=9)
         axis.set_ylabel(unit, fontsize=9)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
         if len(lines) > 1:
             legend(axis)
     return figure

@@ -23,6 +23,11 @@ of_run.propagate = False
 of_run.setLevel(logging.INFO)
 
 
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A full disk is told of where the run itself meets it, in one line, and not in a traceback for each line."""
+
+
 @contextmanager
 def run_log(folder: Path | None) -> Iterator[None]:
     """While it is entered, what `of_run` is given and the package's warnings are added to the folder's log. None:
@@ -32,7 +37,7 @@ def run_log(folder: Path | None) -> Iterator[None]:
         return
     package = logging.getLogger("autogaze_mllm")
     with writing(folder / LOG):
-        handler = logging.FileHandler(folder / LOG, encoding="utf-8", errors="backslashreplace")
+        handler = _LogFile(folder / LOG, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     # Where nobody handles them, warnings go to the screen by Python's last resort, which a handler would put an end to.
     screen = [] if package.hasHandlers() or logging.lastResort is None else [logging.lastResort]

@@ -15,7 +15,7 @@ from PIL import Image
 
 from ...common.errors import InputError, first_line
 from ...common.extras import require_extra
-from ...common.storage.files import atomic_write
+from ...common.storage.files import atomic_write, output_folder
 from .pictures import ShownClip, film, sheet, stacked
 
 PROJECT = "autogaze_mllm"  # of wandb and trackio
@@ -55,8 +55,7 @@ class Trackers:
         if not clips:
             return
         sheets = [sheet(clip) for clip in clips]
-        folder = self.run / "pictures"
-        folder.mkdir(exist_ok=True)
+        folder = output_folder(self.run / "pictures")
         with atomic_write(folder / f"step-{step:08}.png") as temporary:
             stacked(sheets).save(temporary, format="png")
         for tracker in self.accelerator.trackers:
@@ -78,7 +77,10 @@ class Trackers:
         """Of the trackers alone: `end_training` would end the process group as well, which is needed further on."""
         with redirect_stdout(sys.stderr):
             for tracker in self.accelerator.trackers:
-                tracker.finish()
+                if tracker.name == "trackio" and self.accelerator.is_main_process:
+                    importlib.import_module("trackio").finish()  # else it finishes again at the exit, with a word
+                else:
+                    tracker.finish()
         self.accelerator.trackers.clear()
 
 

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Mapping
@@ -161,10 +162,11 @@ def _own(
     pixels = find_file(source, "preprocessor_config.json", required=False, **hub)
     networks = {}
     for name in config.loss_type.split("+") if not plain else ():
-        files = [f"{name}/{file}" for file in ("config.json", "preprocessor_config.json", "model.safetensors")]
-        if name in DEFAULT_MODELS and find_file(source, files[0], required=False, **hub) is not None:
-            paths = [find_file(source, file, **hub) for file in files]
-            networks[name] = str(paths[0].parent)  # type: ignore[union-attr]
+        if name in DEFAULT_MODELS and _found(source, [f"{name}/config.json"], hub) is not None:
+            for file in ("config.json", "preprocessor_config.json", "model.safetensors"):
+                path = find_file(source, f"{name}/{file}", **hub)
+            assert path is not None
+            networks[name] = str(path.parent)
     return VideoMAECheckpoint(
         source=str(source),
         config=config,
@@ -179,12 +181,18 @@ def _own(
 
 def _any_of(source: str | Path, names: list[str], hub: dict[str, Any]) -> Path:
     """The first of these files that is there. Raises InputError without any."""
-    why: InputError | None = None
+    path = _found(source, names, hub)
+    if path is None:
+        find_file(source, names[-1], required=False, **hub)  # raises, where it is not even known whether it is there
+        raise InputError(f"{source}: has neither {' nor '.join(names)}")
+    return path
+
+
+def _found(source: str | Path, names: list[str], hub: dict[str, Any]) -> Path | None:
+    """The first of these files that is there. Offline it may be unknown whether a repository has one."""
     for name in names:
-        try:
-            found = find_file(source, name, required=False, **hub)
-        except InputError as error:  # offline it may be unknown whether a repository has a file
-            why, found = error, None
-        if found is not None:
-            return found
-    raise why or InputError(f"{source}: has neither {' nor '.join(names)}")
+        with contextlib.suppress(InputError):
+            path = find_file(source, name, required=False, **hub)
+            if path is not None:
+                return path
+    return None
