@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+
 import pytest
 
 import autogaze_mllm as am
@@ -23,7 +25,28 @@ ADDRESS = "https://example.com/clip.mp4"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, clip):
+def asked():
+    """Every host that this process looks up or connects to."""
+    hosts: set[str] = set()
+    look_up, connect = socket.getaddrinfo, socket.socket.connect
+
+    def looked_up(host, *arguments, **named):
+        hosts.add(str(host))
+        return look_up(host, *arguments, **named)
+
+    def connected(own, address):
+        if isinstance(address, tuple):
+            hosts.add(str(address[0]))
+        return connect(own, address)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket, "getaddrinfo", looked_up)
+        patch.setattr(socket.socket, "connect", connected)
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, clip, asked):
     """The page of a tiny model, served by this process. -> its address."""
     from autogaze_mllm.app.page import Page, launch
 
@@ -45,8 +68,10 @@ def server(tmp_path_factory, clip):
 
 
 @pytest.fixture(scope="module")
-def client(server):
-    return gradio_client.Client(server, verbose=False)
+def client(server, asked):
+    made = gradio_client.Client(server, verbose=False)
+    asked.discard("huggingface.co")  # the client's: hub headers, for which it looks up what may drive it
+    return made
 
 
 def test_a_video_is_gazed_and_asked_about(client, clip):
@@ -126,6 +151,12 @@ def test_sliders_have_the_ranges_and_words_of_the_settings(server):
         assert slider["info"] == one.help and slider["minimum"] < slider["maximum"]
         one.check(slider["minimum"]), one.check(slider["maximum"])  # refuses what is out of range
     assert sliders["frames"]["value"] == 8 and sliders["frames"]["maximum"] == AppConfig().most_frames
+
+
+def test_the_server_asks_nobody(client, asked):
+    """After all of the above."""
+    assert client and "127.0.0.1" in asked
+    assert asked <= {"127.0.0.1", "localhost", "::1", "0.0.0.0", "None"}
 
 
 # -- the verb --------------------------------------------------------------------------------------------------------
