@@ -112,7 +112,7 @@ def main() -> int:
         with running as address, opened(address, arguments.width, arguments.dark) as page:
             use(page)
             picture = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    picture.quantize(256, dither=Image.Dither.NONE).save(arguments.out, optimize=True)
+    picture.quantize(256, kmeans=3, dither=Image.Dither.NONE).save(arguments.out, optimize=True)
     return 0
 
 

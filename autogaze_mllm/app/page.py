@@ -160,7 +160,7 @@ class Page:
                     with gr.Row():
                         go = gr.Button("Gaze", variant="primary", scale=3, min_width=120, elem_id="go")
                         stop = gr.Button("Stop", scale=1, min_width=70, elem_id="stop")
-                with gr.Column(scale=1, min_width=320, elem_id="results"):
+                with gr.Column(scale=1, min_width=520, elem_id="results"):
                     viewer = gr.HTML(
                         fragments.steps(STEPS),
                         elem_id="viewer",
