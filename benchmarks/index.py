@@ -121,22 +121,22 @@ def main() -> None:
     videos = arguments.video_folder / str(arguments.videos)
     make_videos(videos, arguments.videos)
     options = ["--gaze", arguments.gaze, "--frames", str(arguments.frames)]
-    ways: dict[str, Any] = {}
+    rows: list[dict[str, Any]] = []
     first: dict[str, bytes] = {}
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, (launched, more)) in enumerate(WAYS.items()):
             out = Path(folder) / str(number)
-            ways[name] = run(videos, out, launched, [*options, *more])
+            row = {"workers": name, **run(videos, out, launched, [*options, *more])}
             first = first or contents(out)
-            ways[name]["same_bytes"] = contents(out) == first
-            print(name, to_json(ways[name]), file=sys.stderr)
+            rows.append({**row, "same_bytes": contents(out) == first})
+            print(to_json(rows[-1]), file=sys.stderr)
     result = {
         "command": "python " + " ".join(sys.argv),
         "machine": machine(),
         "cores": os.cpu_count(),
         "gaze": arguments.gaze,
         "frames": arguments.frames,
-        "ways": ways,
+        "rows": rows,
     }
     print(to_json(result, indent=2))
     if arguments.out:

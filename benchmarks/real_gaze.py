@@ -27,10 +27,13 @@ from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.labels import told_apart
+from autogaze_mllm.common.labels import in_plot, told_apart
+from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
+from autogaze_mllm.common.storage.json_diff import check_same
 from autogaze_mllm.gaze.selection import GazingInfo, read_selection
 from autogaze_mllm.gaze.selector_registry import load_selector
+from autogaze_mllm.gaze.selectors.base import as_selector
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
 from autogaze_mllm.training.data.camera import CODEC, CONDITIONS, NOISE, CameraClip
@@ -81,6 +84,7 @@ def run(arguments: argparse.Namespace) -> None:
     selectors = {label: load(name, device) for name, label in told_apart(arguments.gaze.split(",")).items()}
     task = next((default_task(s) for s in selectors.values() if hasattr(s, "processor")), default_task(load("random")))
     out = output_folder(arguments.out)
+    check_models(out / "models.json", selectors)
     rows, curves = read_csv(out / "clips.csv"), read_json(out / "curves.json") if (out / "curves.json").exists() else {}
     known = {tuple(row[key] for key in KEYS) for row in rows}
     for path in tqdm(videos, unit="video"):
@@ -107,6 +111,15 @@ def run(arguments: argparse.Namespace) -> None:
     for line in summary:
         if line["condition"] in ("clean", "noise"):
             print({key: round(v, 3) if isinstance(v, float) else v for key, v in line.items() if "_low" not in key})
+
+
+def check_models(path: Path, selectors: dict[str, Any]) -> None:
+    """Rows are known by a model's label, so a label stands for the same model as long as the folder is used."""
+    now = {label: None if found == "greedy" else as_selector(found).identity() for label, found in selectors.items()}
+    before = read_json(path) if path.exists() else {}
+    both = before.keys() & now.keys()
+    check_same(path, {label: before[label] for label in both}, {label: now[label] for label in both})
+    write_json(path, before | now)
 
 
 def load(name: str, device: torch.device | None = None) -> Any:
@@ -263,38 +276,21 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def plot(path: Path, summary: Sequence[dict[str, Any]]) -> None:
     """Bars for each condition: patches over those of greedy and of pixel-diff, as it was and as it is."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    from matplotlib import pyplot
-
     settings = list(dict.fromkeys(line["setting"] for line in summary))
     conditions = [c for c in CONDITIONS if any(line["condition"] == c for line in summary)]
     selectors = [s for s in dict.fromkeys(line["selector"] for line in summary) if s not in ("greedy", "random")]
     others = {"over_greedy": "greedy", "over_pixel_diff_raw": "pixel-diff without a noise floor"}
     others = {key: name for key, name in others.items() if key in summary[0]}
-    figure, axes = pyplot.subplots(
-        len(settings), len(others), figsize=(14, 2.8 * len(settings)), squeeze=False, sharex=True
-    )
-    for row, setting in zip(axes, settings, strict=True):
-        for axis, (key, name) in zip(row, others.items(), strict=True):
-            for number, selector in enumerate(selectors):
-                _bars(
-                    axis,
-                    [line for line in summary if (line["setting"], line["selector"]) == (setting, selector)],
-                    key,
-                    conditions,
-                    number,
-                    len(selectors),
-                    selector,
-                )
-            axis.axhline(1, color="black", linewidth=0.8)
-            axis.set_title(f"{setting}: patches over {name} at equal error", fontsize=9)
-            axis.set_xticks(range(len(conditions)), conditions, rotation=30, fontsize=8)
-    axes[0][0].legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
+    figure, axes = panels(len(settings) * len(others), columns=len(others), size=(7, 2.8))
+    for axis, (setting, (key, name)) in zip(axes, itertools.product(settings, others.items()), strict=True):
+        for number, selector in enumerate(selectors):
+            lines = [line for line in summary if (line["setting"], line["selector"]) == (setting, selector)]
+            _bars(axis, lines, key, conditions, number, len(selectors), in_plot(selector))
+        axis.axhline(1, color="black", linewidth=0.8)
+        axis.set_title(f"{setting}: patches over {name} at equal error", fontsize=9)
+        axis.set_xticks(range(len(conditions)), conditions, rotation=30, fontsize=8)
+    legend(axes[0])
+    save_png(figure, path)
 
 
 def _bars(

@@ -40,6 +40,7 @@ from autogaze_mllm.common.palette import line_colours
 from autogaze_mllm.common.pixels import resize_frames
 from autogaze_mllm.common.plots import panels, plain_log, save_png
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
+from autogaze_mllm.common.storage.hashing import content_hash
 from autogaze_mllm.common.storage.json_diff import check_same
 from autogaze_mllm.gaze.mosaic import rebuild
 from autogaze_mllm.gaze.selectors.base import AnySelector
@@ -298,13 +299,18 @@ def run(arguments: argparse.Namespace) -> None:
         raise InputError("nothing to measure: name videos, or --generated scenes")
     models = load_models(arguments.gaze.split(","), "mosaic", device)
     output_folder(arguments.out.parent)
-    decides = {"seconds": arguments.seconds, "tiles": arguments.tiles, "models": models.identity()}
-    result: Row = {"command": shlex.join(["python", *sys.argv]), "machine": machine(device), "settings": decides}
+    decides: Row = {
+        "seconds": arguments.seconds,
+        "tiles": arguments.tiles,
+        "models": models.identities(),
+        "videos": {one.name: content_hash(one.path) for one in footage if one.path is not None},
+    }
     rows: list[Row] = []
     if arguments.out.exists():
         stored = read_json(arguments.out)
-        check_same(arguments.out, {**stored.get("settings", {})}, decides)
+        decides = continued(arguments.out, stored["settings"], decides)
         rows = stored["rows"]
+    result: Row = {"command": shlex.join(["python", *sys.argv]), "machine": machine(device), "settings": decides}
     known = {tuple(row[key] for key in KEYS) for row in rows}
     todo = list(itertools.product(footage, points))
     for one, (fps, side) in tqdm(todo, unit="point"):
@@ -320,6 +326,17 @@ def run(arguments: argparse.Namespace) -> None:
             rows.append(measure_point(one, fps, side, tiles, contender, loss, device))
             write_json(arguments.out, {**result, "rows": rows, "needed": summarise(rows)})
     report(arguments.out, rows, losses)
+
+
+def continued(path: Path, before: Row, now: Row) -> Row:
+    """Settings of both runs. Selectors and videos may be added, but a name stands for the same one in both."""
+    named = {part: before[part].keys() & now[part].keys() for part in ("models", "videos")}
+    old, new = (
+        {**run, **{part: {name: run[part][name] for name in both} for part, both in named.items()}}
+        for run in (before, now)
+    )
+    check_same(path, old, new)
+    return {**now, **{part: {**before[part], **now[part]} for part in named}}
 
 
 def report(out: Path, rows: Sequence[Row], losses: Sequence[float]) -> None:

@@ -26,4 +26,4 @@ if [ "$TASK" = mosaic ]; then rule=uniform:0.1:0.4 stop=fixed:0.2; else rule=uni
 train --algorithm grpo --init "$INIT" --frames "$FRAMES" --epochs "$EPOCHS" --batch-size "$BATCH" \
     --micro-batch "$PER_GPU" --lr "${LR:-5e-5}" --ratio fixed:0.75 --frame-ratio self --requirement "$rule" \
     --group-size "$GROUP" --discount 0.995 --temperature 3:0.3 --top-k 50 --val-ratio fixed:0.75 \
-    --val-requirement "$stop" --val-every "$VAL" --val-clips "$CLIPS" --save-every "$SAVE" "$@"
+    --val-frame-ratio uniform --val-requirement "$stop" --val-every "$VAL" --val-clips "$CLIPS" --save-every "$SAVE" "$@"

@@ -44,10 +44,27 @@ def test_every_table_that_says_so_is_compared():
         for page in (ROOT / "docs").glob("*.md")
         for name in re.findall(r"<!-- table: (\w+) -->", page.read_text(encoding="utf-8"))
     }
-    tables = {"gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction", "required_ratio"}
+    tables = {"serve", "gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction", "required_ratio"}
     tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
-    tables |= {"presets", "qwen_seconds", "qwen_tokens"}
+    tables |= {"presets", "qwen_seconds", "qwen_tokens", "index"}
     assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
+
+
+def test_what_the_server_does_by_the_number_of_clients():
+    found = results("serve_cpu")
+    rows = {(row["engine"], row["requests_are"], row["clients"]): row for row in found}
+    expected = []
+    for engine, kind in dict.fromkeys((row["engine"], row["requests_are"]) for row in found):
+        cells = [rows[engine, kind, clients] for clients in (1, 4, 16)]
+        told = [f"{cell['requests_per_second']:.1f}; {cell['first_word_median']:.2f} s" for cell in cells]
+        expected.append([engine, kind, *told])
+    assert table("serve") == expected
+
+
+def test_what_back_ends_of_index_cost():
+    found, names = results("index_cpu"), ("core_seconds", "start_seconds", "videos_per_hour", "load_average")
+    assert table("index") == [[row["workers"], *(f"{row[name]:.0f}" for name in names)] for row in found]
+    assert all(row["same_bytes"] for row in found)
 
 
 def test_what_gaze_saves_in_front_of_qwen():

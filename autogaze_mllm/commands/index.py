@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..common.errors import InputError
 from ..common.storage.json_text import to_json
+from .config_file import CONFIG, write_config
 from .options import gaze_options, given, print_rows, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
@@ -58,6 +60,8 @@ def run(arguments: argparse.Namespace) -> int:
             progress=not arguments.json and shard.rank == 0,
         )
         results = distributed.gathered(result)
+    if shard.rank == 0:
+        write_config(arguments, Path(arguments.out, CONFIG))
     if len(results) > 1 and shard.rank != 0:  # the first one tells of all
         return 0
     return _told(arguments, IndexResult.joined(results))

@@ -41,11 +41,15 @@ def legend(axis: Axes) -> None:
 
 
 def plain_log(axis: Axis, *, per_cent: bool = False) -> None:
-    """Plain numbers, 1, 2 and 5 of each power of ten, on a logarithmic axis; per_cent: of shares."""
+    """Plain numbers on a logarithmic axis whose limits are known: 1, 2 and 5 of each power of ten, more of them where
+    it spans little. per_cent: of shares."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     factor = 100 if per_cent else 1
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = axis.get_view_interval()
+    spans = ((10, "1 2 5"), (3, "1 1.5 2 3 4 5 7"), (0, "1 1.2 1.5 2 2.5 3 4 5 6 7 8 9"))
+    digits = next(digits for span, digits in spans if high > span * low)
+    axis.set_major_locator(LogLocator(subs=[float(digit) for digit in digits.split()], numticks=50))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{factor * value:g}"))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -30,6 +31,17 @@ class IndexJob:
     settings: VideoSettings | None = None
     overrides: dict[str, Any] = field(default_factory=dict)
     device: str | None = None
+
+
+def placed(job: IndexJob) -> IndexJob:
+    """The same job for processes that work in other folders: what lies on the disk by its whole path."""
+
+    def whole(name: str | None) -> str | None:
+        return str(Path(name).resolve()) if name is not None and Path(name).is_dir() else name
+
+    gaze = whole(job.gaze) if isinstance(job.gaze, str) else job.gaze
+    folder, out = str(Path(job.folder).resolve()), str(Path(job.out).resolve())
+    return replace(job, folder=folder, out=out, model=whole(job.model), gaze=gaze)
 
 
 def chosen_device(name: str | None, number: int) -> str:

@@ -25,7 +25,7 @@ from ..common.errors import InputError, first_line
 from ..common.storage.json_text import Fields, to_json
 from .attempts import Attempts
 from .folder import StoreError, claim
-from .job import IndexJob
+from .job import IndexJob, placed
 from .records import Record
 
 LOCAL = "local"
@@ -38,7 +38,7 @@ class RayActors:
     address: of a cluster, or "local"."""
 
     def __init__(self, job: IndexJob, count: int, address: str) -> None:
-        self.job, self.count, self.address = job, count, address
+        self.job, self.count, self.address = placed(job), count, address
         self.gpus = 0 if job.device in (None, "cpu") else 1
         self._before: dict[str, int] = {}
 

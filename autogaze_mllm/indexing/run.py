@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,9 @@ def _run(
     progress: bool,
 ) -> IndexResult:
     with ExitStack() as stack:
-        processes = stack.enter_context(WorkerProcesses(job, 1 if ray else workers or default_workers(job)))
+        # With Ray one process says what the index will be; this machine may have no accelerator.
+        here = replace(job, device="cpu") if ray else job
+        processes = stack.enter_context(WorkerProcesses(here, 1 if ray else workers or default_workers(job)))
         claim(out, processes.info())
         stored = _known(job, out, videos)
         found = {video: record for video, record in stored.items() if record.error is None or not retry_failed}

@@ -19,6 +19,7 @@ from ..common.storage.files import output_folder
 from ..common.storage.paths import shown_name
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import GAZED, TOKENS, VideoCache
+from ..gaze.pipeline import gaze_video
 from ..mllm.loading import load_or_wrap
 from ..mllm.model import GazedModel
 from ..video.sources import Video
@@ -38,38 +39,23 @@ class Worker:
 
     def __init__(self, job: IndexJob, number: int = 0) -> None:
         self.job, self.out = job, output_folder(job.out)
-        self.attempts = Attempts(self.out)
+        self.attempts, self.store = Attempts(self.out), IndexStore(self.out)
         device = chosen_device(job.device, number)
         if device == "cpu":
             torch.set_num_threads(1)
-        self.model: GazedModel = load_or_wrap(
-            job.model or BUNDLED,
-            job.gaze,
-            settings=job.settings,
-            device=device,
-            cache=IndexStore(self.out),
-            **job.overrides,
-        )
-        self._facts = self._checked_facts()
-
-    def _checked_facts(self) -> tuple[dict[str, Any], dict[str, Any] | None]:
-        gaze, tokens = self.model.cache_facts()
-        if gaze is None:
-            raise InputError("what this selector keeps cannot be kept on disk: it has no identity")
-        if self.job.encode and tokens is None:
-            raise InputError(
-                f"visual tokens of {self.job.model} cannot be kept: its weights are of a kind that cannot be looked "
-                "at; index with --model instead of --encode"
-            )
-        return gaze, tokens if self.job.encode else None
+        source = job.model or BUNDLED
+        model = load_or_wrap(source, job.gaze, settings=job.settings, device=device, cache=self.store, **job.overrides)
+        model.family.check_settings(model.settings)
+        self.gaze, self.settings, self.form = model.gaze, model.settings, model.video_form
+        self.gaze_facts, self.token_facts = _facts(model, job)
+        self.model = model if job.encode else None  # otherwise it goes: what is left is small
 
     def info(self) -> IndexInfo:
         """What this index is, for its folder."""
-        gaze, tokens = self._facts
-        settings = self.model.settings.to_dict()
         folder = str(Path(self.job.folder).resolve())
         named = self.job.gaze if isinstance(self.job.gaze, str) else None
-        return IndexInfo(folder, self.job.model, named, settings, {"gaze": gaze, "tokens": tokens or {}})
+        facts = {"gaze": self.gaze_facts, "tokens": self.token_facts}
+        return IndexInfo(folder, self.job.model, named, self.settings.to_dict(), facts)
 
     def index(self, video: str) -> Record:
         """The record of a video, whose results are on the disk by then. Raises StoreError where they cannot be."""
@@ -98,19 +84,39 @@ class Worker:
             return replace(record, seconds={stage: round(spent, 4) for stage, spent in seconds.items()})
 
     def _indexed(self, source: Video, record: Record) -> Record:
-        gaze, tokens = self._facts
-        stats = self.model.gaze_video(source).stats
-        seconds = dict(stats["seconds"])
-        if tokens is not None:
-            self.model.encode_video(source)  # finds what was gazed
-            for stage, spent in self.model.stats["seconds"].items():
-                seconds[stage] = seconds.get(stage, 0.0) + spent
-        return replace(
+        key = VideoCache.key(source, **self.gaze_facts)
+        gazed = self.store.get_gazed(key)
+        if gazed is None:
+            gazed = gaze_video(source, self.gaze, self.settings, **self.form)
+            self.store.put_gazed(key, gazed)
+        stats, seconds = gazed.stats, dict(gazed.stats.get("seconds", {}))
+        record = replace(
             record,
-            gazed=VideoCache.key(source, **gaze) + GAZED,
-            tokens=None if tokens is None else VideoCache.key(source, **gaze, **tokens) + TOKENS,
-            visual_tokens=None if tokens is None else self.model.stats["visual_tokens"],
-            settings=self.model.settings.to_dict(),
+            gazed=f"{key}{GAZED}",
+            settings=self.settings.to_dict(),
             seconds=seconds,
             **{name: stats[name] for name in ("frames", "frames_lost", "patches", "patches_total")},
         )
+        if self.model is None:
+            return record
+        del gazed
+        self.model.encode_video(source)  # finds what was gazed
+        for stage, spent in self.model.stats["seconds"].items():
+            seconds[stage] = seconds.get(stage, 0.0) + spent
+        tokens = VideoCache.key(source, **self.gaze_facts, **self.token_facts) + TOKENS
+        return replace(record, tokens=tokens, visual_tokens=self.model.stats["visual_tokens"])
+
+
+def _facts(model: GazedModel, job: IndexJob) -> tuple[dict[str, Any], dict[str, Any]]:
+    """All that decides gazed videos, and what besides decides their visual tokens (nothing where none are kept)."""
+    gaze, tokens = model.cache_facts()
+    if gaze is None:
+        raise InputError("what this selector keeps cannot be kept on disk: it has no identity")
+    if not job.encode:
+        return gaze, {}
+    if tokens is None:
+        raise InputError(
+            f"visual tokens of {job.model} cannot be kept: its weights are of a kind that cannot be looked at; index "
+            "with --model instead of --encode"
+        )
+    return gaze, tokens

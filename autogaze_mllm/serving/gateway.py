@@ -86,7 +86,8 @@ class Gateway:
         self.draining = True
         self.gates["vision"].refuse(_closing())
         for upload in self.uploads:
-            upload.reschedule(0)
+            if not upload.expired():
+                upload.reschedule(0)
 
     def close(self) -> None:
         for pool in (self._fetching, self._seeing, self._writing):

@@ -15,6 +15,9 @@ from autogaze_mllm import InputError
 from autogaze_mllm.training.data.camera import CODEC, CONDITIONS, NOISE, CameraClip
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
+from benchmarks.real_gaze import check_models
+
+from ..helpers.training_models import small_gaze
 
 JUDGE = Path(__file__).parents[2] / "benchmarks" / "real_gaze.py"
 
@@ -102,3 +105,13 @@ def test_the_judge_says_what_is_wrong_in_a_line(tmp_path: Path) -> None:
     done = judge(str(tmp_path), "--out", str(tmp_path / "out"))
     assert done.returncode == 2
     assert "no videos there" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_label_stands_for_one_model(tmp_path: Path) -> None:
+    """What was measured of a model is not taken for another one of its name; others may be added."""
+    path = tmp_path / "models.json"
+    check_models(path, {"gaze": small_gaze(0), "greedy": "greedy"})
+    check_models(path, {"gaze": small_gaze(0), "other": small_gaze(1)})
+    assert json.loads(path.read_text()).keys() == {"gaze", "greedy", "other"}
+    with pytest.raises(InputError, match=r"gaze\.weights"):
+        check_models(path, {"gaze": small_gaze(1)})

@@ -104,6 +104,10 @@ def test_a_run_goes_on_and_latency_reads_it(
         measured_points(out, "bundled")
     assert run(monkeypatch, out, *options, "--tiles", "3") == 2
     assert "begun with other settings" in capsys.readouterr().err
+    assert run(monkeypatch, out, *options, "--gaze", "random", "--loss", "0.3", "--points", "30x224") == 0
+    added = json.loads(out.read_text())
+    assert added["rows"][:8] == rows and added["rows"][8]["selector"] == "random", "selectors may be added"
+    assert added["settings"]["models"].keys() == {"pixel-diff", "greedy", "random"}
     timed = tmp_path / "latency.json"
     arguments = ["--size", "tiny", "--device", "cpu", "--repeats", "1", "--limit", "0.0001", "--batch", "16"]
     arguments += ["--required", str(out), "--selector", "greedy", "--points", "1", "--out", str(timed)]
@@ -111,6 +115,17 @@ def test_a_run_goes_on_and_latency_reads_it(
     latency.main()
     (row,) = json.loads(timed.read_text())["rows"]
     assert (row["fps"], row["side"], row["ratio"]) == points[0]
+
+
+def test_a_name_stands_for_one_video(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was measured of a file is not taken for another one of its name."""
+    options = ("--gaze", "greedy", "--generated", "0", "--points", "1x224", "--seconds", "0.1")
+    for seed, code in ((0, 0), (1, 2)):
+        write_video(tmp_path / "clip.mp4", moving_scene(224, 224, 2, seed=seed), fps=10)
+        assert run(monkeypatch, tmp_path / "out.json", str(tmp_path / "clip.mp4"), *options) == code
+    assert "videos.clip.mp4" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_line(

@@ -72,7 +72,7 @@ def stored(out: Path) -> dict[str, bytes]:
 
 def half_files(out: Path) -> list[str]:
     """What is in the folder besides whole results and what processes meet at."""
-    known = {".attempts", ".merge.lock", "index.json", "index.jsonl"}
+    known = {".attempts", ".merge.lock", "config.yaml", "index.json", "index.jsonl"}
     names = {path.name for path in out.iterdir()} - known - {path.name for path in out.glob(".run-*.lock")}
     return sorted(name for name in names if name.startswith(".") or not name.endswith(".safetensors"))
 

@@ -122,7 +122,11 @@ class _Handler(BaseHTTPRequestHandler):
                 over = token in body["stop_token_ids"]
                 last = number + 1 == body["max_tokens"]
                 finish = "stop" if over else "length" if last else None
-                choice = {"index": 0, "text": "?", "finish_reason": finish, "token_ids": [token]}
+                chat = "messages" in body
+                if chat and not number:
+                    self._event({"choices": [{"index": 0, "delta": {"role": "assistant", "content": ""}}]})
+                text = {"delta": {"content": "?"}} if chat else {"text": "?"}
+                choice = {"index": 0, **text, "finish_reason": finish, "token_ids": [token]}
                 first = {} if number else {"prompt_token_ids": [0] * (len(embedded) + self.route.more_read)}
                 self._event({**first, "choices": [choice]})
                 if finish:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from autogaze_mllm.cli import main
+from autogaze_mllm.cli import _parser, main
+from autogaze_mllm.commands.config_file import parse
+from autogaze_mllm.commands.options import load_model
 
 from ..helpers.eval_runs import command, lines_of, refused
 from ..helpers.finetune_files import mixed_data
-from ..helpers.index_runs import index, tiny_base
+from ..helpers.index_runs import index, make_videos, tiny_base
 
 GAZE = ["--gaze", "pixel-diff", "--frames", "4"]
 
@@ -45,3 +47,14 @@ def test_fine_tuning_gazes_at_nothing_that_was_indexed(model, tmp_path, capsys):
     assert main([*options, "--ratio", "0.3"]) == 2
     assert "settings.ratio: 0.75 -> 0.3" in capsys.readouterr().err.splitlines()[-1]
     assert "leave index out" in refused(capsys, [*options, "--train-gaze", "full"])
+
+
+@pytest.mark.parametrize("verb", ["serve", "app"])
+def test_what_serve_and_the_page_load_finds_what_was_indexed(verb, model, tmp_path, capsys):
+    videos, out = make_videos(tmp_path / "videos", 1), tmp_path / "index"
+    index(capsys, videos, out, "--encode", model, *GAZE)
+    loaded = load_model(parse(_parser(), [verb, str(model), "--index", str(out)]))
+    loaded.encode_video(videos / "0.mp4")
+    assert loaded.stats["from_cache"] == 1 and loaded.settings.frames == 4
+    with pytest.raises(SystemExit):  # which would not look there
+        parse(_parser(), [verb, "--index", str(out), "--no-cache"])

@@ -12,6 +12,7 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.cache import VideoCache
+from autogaze_mllm.indexing.job import IndexJob, placed
 
 from ..helpers.eval_runs import refused
 from ..helpers.index_runs import DAMAGED, half_files, index, make_mixed, make_videos, records, stored, tiny_base
@@ -140,7 +141,8 @@ def test_a_run_goes_on_with_what_is_not_done(model, tmp_path, capsys):
     (out / "index-00000.jsonl").write_bytes(lines[0] + lines[1] + lines[2][:40])
     assert index(capsys, videos, out, *more)["tried"] == 1
     assert stored(out) == first
-    told = index(capsys, videos, out, *more)
+    assert main(["index", "--config", str(out / "config.yaml"), "--json"]) == 0  # what it leaves to repeat it
+    told = json.loads(capsys.readouterr().out)
     assert told["tried"] == 0 and told["videos"] == 3 and told["videos_per_hour"] is None
     # One that is new, one that is another now, one whose result is gone.
     before = records(out)
@@ -195,6 +197,24 @@ def test_what_cannot_be_written_ends_the_run_and_is_held_against_no_video(model,
     assert index(capsys, videos, out, *more)["tried"] == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "words"),
+    [
+        ("index.json", "{", "index.json: not readable as json"),
+        ("index.json", '{"format": 9}', "format 9, this version reads 1"),
+        ("index.json", '{"format": 1, "folder": 3}', "'folder' must be text"),
+        ("index.jsonl", '{"path": "0.mp4"}\n', "index.jsonl, line 1: 'bytes' is missing"),
+        ("index.jsonl", "no json\n", "index.jsonl, line 1: not readable as json"),
+        ("index.jsonl", '{"path": "a", "bytes": 1, "modified": 1, "seconds": 5}\n', "'seconds' must be an object"),
+    ],
+)
+def test_a_damaged_index_is_named_in_one_line(encoded, videos, model, tmp_path, capsys, file, content, words):
+    out = shutil.copytree(encoded[0], tmp_path / "index")
+    (out / file).write_text(content)
+    command = ["index", str(videos), "--out", str(out), "--encode", str(model), "--workers", "1", *GAZE]
+    assert words in refused(capsys, command)
+
+
 def test_bad_input_is_refused_in_one_line(videos, tmp_path, capsys, monkeypatch):
     out = ["--out", str(tmp_path / "out")]
     assert "no such folder" in refused(capsys, ["index", str(tmp_path / "none"), *out])
@@ -217,3 +237,14 @@ def test_a_folder_that_cannot_be_listed_is_named(videos, tmp_path, capsys):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0)
     assert "cannot be listed" in refused(capsys, ["index", str(closed), "--out", str(tmp_path / "out")])
+
+
+def test_a_job_for_processes_that_work_elsewhere_names_what_lies_here_by_its_whole_path(tmp_path, monkeypatch):
+    for name in ("videos", "tiny", "gaze"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path)
+    found = placed(IndexJob("videos", "out", model="tiny", gaze="gaze"))
+    assert [found.folder, found.out] == [str(tmp_path / "videos"), str(tmp_path / "out")]
+    assert [found.model, found.gaze] == [str(tmp_path / "tiny"), str(tmp_path / "gaze")]
+    hub = IndexJob("videos", "out", model="llava-hf/none-here", gaze="pixel-diff")
+    assert (placed(hub).model, placed(hub).gaze) == ("llava-hf/none-here", "pixel-diff")

@@ -117,6 +117,7 @@ def test_both_stages_run_in_small_and_a_kill_changes_nothing(data: Path, gaze: P
     assert (kept["algorithm"], kept["temperature"], kept["discount"], kept["top_k"]) == ("grpo", [3, 0.3], 0.995, 50)
     budget = AutoGaze.from_pretrained(tmp_path / "grpo/gaze").config.budget
     assert (budget.ratio, budget.frame_training, budget.requirement_training) == (0.75, "self", "uniform")
+    assert budget.frame_inference == "uniform"  # and no longer that of stage 1
     assert (budget.use_requirement_inference, budget.requirement_inference) == (True, "fixed")
     before, after = (load_file(tmp_path / name / "gaze/model.safetensors") for name in ("ntp", "grpo"))
     assert any(not before[name].equal(after[name]) for name in before)

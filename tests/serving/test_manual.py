@@ -25,7 +25,7 @@ def test_the_examples_of_the_page_run(clip, tmp_path, monkeypatch, capsys):
     blocks = re.findall(r"^```python\n# Needs the server\.\n((?:.*\n)*?)```$", text, flags=re.MULTILINE)
     assert len(blocks) >= 4
     names: dict[str, object] = {}
-    with served(talkative()) as server:
+    with served(talkative(), max_tokens=16) as server:
         for block in blocks:
             assert "127.0.0.1:8000" in block or "client" in names
             exec(compile(block.replace("http://127.0.0.1:8000", server.url), PAGE.name, "exec"), names)

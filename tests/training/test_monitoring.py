@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import io
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,8 @@ from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, film, ke
 from autogaze_mllm.training.tasks.mosaic import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.paths import ROOT
+from ..helpers.published_folders import small_gaze as published_gaze
 from ..helpers.training_models import small_gaze, write_clips
 
 
@@ -157,18 +161,20 @@ def test_tensorboard_gets_pictures_and_a_film(finished: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["wandb", "trackio"])
-def test_other_trackers_get_them_too(
-    videos: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_other_trackers_get_them_too(videos: Path, tmp_path: Path, name: str) -> None:
+    """In a process of its own: where they keep things is read when they are imported."""
     pytest.importorskip(name)
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    place = tmp_path / "wandb"
-    if name == "trackio":  # where it keeps its runs is read when it is imported
-        place = Path(importlib.import_module("trackio.utils").TRACKIO_DIR) / "media"
-    before = set(place.rglob("*"))
-    trainer(videos, tmp_path, tracker=name).train()
-    new = [path for path in place.rglob("*") if path not in before and path.is_file()]
-    names = [path.name for path in new]  # equal pictures are one file of wandb's
-    assert 2 <= sum(name.endswith(".gif") for name in names) <= 3
-    assert 4 <= sum(name.endswith(".png") for name in names) <= 6
-    assert capsys.readouterr().out == ""  # which is for --json
+    place = tmp_path / ("run/wandb" if name == "wandb" else "trackio")
+    published_gaze().save_pretrained(tmp_path / "gaze")
+    command = [sys.executable, "-m", "autogaze_mllm.cli", "train-gaze", str(videos), "--out", str(tmp_path / "run")]
+    command += ["--init", str(tmp_path / "gaze"), "--frames", "2", "--steps", "2", "--batch-size", "1", "--json"]
+    command += ["--max-patches", "4", "--val-every", "1", "--device", "cpu", "--tracker", name]
+    given = {"WANDB_MODE": "offline", "TRACKIO_DIR": str(tmp_path / "trackio"), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, env={**os.environ, "OMP_NUM_THREADS": "1", **given}, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert json.loads(done.stdout)["steps"] == 2  # their words are on the other stream
+    names = [path.name for path in place.rglob("*") if path.is_file()]  # equal pictures are one file of wandb's
+    assert 2 <= sum(one.endswith(".gif") for one in names) <= 3
+    assert 4 <= sum(one.endswith(".png") for one in names) <= 6

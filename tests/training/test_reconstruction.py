@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on(videos: Path, tmp_path: Path, capsys: pytest.Captu
     assert "was begun with other settings" in capsys.readouterr().err
     small_gaze(1).save_pretrained(tmp_path / "gaze")
     assert evaluate(videos, out, *options, "--frames", 2) == 2
-    assert "models.selectors.gaze.weights" in capsys.readouterr().err
+    assert "models.gaze.selector.weights" in capsys.readouterr().err
 
 
 def test_the_seed_decides_random_choice(videos: Path) -> None:

@@ -58,7 +58,7 @@ class _Listener(BaseStreamer):
             self._prompt = False
             return
         for token in value.flatten().tolist():
-            if self.stop.enough:  # transformers may look at its criteria one id late
+            if self.stop.over:  # transformers looks at its criteria one id late
                 return
             self.last = token
             self.stop.enough = not self._emit(token)
@@ -71,9 +71,12 @@ class _Stop(StoppingCriteria):
     def __init__(self, call: Cancellation) -> None:
         self._call, self.enough = call, False
 
+    @property
+    def over(self) -> bool:
+        return self.enough or self._call.cancelled
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: Any) -> torch.Tensor:
-        over = self.enough or self._call.cancelled
-        return torch.full((input_ids.shape[0],), over, dtype=torch.bool, device=input_ids.device)
+        return torch.full((input_ids.shape[0],), self.over, dtype=torch.bool, device=input_ids.device)
 
 
 class _Chooser(LogitsProcessor):

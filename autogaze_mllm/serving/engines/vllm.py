@@ -141,7 +141,8 @@ def _written(events: Iterator[dict[str, Any]], emit: Emit, tokens: int | None) -
             if tokens is not None and read is not None and len(read) != tokens:
                 raise EngineError(f"it reads a prompt of {len(read)} tokens where ours has {tokens}")
             for choice in event.get("choices", ()):
-                if choice.get("token_ids") is None and not choice.get("finish_reason"):
+                text = choice.get("text") or (choice.get("delta") or {}).get("content")
+                if text and choice.get("token_ids") is None:
                     raise EngineError("it does not tell the ids that it writes (return_token_ids): it is too old")
                 for token in choice.get("token_ids") or ():
                     if not emit(token):

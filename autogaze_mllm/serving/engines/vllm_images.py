@@ -17,7 +17,8 @@ class VllmImagesEngine(VllmEngine):
     route = "/v1/chat/completions"
     start = (
         "start it with: python -m vllm.entrypoints.openai.api_server --model MODEL --enable-mm-embeds "
-        "--chat-template \"{{ messages[0]['content'] }}\" --chat-template-content-format string"
+        "--limit-mm-per-prompt '{\"image\": 0}' --chat-template-content-format string "
+        "--chat-template \"{{ messages[0]['content'] }}\""
     )
 
     def ready(self, inputs: ModelInputs) -> dict[str, Any]:

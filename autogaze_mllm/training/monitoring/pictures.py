@@ -118,7 +118,7 @@ def film(clip: ShownClip) -> bytes:
         panels = (
             (f"frame {t}", Image.fromarray(pixels_of(clip.frames[t]))),
             (f"kept: {len(clip.kept(t))}", kept_patches(clip, t)),
-            (f"loss {clip.losses[t]:.3f}", Image.fromarray(pixels_of(clip.rebuilt[t]))),
+            (f"rebuilt, loss {clip.losses[t]:.3f}", Image.fromarray(pixels_of(clip.rebuilt[t]))),
         )
         for number, (title, picture) in enumerate(panels):
             canvas.paste(picture, (number * (width + GAP), LINE))

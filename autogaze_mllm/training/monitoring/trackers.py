@@ -77,7 +77,10 @@ class Trackers:
         """Of the trackers alone: `end_training` would end the process group as well, which is needed further on."""
         with redirect_stdout(sys.stderr):
             for tracker in self.accelerator.trackers:
-                tracker.finish()
+                if tracker.name == "trackio" and self.accelerator.is_main_process:
+                    importlib.import_module("trackio").finish()  # else it finishes again at the exit, with a word
+                else:
+                    tracker.finish()
         self.accelerator.trackers.clear()
 
 

@@ -59,8 +59,12 @@ def _trade_off_panel(axis: Axes, key: str, summary: Sequence[Row], colours: dict
     axis.set_xscale("log")
     if key == "gaze_seconds":
         axis.set_yscale("log")
+    axis.margins(y=0.16)
+    low, high = np.log10([min(x["actual_gaze_ratio"] for x in summary), max(x["actual_gaze_ratio"] for x in summary)])
+    margin = 0.14 * max(high - low, 0.3)
+    axis.set_xlim(10 ** (low - margin), 10 ** (high + margin))
+    if key == "gaze_seconds":
         plain_log(axis.yaxis)
-    axis.margins(x=0.12, y=0.16)
     plain_log(axis.xaxis, per_cent=True)
     if key == "reconstruction_loss":
         _root_axis(axis, [line[key] for line in summary])
@@ -176,7 +180,8 @@ def _ratio_table(axis: Axes, table: np.ndarray, names: Sequence[str], first: int
             colour = "black" if shown[row, column] > 0.45 else "white"
             axis.text(column, row, text, ha="center", va="center", fontsize=LETTERS, color=colour)
     axis.set_yticks(range(len(names)), [in_plot(name) for name in names], fontsize=LETTERS)
-    axis.set_xticks(range(table.shape[1]), [str(first + n) for n in range(table.shape[1])], fontsize=LETTERS)
+    there = range(int((~np.isnan(table)).any(axis=0).sum()))
+    axis.set_xticks(there, [str(first + number) for number in there], fontsize=LETTERS)
     axis.tick_params(length=0)
     for side in axis.spines.values():
         side.set_visible(False)

@@ -50,11 +50,11 @@ class Models:
     contenders: list[Contender]
     task: dict[str, Any]
 
-    def identity(self) -> dict[str, Any]:
-        """What decides results: content, grids and values."""
+    def identities(self) -> dict[str, Any]:
+        """What decides results, by label: content, grids and values."""
         return {
-            "selectors": {one.label: as_selector(one.selector).identity() for one in self.contenders},
-            "task": {one.label: _task_identity(one.task) for one in self.contenders},
+            one.label: {"selector": as_selector(one.selector).identity(), "task": _task_identity(one.task)}
+            for one in self.contenders
         }
 
 

@@ -56,10 +56,11 @@ def draw(folder: Path, run: Evaluation, rows: Sequence[Row], summary: Sequence[R
     """plots/tradeoff_curves.png of all selectors, and in a folder of its own for each of them what happens frame by
     frame, the table of ratios and where it looks in the clips that are shown."""
     plot_trade_off(output_folder(folder) / "tradeoff_curves.png", summary, loss)
+    over = "one clip" if len(run.clips) == 1 else f"mean over {len(run.clips)} clips"
     for one in run.models.contenders:
         mine = [row for row in rows if row["selector"] == one.label]
         own = output_folder(folder / one.file)
-        plot_frames(own / "per_frame_curves.png", mine, f"{one.label}, mean over {len(run.clips)} clips", loss)
+        plot_frames(own / "per_frame_curves.png", mine, f"{one.label}, {over}", loss)
         plot_ratios(own / "gaze_heatmap.png", mine, one.label)
         for clip in run.clips[: run.shown]:
             pixels, numbers = clip.read(one.task.grid)

@@ -77,7 +77,7 @@ class Evaluation:
             "videos": videos,
             "clips": {clip.id: list(clip.frames) for clip in self.clips},
             "settings": [setting.name for setting in self.settings],
-            "models": self.models.identity(),
+            "models": self.models.identities(),
             "shown": self.shown,
             "matched": self.matched,
         }

@@ -137,7 +137,7 @@ def summary_text(summary: Sequence[Row], clips: Sequence[Clip], task: str) -> st
         video: [clip.start for clip in clips if clip.video == video] for video in {clip.video: 0 for clip in clips}
     }
     parts = ["# AutoGaze reconstruction evaluation", ""]
-    parts += [f"- {len(clips)} clips of {len(starts)} videos; loss: {task}"]
+    parts += [f"- clips: {len(clips)}; videos: {len(starts)}; loss: {task}"]
     parts += [f"- {video}: clip starts {found}" for video, found in starts.items()]
     parts += ["- PSNR: of the mean squared error; `exact` where every frame was rebuilt without an error", ""]
     for selector in dict.fromkeys(line["selector"] for line in summary):
