@@ -117,7 +117,7 @@ def test_a_wheel_runs_away_from_the_checkout(clip: Path, tmp_path: Path) -> None
     assert built.returncode == 0, built.stderr
     installed = run(*pip, "install", "--no-deps", "--no-index", "--target", site, *wheels.glob("*.whl"))
     assert installed.returncode == 0, installed.stderr
-    assert (site / "autogaze_mllm" / "py.typed").exists()
+    assert (site / "autogaze_mllm" / "py.typed").exists() and (site / "autogaze_mllm/app/static/page.js").exists()
 
     def command(*arguments: str | Path) -> str:
         path = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH", "")]))

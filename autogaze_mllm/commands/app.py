@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         return _serve(arguments, config, port, model, Path(folder))
 
 
-def _options(arguments: argparse.Namespace) -> list[str]:
+def options_of(arguments: argparse.Namespace) -> list[str]:
     """What was said of model and gaze, as `ask` takes it."""
     told = {"--model": arguments.model, "--gaze": arguments.gaze, "--preset": arguments.preset}
     words = [word for option, value in told.items() if value is not None for word in (option, str(value))]
@@ -74,7 +74,7 @@ def _serve(arguments: argparse.Namespace, config: AppConfig, port: int, model: G
     made = folder / "made"
     made.mkdir()
     note = NOTE[0].upper() + NOTE[1:] if arguments.model is None else ""
-    looker = Looker(model, made, config, arguments.gaze, _options(arguments))
+    looker = Looker(model, made, config, arguments.gaze, options_of(arguments))
     page = Page(looker, write_examples(made), note, "AutoGaze")
     ended = threading.Event()
     for kind in (signal.SIGINT, signal.SIGTERM):

@@ -24,7 +24,7 @@ from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.family_models import build
+from ..helpers.family_models import FAMILIES, build
 from ..helpers.tiny_models import make
 
 
@@ -192,6 +192,18 @@ def test_frames_that_are_kept_together_are_drawn_together(tmp_path, clip):
     assert len(seen.counts.kept) == 4 and sum(map(sum, seen.counts.kept)) == seen.facts["patches"]
     assert len(VideoReader(seen.films["kept"])) == 7
     assert last(looker.ask(seen, "What?")).stats["visual_tokens"] == seen.facts["visual_tokens"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_is_looked_at_and_asked_in_both_ways(family, tmp_path, clip):
+    base, preprocessing = build(family)
+    model = am.wrap(base, "pixel-diff", processor=preprocessing, frames=6, ratio=0.3, cache=False)
+    looker = Looker(model, tmp_path, AppConfig(max_new_tokens=2))
+    seen = looker.look(str(clip), "pixel-diff", {}, nobody)
+    assert last(looker.ask(seen, "What?")).stats["visual_tokens"] == seen.facts["visual_tokens"]
+    dense = last(looker.ask_dense(str(clip), seen, "What?"))
+    assert dense.stats["visual_tokens"] == seen.facts["dense_tokens"]
 
 
 def test_an_overlay_shows_what_any_frame_of_a_tubelet_keeps():

@@ -12,6 +12,9 @@ from autogaze_mllm.app.examples import Example
 from autogaze_mllm.app.looker import SLIDERS, Looker
 from autogaze_mllm.app.ports import free_port
 from autogaze_mllm.cli import main
+from autogaze_mllm.commands import app, ask
+from autogaze_mllm.commands.app import options_of
+from autogaze_mllm.commands.options import given
 from autogaze_mllm.common import extras
 from autogaze_mllm.common.fields import settings_of
 from autogaze_mllm.video.reader import VideoReader
@@ -192,3 +195,16 @@ def test_a_port_that_is_taken(server, capsys):
     port = server.rstrip("/").rpartition(":")[2]
     assert main(["app", "--port", port]) == 2
     assert f"port {port} cannot be had at 127.0.0.1 (Address already in use)" in capsys.readouterr().err
+
+
+def test_the_options_of_the_page_make_the_same_model_of_ask(monkeypatch):
+    """What the page shows as the command line repeats what it was started with."""
+    said = ["--gaze", "random", "--preset", "fast", "--ratio", "0.3", "--frames", "7", "--no-enlarge"]
+    taken = []
+    for verb, words in ((app, ["some/model", *said]), (ask, None)):
+        monkeypatch.setattr(verb, "run", lambda arguments: taken.append(arguments) or 0)
+        words = ["clip.mp4", "QUESTION", *options_of(taken[0])] if words is None else words
+        assert main([verb.__name__.rpartition(".")[2], *words]) == 0
+    started, repeated = taken
+    assert repeated.model == "some/model" and given(repeated) == given(started) != {}
+    assert (repeated.gaze, repeated.preset) == (started.gaze, started.preset)
