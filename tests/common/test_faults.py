@@ -19,8 +19,8 @@ from autogaze_mllm.common.storage.files import atomic_write, read_fields, read_j
 from autogaze_mllm.common.storage.json_text import Fields, finite, parse_json, shown, to_json
 from autogaze_mllm.common.storage.locks import run_lock
 from autogaze_mllm.common.storage.weights import write_weights
+from autogaze_mllm.evaluation.reports.accuracy_plot import Curve, accuracy_plot
 from autogaze_mllm.evaluation.reports.document import Heading, Items, Table, Text, to_markdown
-from autogaze_mllm.evaluation.reports.plots import Curve, accuracy_plot
 
 from ..helpers.forked import forked
 
