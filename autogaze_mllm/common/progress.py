@@ -16,14 +16,14 @@ class FrameProgress:
 
     def __init__(self, bar: tqdm, total: int, variants: int, advance: Advance | None) -> None:
         self.bar, self.total, self.variants, self.advance = bar, total, variants, advance
-        self.exact, self.told = 0.0, 0
+        self.exact, self.shown = 0.0, 0
 
     def add(self, frames: float) -> None:
         """Of one of the variants."""
         self.exact += frames / self.variants
         whole = min(int(self.exact + 1e-6), self.total)
-        if whole > self.told:
-            self.bar.update(whole - self.told)
-            self.told = whole
+        if whole > self.shown:
+            self.bar.update(whole - self.shown)
+            self.shown = whole
             if self.advance is not None:
                 self.advance(whole, self.total)

@@ -76,8 +76,8 @@ class VideoCache:
     @staticmethod
     def key(source: VideoLike, **facts: Any) -> str:
         """Of a video and everything that decides the result (json values)."""
-        told = json.dumps({"content": as_video(source).content(), "version": VERSION, **facts}, sort_keys=True)
-        return hashlib.blake2b(told.encode(), digest_size=20).hexdigest()
+        text = json.dumps({"content": as_video(source).content(), "version": VERSION, **facts}, sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
     def gazed_path(self, key: str) -> Path:
         """Where a gazed video is, or would be put."""

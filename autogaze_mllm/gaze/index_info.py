@@ -34,8 +34,8 @@ def read_index(folder: str | Path) -> IndexInfo:
         raise InputError(f"{folder}: no index here (there is no {INDEX_FILE}); `autogaze-mllm index` makes one")
     stored = read_fields(path)
     if stored.get("format", Any, None) != FORMAT:
-        told = shown(stored.values.get("format"))
-        raise InputError(f"{path}: format {told}, this version reads {FORMAT}")
+        stored_format = shown(stored.values.get("format"))
+        raise InputError(f"{path}: format {stored_format}, this version reads {FORMAT}")
     return IndexInfo(
         stored.get("folder", str),
         stored.get("model", str | None),
@@ -52,8 +52,8 @@ def check_finds(folder: str | Path, info: IndexInfo, gaze: dict[str, Any] | None
     changes = [f"{name}: {old} -> {new}" for name, old, new in differences(info.facts.get("gaze", {}), gaze)]
     if not changes:
         return
-    told = listed(changes, SHOWN, "; ")
+    stored_format = listed(changes, SHOWN, "; ")
     named = "the bundled model" if info.model is None else info.model
     raise InputError(
-        f"{folder}: was made for {named}, with other settings; take those, or go without the index ({told})"
+        f"{folder}: was made for {named}, with other settings; take those, or go without the index ({stored_format})"
     )

@@ -86,7 +86,7 @@ class WorkerProcesses:
     def _heard(self, worker: _WorkerProcess) -> Record | None:
         """Takes what a worker says, or notes that it is gone."""
         try:
-            kind, told = worker.connection.recv()
+            kind, message = worker.connection.recv()
         except (EOFError, OSError):
             self._workers.remove(worker)
             worker.process.join()
@@ -96,12 +96,12 @@ class WorkerProcesses:
                 raise InputError(f"a worker {_how_it_ended(code)} before its model was loaded; {why}") from None
             return None
         if kind == "refused":
-            raise InputError(told)
+            raise InputError(message)
         if kind == "ready":
-            worker.info = told
+            worker.info = message
             return None
         worker.video = None
-        return told
+        return message
 
     def __enter__(self) -> WorkerProcesses:
         return self

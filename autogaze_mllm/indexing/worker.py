@@ -78,8 +78,8 @@ class Worker:
                 return replace(record, error=f"{shown_name(str(path))}: too little memory for it")
             except Exception as error:  # the other videos of a long run are not to suffer from it
                 logger.exception("%s", shown_name(str(path)))
-                told = f"{type(error).__name__} is a fault of autogaze-mllm, please report it ({first_line(error)})"
-                return replace(record, error=f"{shown_name(str(path))}: {told}")
+                text = f"{type(error).__name__} is a fault of autogaze-mllm, please report it ({first_line(error)})"
+                return replace(record, error=f"{shown_name(str(path))}: {text}")
             seconds = {**record.seconds, "wall": time.perf_counter() - start}
             return replace(record, seconds={stage: round(spent, 4) for stage, spent in seconds.items()})
 

@@ -56,8 +56,10 @@ def make_app(gateway: Gateway) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def unknown(request: Request, error: HTTPException) -> Response:
-        told = ApiError(error.status_code, "there is nothing here" if error.status_code == 404 else str(error.detail))
-        return JSONResponse(told.body(), told.status, headers=error.headers)
+        failure = ApiError(
+            error.status_code, "there is nothing here" if error.status_code == 404 else str(error.detail)
+        )
+        return JSONResponse(failure.body(), failure.status, headers=error.headers)
 
     return app
 

@@ -117,10 +117,10 @@ class Gateway:
                 with self._timed("vision"):
                     prompt = await _in_thread(self._seeing, lambda: self.vision.prepare(sighting, call), call)
         videos = sum(asked.kind == "video" for asked in request.media)
-        self.metrics.videos.labels("before" if prompt.told["seen_before"] else "now").inc(videos)
+        self.metrics.videos.labels("before" if prompt.gaze_facts["seen_before"] else "now").inc(videos)
         self.metrics.tokens.labels("prompt").inc(prompt.tokens)
-        self.metrics.tokens.labels("visual").inc(prompt.told["visual_tokens"])
-        self.metrics.dense_tokens.inc(prompt.told["dense_tokens"])
+        self.metrics.tokens.labels("visual").inc(prompt.gaze_facts["visual_tokens"])
+        self.metrics.dense_tokens.inc(prompt.gaze_facts["dense_tokens"])
         return prompt
 
     async def pieces(

@@ -47,7 +47,12 @@ class Reply:
             }
             for number, text in enumerate(texts)
         ]
-        return {**self._head("chat.completion"), "choices": choices, "usage": self._usage(), "gaze": self.prompt.told}
+        return {
+            **self._head("chat.completion"),
+            "choices": choices,
+            "usage": self._usage(),
+            "gaze": self.prompt.gaze_facts,
+        }
 
     def first(self) -> list[bytes]:
         """The events before the first word."""
@@ -63,8 +68,8 @@ class Reply:
     def last(self) -> list[bytes]:
         if not self.usage_told:
             return [DONE]
-        told = {"choices": [], "usage": self._usage(), "gaze": self.prompt.told}
-        return [event({**self._head("chat.completion.chunk"), **told}), DONE]
+        gaze_facts = {"choices": [], "usage": self._usage(), "gaze": self.prompt.gaze_facts}
+        return [event({**self._head("chat.completion.chunk"), **gaze_facts}), DONE]
 
     def _chunk(self, number: int, delta: dict[str, str], finish: str | None = None) -> bytes:
         choice = {"index": number, "delta": delta, "logprobs": None, "finish_reason": finish}

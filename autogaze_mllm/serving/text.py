@@ -41,7 +41,7 @@ class TextWriter:
 
     def _decoded(self) -> str:
         whole = self._tokenizer.decode(self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        found = [place for place in (whole.find(stop) for stop in self._stops) if place >= 0]
+        found = [offset for offset in (whole.find(stop) for stop in self._stops) if offset >= 0]
         if found:
             self.stopped = True
             whole = whole[: min(found)]

@@ -60,11 +60,11 @@ class SeenVideos:
 
 @dataclass(frozen=True)
 class Prompt:
-    """ready: what the engine made of it. tokens: of the prompt. told: what the answer says about its videos."""
+    """ready: what the engine made of it. tokens: of the prompt. gaze_facts: what the answer says about its videos."""
 
     ready: Any
     tokens: int
-    told: dict[str, Any]
+    gaze_facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Vision:
                 raise bad_request(without_paths(str(error), map(_file_of, sighting.sources)), "messages") from error
             tokens = int(inputs["input_ids"].shape[1])
             self._check_length(tokens, request)
-            return Prompt(self._engine.ready(inputs), tokens, self._told(seen, inputs))
+            return Prompt(self._engine.ready(inputs), tokens, self._gaze_facts(seen, inputs))
 
     def _settings(self, request: ChatRequest) -> VideoSettings:
         own = self._model.settings
@@ -165,7 +165,7 @@ class Vision:
             error = f"the prompt has {tokens} tokens; with the {asked} of the answer that is more than the {limit}"
             raise bad_request(f"{error} that the LLM takes", "messages", "context_length_exceeded")
 
-    def _told(self, seen: list[Seen | Image.Image], inputs: ModelInputs) -> dict[str, Any]:
+    def _gaze_facts(self, seen: list[Seen | Image.Image], inputs: ModelInputs) -> dict[str, Any]:
         videos = [one.stats for one in seen if isinstance(one, Seen)]
         seconds: dict[str, float] = {}
         for stats in videos:

@@ -276,15 +276,15 @@ class GazeTrainer:
         processes, rank = self.accelerator.num_processes, self.accelerator.process_index
         source, size = self.data.train, len(self.data.train)
         epoch, order = -1, np.empty(0, dtype=np.int64)
-        place = self.first_step * self.settings.batch_size
+        first_row = self.first_step * self.settings.batch_size
         while True:
             clips = []
-            for number in range(place + rank * self.micro, place + (rank + 1) * self.micro):
+            for number in range(first_row + rank * self.micro, first_row + (rank + 1) * self.micro):
                 if number // size != epoch:
                     epoch = number // size
                     order = np.random.default_rng([self.settings.seed, epoch]).permutation(size)
                 clips.append(source.clip(int(order[number % size]), epoch))
-            place += processes * self.micro
+            first_row += processes * self.micro
             labels = None
             if self.data.labels is not None:
                 labels = collate_labels([self._label(clip.path) for clip in clips])

@@ -116,12 +116,12 @@ def _measure(
 ) -> tuple[ClipResult, ShownClip | None]:
     """gaze: None for random patches, as many as the ratio lets a frame have."""
     frames = clip.pixels[None].to(device).float() / 255
-    need: float | None = None
+    loss_threshold: float | None = None
     if gaze is None:
         info = RandomSelector().select(frames, task.grid, draw_ratio(budget, False), None)
         limits = patches_per_frame(1.0, task.grid.size, 1, frames.shape[1])[0]
     else:
-        info, limits, need = select(gaze, gaze.processor.normalize(frames), budget)
+        info, limits, loss_threshold = select(gaze, gaze.processor.normalize(frames), budget)
     video = task.normalize(frames)
     result = task(video, info, list(range(frames.shape[1])))
     losses = result.frame_losses[0].tolist()
@@ -129,7 +129,7 @@ def _measure(
         loss=float(result.loss.mean()),
         ratio=result.gazing_ratio,
         patches=int(result.kept.sum()),
-        asked=_asked(result, limits, need),
+        asked=_asked(result, limits, loss_threshold),
         greedy=_greedy_patches(task, video, result.frame_losses) if isinstance(task, MosaicTask) else None,
     )
     if not show:
@@ -145,7 +145,7 @@ def select(gaze: AutoGaze, pixels: torch.Tensor, budget: BudgetConfig) -> tuple[
     model's own are. -> also the patches that each frame might have kept (T,), and the loss to stop at, if any."""
     size = gaze.config.num_vision_tokens_each_frame
     steps = pixels.shape[1] // gaze.config.encoder.temporal_patch_size
-    need = draw_requirement(budget, False) if budget.use_requirement_inference else None
+    loss_threshold = draw_requirement(budget, False) if budget.use_requirement_inference else None
     share = draw_ratio(budget, False)
     ratio: Ratio = share
     if budget.frame_inference == "dirichlet":
@@ -156,15 +156,15 @@ def select(gaze: AutoGaze, pixels: torch.Tensor, budget: BudgetConfig) -> tuple[
         kept = read_selection(first, gaze.grid, "validation")
         counts = torch.stack([part.sum() for part in kept.keep[0].split(kept.counts)])
         ratio = (counts.clamp(min=1) + 0.5) / size  # the half is cut off again
-    return gaze.generate(pixels, ratio, need, do_sample=False), limits, need
+    return gaze.generate(pixels, ratio, loss_threshold, do_sample=False), limits, loss_threshold
 
 
-def _asked(result: TaskResult, limits: torch.Tensor, need: float | None) -> list[float]:
+def _asked(result: TaskResult, limits: torch.Tensor, loss_threshold: float | None) -> list[float]:
     """Of frames that the stop rule ended: more than the one patch that every frame keeps, and fewer than its limit."""
-    if not need:
+    if not loss_threshold:
         return []
     rows = zip(result.frame_losses[0].tolist(), result.kept[0].tolist(), limits.tolist(), strict=True)
-    return [loss / need for loss, count, limit in rows if 1 < count < limit]
+    return [loss / loss_threshold for loss, count, limit in rows if 1 < count < limit]
 
 
 def _greedy_patches(task: MosaicTask, video: torch.Tensor, losses: torch.Tensor) -> int:

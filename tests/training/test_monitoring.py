@@ -23,7 +23,7 @@ from autogaze_mllm.gaze.selection import Selection
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
 from autogaze_mllm.training.monitoring.curves import PANELS, curves
-from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, film, kept_patches, sheet
+from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, kept_patches, moving_picture, sheet
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
@@ -121,7 +121,7 @@ def test_each_row_of_a_sheet_shows_the_patches_of_its_scale() -> None:
 
 
 def test_a_film_has_a_picture_for_each_frame() -> None:
-    moving = Image.open(io.BytesIO(film(clip())))
+    moving = Image.open(io.BytesIO(moving_picture(clip())))
     assert getattr(moving, "n_frames", 1) == 3 and moving.width > 3 * 64
 
 

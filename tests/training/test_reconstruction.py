@@ -212,7 +212,7 @@ def test_the_seed_decides_random_choice(videos: Path) -> None:
     kept = []
     for seed in (0, 0, 1):
         (one,) = load_models(["random"], "mosaic", CPU, seed=seed).contenders
-        assert one.told["seed"] == seed
+        assert one.metadata["seed"] == seed
         kept.append(one.selector.select(pixels, GRID, 0.3, None).gazing_pos.tolist())
     assert kept[0] == kept[1] != kept[2]
 
@@ -231,8 +231,8 @@ def test_a_revision_is_the_one_that_is_measured(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     for model, commit in zip(models, commits, strict=True):
         (one,) = load_models(["someone/gaze"], "mosaic", CPU, revisions={"someone/gaze": commit}).contenders
-        assert (one.label, one.told["revision"], one.told["commit"]) == ("gaze", commit, commit)
-        assert one.selector.identity()["weights"] == fingerprint(model.state_dict()) == one.told["weights"]
+        assert (one.label, one.metadata["revision"], one.metadata["commit"]) == ("gaze", commit, commit)
+        assert one.selector.identity()["weights"] == fingerprint(model.state_dict()) == one.metadata["weights"]
     with pytest.raises(InputError, match=r"someone/gaze at revision 'cccc'"):
         load_models(["someone/gaze"], "mosaic", CPU, revisions={"someone/gaze": "cccc"})
 

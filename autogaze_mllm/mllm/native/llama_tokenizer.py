@@ -26,15 +26,15 @@ def read_llama_tokenizer(source: str | Path, folder: str = "", **hub: Any) -> An
     """The tokenizer, or None when this is not one (another class, or there is a tokenizer.json)."""
     prefix = f"{folder}/" if folder else ""
     config = find_file(source, prefix + BESIDE[0], required=False, **hub)
-    told = read_json(config) if config is not None else {}
-    if not str(told.get("tokenizer_class", "")).startswith("LlamaTokenizer"):
+    stored = read_json(config) if config is not None else {}
+    if not str(stored.get("tokenizer_class", "")).startswith("LlamaTokenizer"):
         return None
     if find_file(source, f"{prefix}tokenizer.json", required=False, **hub) is not None:
         return None
     path = find_file(source, f"{prefix}tokenizer.model", required=False, **hub)
     if path is None:
         return None
-    tokenizer = _byte_pairs(path, told)
+    tokenizer = _byte_pairs(path, stored)
     with tempfile.TemporaryDirectory() as place:  # transformers adds what the other files say
         tokenizer.save(str(Path(place) / "tokenizer.json"))
         for name in BESIDE:
@@ -44,7 +44,7 @@ def read_llama_tokenizer(source: str | Path, folder: str = "", **hub: Any) -> An
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
 
 
-def _byte_pairs(path: Path, told: dict[str, Any]) -> Tokenizer:
+def _byte_pairs(path: Path, stored: dict[str, Any]) -> Tokenizer:
     try:
         model = SentencePieceProcessor(model_file=str(path))
     except (OSError, RuntimeError) as error:
@@ -62,7 +62,7 @@ def _byte_pairs(path: Path, told: dict[str, Any]) -> Tokenizer:
     pairs = [(left, right) for *_, left, right in sorted(merges)]
     unknown, start = model.id_to_piece(model.unk_id()), model.id_to_piece(model.bos_id())
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True))
-    if told.get("add_bos_token", True):
+    if stored.get("add_bos_token", True):
         tokenizer.post_processor = TemplateProcessing(
             single=f"{start} $A", pair=f"{start} $A {start} $B", special_tokens=[(start, model.bos_id())]
         )

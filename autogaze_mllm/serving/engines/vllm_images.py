@@ -38,10 +38,10 @@ class VllmImagesEngine(VllmEngine):
     def _text(self, ids: list[int], runs: list[int]) -> str:
         """The prompt with one placeholder for each picture, which the engine writes out again."""
         family, waiting = self.model.family, iter(runs)
-        single, place = [], 0
-        while place < len(ids):
-            single.append(ids[place])
-            place += next(waiting) if ids[place] in (family.image_token_id, family.video_token_id) else 1
+        single, offset = [], 0
+        while offset < len(ids):
+            single.append(ids[offset])
+            offset += next(waiting) if ids[offset] in (family.image_token_id, family.video_token_id) else 1
         tokenizer = self.model.tokenizer
         text = tokenizer.decode(single, skip_special_tokens=False, clean_up_tokenization_spaces=False)
         if tokenizer(text, add_special_tokens=False)["input_ids"] != single:

@@ -114,8 +114,8 @@ class Fetcher:
                 raise ApiError(413, f"{where}: more than the {self.most >> 20} MiB that are allowed here")
             if time.monotonic() > deadline:
                 raise bad_request(f"{where}: the download took more than {self.seconds:g} seconds")
-        told = answer.headers.get("Content-Length")
-        if told is not None and told != str(len(found)):
+        length = answer.headers.get("Content-Length")
+        if length is not None and length != str(len(found)):
             raise bad_request(f"{where}: the download broke off")
         return bytes(found)
 

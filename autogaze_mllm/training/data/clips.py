@@ -63,7 +63,7 @@ def frame_indices(total: int, length: int, stride: int, rng: np.random.Generator
     end = length * stride if rng is None else int(rng.integers(length * stride, total))
     start = end - length * stride
     places = np.linspace(start, end, length).clip(start, end - 1)
-    return [int(place) for place in places]
+    return [int(index) for index in places]
 
 
 @dataclass(frozen=True)

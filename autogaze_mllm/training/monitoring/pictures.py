@@ -50,7 +50,7 @@ class ShownClip:
         """(scale, row, column) of the kept patches of a frame, of one scale or of all."""
         wanted = self.selection.keep[0] & (self.selection.frame == frame)
         places = zip(*(part.tolist() for part in self.grid.locate(self.selection.index[0][wanted])), strict=True)
-        return [place for place in places if scale is None or place[0] == scale]
+        return [cell for cell in places if scale is None or cell[0] == scale]
 
 
 def pixels_of(frame: torch.Tensor) -> np.ndarray:
@@ -109,7 +109,7 @@ def stacked(sheets: Sequence[Image.Image]) -> Image.Image:
     return canvas
 
 
-def film(clip: ShownClip) -> bytes:
+def moving_picture(clip: ShownClip) -> bytes:
     """The clip as an animated gif: frame, kept patches and what is rebuilt beside each other."""
     height, width = clip.frames.shape[-2:]
     pictures, font = [], ImageFont.load_default(size=15)

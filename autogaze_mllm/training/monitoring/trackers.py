@@ -16,7 +16,7 @@ from PIL import Image
 from ...common.errors import InputError, first_line
 from ...common.extras import require_extra
 from ...common.storage.files import atomic_write, output_folder
-from .pictures import ShownClip, film, sheet, stacked
+from .pictures import ShownClip, moving_picture, sheet, stacked
 
 PROJECT = "autogaze_mllm"  # of wandb and trackio
 NONE = "none"
@@ -59,7 +59,7 @@ class Trackers:
         with atomic_write(folder / f"step-{step:08}.png") as temporary:
             stacked(sheets).save(temporary, format="png")
         for tracker in self.accelerator.trackers:
-            moving = film(clips[0])
+            moving = moving_picture(clips[0])
             if tracker.name == "tensorboard":
                 _to_tensorboard(tracker, step, sheets, moving)
                 continue

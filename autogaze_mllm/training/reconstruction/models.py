@@ -30,12 +30,12 @@ FILES = ("*.json", "*.yaml", "*.safetensors", "*.pt", "*.bin")  # of a model
 
 @dataclass(frozen=True)
 class Contender:
-    """A selector with the task that measures it. label: in tables; told: what metadata say of it."""
+    """A selector with the task that measures it. label: in tables; metadata: what is written of it."""
 
     label: str
     selector: AnySelector
     task: ReconstructionTask
-    told: dict[str, Any]
+    metadata: dict[str, Any]
 
     @property
     def file(self) -> str:
@@ -80,10 +80,14 @@ def load_models(
         measure = shared or default_task(selector)
         if isinstance(selector, AutoGaze):
             selector.grid.check_same(measure.grid, name, task)
-        told = {"source": name, **_files(name, sources[name], revisions.get(name)), **_settings_of(selector)}
-        contenders.append(Contender(label, selector, measure, told))
-    told = {"source": task, **_files(task, sources[task], revisions.get(task)), **_task_identity(contenders[0].task)}
-    return Models(contenders, told)
+        metadata = {"source": name, **_files(name, sources[name], revisions.get(name)), **_settings_of(selector)}
+        contenders.append(Contender(label, selector, measure, metadata))
+    metadata = {
+        "source": task,
+        **_files(task, sources[task], revisions.get(task)),
+        **_task_identity(contenders[0].task),
+    }
+    return Models(contenders, metadata)
 
 
 def pinned(name: str, revision: str | None) -> str:
@@ -132,11 +136,11 @@ def _files(name: str, source: str, revision: str | None) -> dict[str, Any]:
         if found is None:
             return {}
         folder = found
-    told: dict[str, Any] = {} if revision is None else {"revision": revision}
+    metadata: dict[str, Any] = {} if revision is None else {"revision": revision}
     if folder.parent.name == "snapshots":
-        told["commit"] = folder.name
+        metadata["commit"] = folder.name
     files = sorted({path for pattern in FILES for path in folder.glob(pattern)})
-    return {**told, "sha256": {path.name: _sha256(path) for path in files}}
+    return {**metadata, "sha256": {path.name: _sha256(path) for path in files}}
 
 
 def _cached(name: str) -> Path | None:

@@ -45,7 +45,7 @@ def metadata(run: Evaluation, plan: ClipPlan, command: str, seed: int) -> Row:
         ],
         "clips": {**dataclasses.asdict(plan), "frames": decided["clips"]},
         "videos": {name: {"blake2b": content} for name, content in decided["videos"].items()},
-        "models": {"gaze": {one.label: one.told for one in run.models.contenders}, "task": run.models.task},
+        "models": {"gaze": {one.label: one.metadata for one in run.models.contenders}, "task": run.models.task},
         "machine": machine(run.device),
         "device": str(run.device),
         "versions": describe(),

@@ -57,19 +57,19 @@ class SearchResult:
         starts = torch.tensor([0, *self.counts[:-1]]).cumsum(0).tolist()
         counts = entries[chosen].amax(dim=0).tolist()
         columns = torch.cat([torch.arange(s, s + count) for s, count in zip(starts, counts, strict=True)])
-        place = chosen.to(self.ids.device)
+        index = chosen.to(self.ids.device)
         columns = columns.to(self.ids.device)
 
         def cut(values: torch.Tensor) -> torch.Tensor:
-            return values[place][:, columns]
+            return values[index][:, columns]
 
         return SearchResult(
             cut(self.ids),
             cut(self.losses),
             counts,
             None if self.gains is None else cut(self.gains),
-            None if self.errors is None else self.errors[place],
-            None if self.floors is None else self.floors[place],
+            None if self.errors is None else self.errors[index],
+            None if self.floors is None else self.floors[index],
         )
 
     def info(self, grid: PatchGrid) -> dict[str, torch.Tensor]:

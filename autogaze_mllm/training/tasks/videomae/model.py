@@ -256,8 +256,8 @@ class VideoMAE(nn.Module):
         batch, _, width = y.shape
         # One slot more than there are patches takes what is padded.
         slots = decoder.mask_token.to(y.dtype).expand(batch, steps * size + 1, width)
-        place = torch.where(selection.keep, selection.index + selection.frame * size, steps * size)
-        slots = slots.scatter(1, place[..., None].expand(-1, -1, width), y[:, 1:])[:, :-1].unflatten(1, (steps, size))
+        column = torch.where(selection.keep, selection.index + selection.frame * size, steps * size)
+        slots = slots.scatter(1, column[..., None].expand(-1, -1, width), y[:, 1:])[:, :-1].unflatten(1, (steps, size))
         slots = slots + decoder.frame_embedding()
         if hasattr(decoder, "time_embed"):
             slots = slots + decoder.time_embed[:steps, None]
