@@ -39,7 +39,7 @@ from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction.clips import read_clips
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.video.synthetic import moving_scene
 from reference_decoder import Reference
 

@@ -41,7 +41,7 @@ from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction.selectors import default_task, own_unit
 from autogaze_mllm.training.reconstruction.settings import Setting
 from autogaze_mllm.training.search.greedy import search_mosaic
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 
 SETTINGS = "task_0.20,task_0.40,ratio_0.05,ratio_0.10"
 RIVALS = ("pixel_diff", "pixel_diff_raw", "pixel_diff_budget", "pixel_diff_raw_budget", "random_budget")

@@ -49,7 +49,7 @@ from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction.models import Contender, load_models
 from autogaze_mllm.training.reconstruction.selectors import own_unit
 from autogaze_mllm.training.reconstruction.tables import write_csv
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.synthetic import moving_scene
 from operating_points import CLIP, PAPER, TILE

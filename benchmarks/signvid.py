@@ -38,7 +38,7 @@ from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
 from autogaze_mllm.evaluation.reports.curve import CurvePoint, curve_point, table, write_curve
 from autogaze_mllm.evaluation.reports.report import make_report
 from autogaze_mllm.evaluation.responders import EncodedVideo, ModelAnswerer, Variant
-from autogaze_mllm.evaluation.run import Run, check_same
+from autogaze_mllm.evaluation.run_folder import Run, check_same
 from autogaze_mllm.evaluation.runner import Job, Runner
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
 from autogaze_mllm.gaze.cache import VideoCache

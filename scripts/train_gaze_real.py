@@ -32,7 +32,7 @@ from autogaze_mllm.training.on_device.calibrate import LOSSES, calibrate, reache
 from autogaze_mllm.training.on_device.loop import ClockTrainer, Stage  # noqa: E402
 from autogaze_mllm.training.on_device.pack import read_pack  # noqa: E402
 from autogaze_mllm.training.on_device.pool import PoolConfig  # noqa: E402
-from autogaze_mllm.training.tasks.mosaic import MosaicTask  # noqa: E402
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask  # noqa: E402
 
 SIZES = {  # of each stage: clips of a pool and of a step, and their frames; clips to calibrate on
     "cuda": {"short": (512, 64, 4), "search": (256, 32, 16), "own": (512, 32, 16), "calibration": 64},

@@ -85,7 +85,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace, config: EvalConfig, shard: Shard) -> int:
-    from ..evaluation.run import Run
+    from ..evaluation.run_folder import Run
     from ..evaluation.runner import Job, Runner
 
     benchmark, commit = _benchmark(arguments, config)
@@ -253,7 +253,7 @@ def _print_report(report: dict[str, Any], name: str) -> None:
 def run_report(arguments: argparse.Namespace) -> int:
     quiet()
     from ..evaluation.reports.report import write_report
-    from ..evaluation.run import read_run
+    from ..evaluation.run_folder import read_run
 
     report = write_report(read_run(arguments.folder))
     if arguments.json:

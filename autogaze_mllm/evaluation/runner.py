@@ -25,7 +25,7 @@ from ..video.sources import Video
 from .answers import Answer, AnswerLog
 from .benchmarks import Benchmark, Question
 from .responders import EncodedVideo, Responder, Variant
-from .run import Run
+from .run_folder import Run
 
 logger = logging.getLogger(__name__)
 POLL_SECONDS = 0.5

@@ -15,8 +15,8 @@ from ..gaze.selector_registry import NAMED, load_selector
 from ..gaze.selectors.base import AnySelector, selector_name
 from ..gaze.selectors.baselines import AllSelector, RandomSelector
 from ..gaze.settings import LIMITS, VideoSettings
+from .reports.accuracy_plot import Curve, accuracy_plot
 from .reports.document import Block, Heading, Picture, Table, Text
-from .reports.plots import Curve, accuracy_plot
 from .reports.report import percent, write_documents
 from .responders import Variant
 

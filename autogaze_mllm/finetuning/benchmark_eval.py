@@ -19,7 +19,7 @@ from ..common.errors import InputError
 from ..common.storage.files import output_folder
 from ..evaluation.benchmarks import BENCHMARKS, Benchmark, Question
 from ..evaluation.responders import EncodedVideo, ModelAnswerer, Variant
-from ..evaluation.run import Run
+from ..evaluation.run_folder import Run
 from ..evaluation.runner import Job, Runner
 from ..evaluation.scoring import score
 from ..mllm.model import GazedModel

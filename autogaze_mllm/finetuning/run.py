@@ -28,8 +28,8 @@ from .data.media_store import GazedCache, MediaStore
 from .data.samples import Sample, load_samples
 from .deepspeed import chosen_engine, offloads, zero_stage
 from .memory_estimate import Load, ModelDims, estimate_memory
-from .model import TrainedModel
 from .parts import part_sizes, set_precision, switch_on
+from .trained_model import TrainedModel
 
 
 @dataclass

@@ -37,8 +37,8 @@ from .benchmark_eval import BenchmarkEval
 from .checkpoints import STATE
 from .config import FinetuneConfig
 from .data.dataset import ConversationDataset, LengthSampler, collator, padding_id
-from .model import TrainedModel
 from .parts import trained_groups
+from .trained_model import TrainedModel
 
 TOLD_FILE = "finetune.json"
 LOWER = "a lower learning rate may help"

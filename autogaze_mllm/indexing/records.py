@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from ..common.errors import InputError
 from ..common.storage.files import write_text
 from ..common.storage.json_lines import JsonLines, read_lines
 from ..common.storage.json_text import to_json
-from ..common.storage.locks import run_lock
+from ..common.storage.locks import run_lock, wait_lock
 from ..common.storage.paths import shown_name
 from .attempts import MOST
 
@@ -80,7 +78,7 @@ def read_records(folder: Path) -> dict[str, Record]:
 def put_together(folder: Path) -> None:
     """One file of all parts, unless a process is still at work here: it does so at its own end."""
     with ExitStack() as stack:
-        stack.enter_context(FileLock(folder / ".merge.lock"))
+        stack.enter_context(wait_lock(folder / ".merge.lock"))
         parts = sorted(folder.glob(PARTS))
         try:
             for part in parts:

@@ -60,12 +60,10 @@ class SeenVideos:
 
 @dataclass(frozen=True)
 class Prompt:
-    """ready: what the engine made of it. tokens: of the prompt. gazed: False for the dense base. told: what the answer
-    says about its videos."""
+    """ready: what the engine made of it. tokens: of the prompt. told: what the answer says about its videos."""
 
     ready: Any
     tokens: int
-    gazed: bool
     told: dict[str, Any]
 
 
@@ -120,7 +118,7 @@ class Vision:
                 raise bad_request(without_paths(str(error), map(_file_of, sighting.sources)), "messages") from error
             tokens = int(inputs["input_ids"].shape[1])
             self._check_length(tokens, request)
-            return Prompt(self._engine.ready(inputs), tokens, gazed, self._told(seen, inputs))
+            return Prompt(self._engine.ready(inputs), tokens, self._told(seen, inputs))
 
     def _settings(self, request: ChatRequest) -> VideoSettings:
         own = self._model.settings

@@ -19,7 +19,7 @@ from .hints import AuxiliaryHead
 from .search.greedy import ExplorationNoise, SearchResult, search_mosaic
 from .selections import random_selection
 from .tasks.base import GazeInput, ReconstructionTask, TaskResult
-from .tasks.mosaic import MosaicTask
+from .tasks.mosaic_task import MosaicTask
 
 
 @dataclass(frozen=True)

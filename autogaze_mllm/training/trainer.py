@@ -42,7 +42,7 @@ from .resuming import begin_run
 from .schedules import learning_rate, temperature
 from .selections import check_budget
 from .tasks.base import ReconstructionTask, TrainableTask
-from .tasks.mosaic import MosaicTask
+from .tasks.mosaic_task import MosaicTask
 from .validation import validate
 
 LOWER = "a lower --lr may help"

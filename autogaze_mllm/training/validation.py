@@ -24,7 +24,7 @@ from .data.clips import Clip, ClipSource
 from .monitoring.pictures import ShownClip
 from .search.greedy import search_mosaic
 from .tasks.base import ReconstructionTask, TaskResult
-from .tasks.mosaic import MosaicTask
+from .tasks.mosaic_task import MosaicTask
 
 PICTURES = 4  # clips shown
 

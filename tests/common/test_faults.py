@@ -12,15 +12,16 @@ from typing import Any, Literal
 
 import pytest
 import torch
+from filelock import FileLock
 
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.labels import in_plot, told_apart
 from autogaze_mllm.common.storage.files import atomic_write, read_fields, read_json, write_json, write_text
 from autogaze_mllm.common.storage.json_text import Fields, finite, parse_json, shown, to_json
-from autogaze_mllm.common.storage.locks import run_lock
+from autogaze_mllm.common.storage.locks import run_lock, wait_lock
 from autogaze_mllm.common.storage.weights import write_weights
+from autogaze_mllm.evaluation.reports.accuracy_plot import Curve, accuracy_plot
 from autogaze_mllm.evaluation.reports.document import Heading, Items, Table, Text, to_markdown
-from autogaze_mllm.evaluation.reports.plots import Curve, accuracy_plot
 
 from ..helpers.forked import forked
 
@@ -198,6 +199,21 @@ def test_a_lock_is_one_processs_names_it_and_ends_with_it(tmp_path: Path) -> Non
 
 
 # -- labels ----------------------------------------------------------------------------------------------------------
+
+
+def test_who_waits_for_a_lock_goes_on_where_there_is_none(tmp_path, monkeypatch, caplog) -> None:
+    """As on some network file systems."""
+
+    def refused(*_: object, **__: object) -> None:
+        raise NotImplementedError("no locks here")
+
+    with wait_lock(tmp_path / "x.lock"):
+        pass
+    monkeypatch.setattr(FileLock, "acquire", refused)
+    inside = False
+    with wait_lock(tmp_path / "x.lock"):
+        inside = True
+    assert inside and "cannot be locked here" in caplog.text and "no locks here" in caplog.text
 
 
 def test_labels_are_as_short_as_tells_them_apart() -> None:

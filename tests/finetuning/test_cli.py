@@ -18,9 +18,9 @@ from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.memory_estimate import Load, ModelDims, estimate_memory
-from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.parts import part_sizes, switch_on
 from autogaze_mllm.finetuning.run import model_shape
+from autogaze_mllm.finetuning.trained_model import TrainedModel
 from autogaze_mllm.gaze.cache import VideoCache
 
 from ..helpers.finetune_files import ALL, mixed_data, save_base, wrapped

@@ -14,9 +14,9 @@ from autogaze_mllm.finetuning.config import PARTS, AdapterConfig, PartConfig, Ro
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
-from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.parts import switch_on
 from autogaze_mllm.finetuning.run import finetune
+from autogaze_mllm.finetuning.trained_model import TrainedModel
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selection import build_info

@@ -19,8 +19,8 @@ from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, LengthSampler, collator, pack
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
-from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.run import finetune
+from autogaze_mllm.finetuning.trained_model import TrainedModel
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.mllm.native import NvilaModel
 

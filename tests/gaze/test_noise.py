@@ -11,7 +11,7 @@ from autogaze_mllm.gaze.selection import GazingInfo
 from autogaze_mllm.gaze.selectors.noise import NoiseMeter
 from autogaze_mllm.gaze.selectors.pixel_diff import NoiseFloorSelector, PixelDiffSelector
 from autogaze_mllm.training.search.greedy import search_mosaic
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 
 GRID = PatchGrid.of("32+64+112", 16)
 

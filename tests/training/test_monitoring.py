@@ -24,7 +24,7 @@ from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
 from autogaze_mllm.training.monitoring.curves import PANELS, curves
 from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, film, kept_patches, sheet
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
 from ..helpers.paths import ROOT

@@ -12,7 +12,7 @@ from autogaze_mllm.training.hints import AuxiliaryHead, token_shares
 from autogaze_mllm.training.objective import search_online, soft_targets
 from autogaze_mllm.training.search.candidates import search_by_candidates
 from autogaze_mllm.training.search.greedy import ExplorationNoise, SearchResult, search_mosaic
-from autogaze_mllm.training.tasks.mosaic import MosaicTask, MosaicWalk
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask, MosaicWalk
 
 from ..helpers.training_models import busy_clip, small_gaze
 

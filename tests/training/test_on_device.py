@@ -23,7 +23,7 @@ from autogaze_mllm.training.on_device.loop import Clock, ClockTrainer, Stage, ra
 from autogaze_mllm.training.on_device.pack import PackedClip, read_pack
 from autogaze_mllm.training.on_device.pool import PoolConfig, PoolSource, join
 from autogaze_mllm.training.search.greedy import SearchResult, follow_mosaic, search_mosaic
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 
 from ..helpers.training_models import busy_clip, small_gaze, write_clips
 

@@ -16,7 +16,7 @@ from autogaze_mllm.gaze.selection import read_selection
 from autogaze_mllm.training.config import TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos, resized_crop
 from autogaze_mllm.training.tasks.base import ReconstructionTask
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData

@@ -22,6 +22,7 @@ from .files import output_folder
 logger = logging.getLogger(__name__)
 
 PATIENCE = 15.0  # seconds for helpers of a process that is gone already: they hold its lock until they notice
+_UNLOCKED = "{}: cannot be locked here, so see to it that one process at a time uses it ({})"
 _held: dict[tuple[int, str], int] = {}  # how often this process has entered each lock
 _guard = threading.Lock()
 
@@ -55,6 +56,24 @@ def run_lock(folder: Path, part: str = "") -> Iterator[None]:
             lock.release()
 
 
+@contextmanager
+def wait_lock(path: Path) -> Iterator[None]:
+    """Waits until no other process is inside; where files cannot be locked, a warning, and no waiting."""
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        logger.warning("%s", _UNLOCKED.format(path.parent, error))
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _acquire(lock: object, folder: Path, owner: Path) -> None:
     from filelock import BaseFileLock, Timeout
 
@@ -72,9 +91,7 @@ def _acquire(lock: object, folder: Path, owner: Path) -> None:
                     "another folder"
                 ) from error
         except (NotImplementedError, OSError) as error:
-            logger.warning(
-                "%s: cannot be locked here, so see to it that one process at a time uses it (%s)", folder, error
-            )
+            logger.warning("%s", _UNLOCKED.format(folder, error))
             return
         time.sleep(0.2)
 

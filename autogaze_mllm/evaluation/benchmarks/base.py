@@ -13,7 +13,7 @@ from ..data.subtitles import Cue
 from ..data.tables import Row, content_of, find_tables
 from ..extraction import named_option, strict
 
-VIDEO_ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
+TRIED_ENDINGS = (".mp4", ".MP4", ".mkv", ".webm", ".avi", ".mov")
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Benchmark(ABC):
 
     def video_path(self, video: str) -> Path:
         """Where a video lies; if it is missing, where it is expected."""
-        names = [video] if Path(video).suffix else [video + ending for ending in VIDEO_ENDINGS]
+        names = [video] if Path(video).suffix else [video + ending for ending in TRIED_ENDINGS]
         places = [self.folder / folder / name for folder in self.video_folders for name in names]
         return next((place for place in places if place.is_file()), places[0])
 

@@ -13,6 +13,7 @@ from typing import Any
 from ...common.errors import InputError
 from ...common.storage.files import output_folder, read_fields, write_json, write_text
 from ...common.storage.json_text import to_json
+from ...common.storage.locks import wait_lock
 from ...video.synthetic import moving_scene
 from ...video.writer import write_video
 from .mvbench import VIDEOS as MVBENCH_VIDEOS
@@ -222,10 +223,8 @@ def ensure_made_up(name: str, folder: str | Path) -> Path:
 
     Raises InputError when the folder holds something else.
     """
-    from filelock import FileLock
-
     target = output_folder(folder)
-    with FileLock(target / ".lock"):
+    with wait_lock(target / ".lock"):
         if (target / MARK).is_file():
             found = read_fields(target / MARK).get("benchmark", str)
             if found != name:

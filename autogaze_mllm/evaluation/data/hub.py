@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from ...common.errors import InputError, first_line
 from ...common.storage.files import output_folder
 from ...common.storage.hashing import default_folder
+from ...common.storage.locks import wait_lock
 
 if TYPE_CHECKING:
     from ..benchmarks import Benchmark
@@ -31,7 +32,6 @@ def fetch(benchmark: type[Benchmark], split: str, revision: str | None) -> tuple
     revision: branch, tag or commit; default: the benchmark's own. A commit that was fetched before needs no connection.
     Raises InputError when the hub cannot be reached or the disk has too little room.
     """
-    from filelock import FileLock
     from huggingface_hub import HfApi, snapshot_download
 
     repository = benchmark(Path(), split).repository
@@ -42,7 +42,7 @@ def fetch(benchmark: type[Benchmark], split: str, revision: str | None) -> tuple
         info = HfApi().dataset_info(repository, revision=wanted, files_metadata=True)
         commit = info.sha or wanted
         folder = output_folder(_place(repository, commit))
-        with FileLock(folder / ".lock"):  # processes of one run come at the same time
+        with wait_lock(folder / ".lock"):  # processes of one run come at the same time
             if not (folder / READY).exists():
                 _check_room(folder, repository, sum(file.size or 0 for file in info.siblings or ()))
                 snapshot_download(repository, repo_type="dataset", revision=commit, local_dir=folder)

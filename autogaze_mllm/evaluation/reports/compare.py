@@ -7,7 +7,7 @@ from typing import Any
 
 from ...common.errors import InputError
 from ...common.storage.json_diff import differences
-from ..run import RUN_FILE, Run, read_run
+from ..run_folder import RUN_FILE, Run, read_run
 from ..scoring import RULES, compare
 from .document import Table, to_markdown
 from .published import check_settings

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .accuracy_plot import Curve, accuracy_plot
 from .document import Block, Heading, Items, Picture, Table, Text
-from .plots import Curve, accuracy_plot
 from .report import percent, write_documents
 
 CHANCE = 0.25

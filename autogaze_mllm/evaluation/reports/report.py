@@ -11,10 +11,10 @@ from typing import Any
 from ...common.errors import InputError
 from ...common.storage.files import write_json, write_text
 from ..answers import Answer
-from ..run import RUN_FILE, Run
+from ..run_folder import RUN_FILE, Run
 from ..scoring import RULES, Accuracy, grouped, right_by, score
+from .accuracy_plot import Curve, accuracy_plot, time_plot
 from .document import Block, Heading, Items, Picture, Table, Text, to_html, to_markdown
-from .plots import Curve, accuracy_plot, time_plot
 from .published import MODEL, benchmark_of, check_settings, differences_in_words
 
 BINS = 5  # of visual tokens, in the plot of one run

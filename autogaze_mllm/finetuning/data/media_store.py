@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from tqdm.auto import tqdm
 
 from ...common.compute import distributed
 from ...common.errors import InputError, listed
 from ...common.pixels import open_picture
+from ...common.storage.locks import wait_lock
 from ...gaze.cache import VideoCache
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.token_map import TokenMap
@@ -143,7 +143,7 @@ class MediaStore:
         for video in tqdm(videos, desc="gazing", unit="video", disable=not progress or not videos):
             try:
                 key = self._keys[video] = self._keys.get(video) or self._key(video)
-                with FileLock(self.cache.folder / f".{key}.lock"):  # freed when the process ends, however it ends
+                with wait_lock(self.cache.folder / f".{key}.lock"):  # freed when the process ends, however it ends
                     if not self._entry(video).exists():
                         self._make(video)
                         made += 1

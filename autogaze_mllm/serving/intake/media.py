@@ -53,10 +53,7 @@ class MediaPolicy:
         """Before a video is gazed. frames, fps: as in VideoSettings. Raises ApiError for one that is too much."""
         config = self._config
         with plain_errors(video.source, where):
-            container, stream = VideoFile(video.source).open()
-            with container:
-                size = (stream.codec_context.width or 0) * (stream.codec_context.height or 0)
-            if size > config.max_megapixels * 1_000_000:
+            if _frame_pixels(video.source) > config.max_megapixels * 1_000_000:
                 raise bad_request(f"{where}: frames may have {config.max_megapixels} million pixels here")
             reader, wanted = video.sampled(frames, fps)
         if reader.duration > config.max_duration:
@@ -102,6 +99,16 @@ class MediaPolicy:
             if size > self._config.max_megapixels * 1_000_000:
                 raise bad_request(f"{where}: a picture may have {self._config.max_megapixels} million pixels here")
             return open_picture(source)
+
+
+def _frame_pixels(source: str | bytes) -> int:
+    """0 for what only Pillow reads (some animations), which has a limit of its own."""
+    try:
+        container, stream = VideoFile(source).open()
+    except InputError:
+        return 0
+    with container:
+        return (stream.codec_context.width or 0) * (stream.codec_context.height or 0)
 
 
 @contextmanager

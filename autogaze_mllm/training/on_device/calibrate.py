@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ...gaze.autogaze.model import AutoGaze
-from ..tasks.mosaic import MosaicTask
+from ..tasks.mosaic_task import MosaicTask
 
 LOSSES = (0.2, 0.4)
 RATIO = 0.5  # of the patches of a frame at most; frames that need more do not count

@@ -26,7 +26,7 @@ from ...gaze.autogaze.model import AutoGaze
 from ..checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
 from ..config import TrainingConfig
 from ..objective import GazeObjective
-from ..tasks.mosaic import MosaicTask
+from ..tasks.mosaic_task import MosaicTask
 from ..trainer import make_optimizer
 from .augment import TakeSource
 from .pool import PoolConfig, PoolSource

@@ -19,7 +19,7 @@ from ...gaze.autogaze.model import AutoGaze
 from ..config import SearchConfig
 from ..objective import Batch, full_precision, search_online
 from ..search.greedy import SearchResult, follow_mosaic
-from ..tasks.mosaic import MosaicTask
+from ..tasks.mosaic_task import MosaicTask
 from .augment import TakeConfig, TakeSource
 
 

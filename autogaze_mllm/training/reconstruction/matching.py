@@ -11,7 +11,7 @@ from ...gaze.selection import GazingInfo
 from ...gaze.selectors.baselines import RandomSelector
 from ...gaze.selectors.pixel_diff import PixelDiffSelector
 from ..search.greedy import search_mosaic
-from ..tasks.mosaic import MosaicTask
+from ..tasks.mosaic_task import MosaicTask
 from .scores import ClipScore
 
 ROUNDS = 9  # halvings of the span that holds the strength looked for

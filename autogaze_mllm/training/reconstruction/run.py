@@ -24,7 +24,7 @@ from ...common.storage.files import output_folder, read_json, write_json
 from ...common.storage.hashing import content_hash
 from ...common.storage.json_diff import check_same
 from ...common.storage.json_lines import JsonLines, read_lines
-from ..tasks.mosaic import MosaicTask
+from ..tasks.mosaic_task import MosaicTask
 from .clips import Clip
 from .matching import match
 from .models import Contender, Models

@@ -13,7 +13,7 @@ from ...gaze.selection import GazingInfo, build_info
 from ...gaze.selectors.base import PIXEL_LOSS, AnySelector, Selector, as_selector
 from ..search.greedy import search_mosaic
 from ..tasks.base import ReconstructionTask
-from ..tasks.mosaic import MosaicTask
+from ..tasks.mosaic_task import MosaicTask
 
 
 class GreedySelector(Selector):

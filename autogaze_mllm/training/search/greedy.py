@@ -15,7 +15,7 @@ import torch
 from ...gaze.grid import PatchGrid
 from ...gaze.selection import read_selection
 from ..tasks.base import GazeInput
-from ..tasks.mosaic import MosaicFrame, MosaicTask, MosaicWalk
+from ..tasks.mosaic_task import MosaicFrame, MosaicTask, MosaicWalk
 
 TIE = 1e-6  # gains that differ by less are the same: rounding must not decide
 CHECK_EVERY = 8  # picks between two looks at whether a search on a GPU is done

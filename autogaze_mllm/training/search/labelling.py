@@ -27,7 +27,7 @@ from ...gaze.grid import PatchGrid
 from ..config import MOSAIC_LABEL_LOSS, VIDEOMAE_LABEL_LOSS, LabelConfig
 from ..data.clips import ClipSource
 from ..data.labels import Label, checked_label, key_of, write_labels
-from ..tasks.mosaic import MosaicTask
+from ..tasks.mosaic_task import MosaicTask
 from ..tasks.registry import load_task
 from ..tasks.videomae.checkpoint import find_checkpoint
 from .candidates import search_by_candidates

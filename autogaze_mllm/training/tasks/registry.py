@@ -9,7 +9,7 @@ import torch
 from ...gaze.autogaze.processor import AutoGazeImageProcessor
 from ...gaze.grid import DEFAULT_GRID, PatchGrid
 from .base import ReconstructionTask
-from .mosaic import MosaicTask
+from .mosaic_task import MosaicTask
 
 
 def load_task(

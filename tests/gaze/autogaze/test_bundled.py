@@ -14,7 +14,7 @@ from autogaze_mllm.training.reconstruction.clips import read_clips
 from autogaze_mllm.training.reconstruction.matching import Matched, match
 from autogaze_mllm.training.reconstruction.scores import calibration, score_clip
 from autogaze_mllm.training.reconstruction.settings import Setting
-from autogaze_mllm.training.tasks.mosaic import MosaicTask
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 
 from ...helpers.programs import run_script
 

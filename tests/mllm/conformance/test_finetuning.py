@@ -17,8 +17,8 @@ from autogaze_mllm.finetuning.data.conversation import IGNORED
 from autogaze_mllm.finetuning.data.dataset import ConversationDataset, collator, padding_id
 from autogaze_mllm.finetuning.data.media_store import MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples
-from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.run import finetune
+from autogaze_mllm.finetuning.trained_model import TrainedModel
 
 from ...helpers.conformance import ALL, QUESTION, copy_of, each, frames_of, holds, prepared, wrapped, written
 from ...helpers.finetune_files import config, mixed_data

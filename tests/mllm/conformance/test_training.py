@@ -12,9 +12,9 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.finetuning.config import AdapterConfig, FinetuneConfig, PartConfig
 from autogaze_mllm.finetuning.data.conversation import IGNORED
-from autogaze_mllm.finetuning.model import TrainedModel
 from autogaze_mllm.finetuning.parts import switch_on
 from autogaze_mllm.finetuning.run import _checkpoint_layers, prepare
+from autogaze_mllm.finetuning.trained_model import TrainedModel
 from autogaze_mllm.mllm.trained_parts import load_parts, save_parts
 
 from ...helpers.conformance import (
