@@ -72,7 +72,7 @@ def server(tmp_path_factory, clip, asked):
 
 @pytest.fixture(scope="module")
 def client(server, asked):
-    made = gradio_client.Client(server, verbose=False)
+    made = gradio_client.Client(server, verbose=False, analytics_enabled=False)
     asked.discard("huggingface.co")  # the client's: hub headers, for which it looks up what may drive it
     return made
 
