@@ -18,6 +18,7 @@ def test_damaged_files_give_a_result_or_a_line(name: str) -> None:
     assert report.outcomes[RESULT] and report.outcomes[REFUSED] > 5  # the damage was worth its name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("limit", "reason"), [({"memory": 0.001}, "takes "), ({"seconds": 1e-9}, "hangs")])
 def test_limits_are_kept(limit: dict[str, float], reason: str) -> None:
     faults = fuzz("pictures", 3, **limit).faults  # type: ignore[arg-type]

@@ -67,6 +67,7 @@ def judge(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(JUDGE), *arguments], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_the_judge_counts_and_goes_on(videos: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     common = (

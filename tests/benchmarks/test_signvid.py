@@ -42,6 +42,7 @@ def measured(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_random_is_measured_after_gaze_and_at_its_tokens(measured):
     result = json.loads((measured / "out/report.json").read_text())
     looks = result["looks"]
@@ -94,6 +95,7 @@ def here(measured, monkeypatch):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("other", "named"),
     [
@@ -110,6 +112,7 @@ def test_what_was_measured_with_something_else_is_refused(measured, here, other,
     assert (measured / "out/gaze/cost.json").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_peak_of_an_interrupted_run_counts(measured, here, monkeypatch):
     cost, peak = measured / "out/gaze/cost.json", measured / "out/gaze/peak.json"
     stored = json.loads(cost.read_text())
@@ -124,6 +127,7 @@ def test_the_peak_of_an_interrupted_run_counts(measured, here, monkeypatch):
         cost.write_text(json.dumps(stored))
 
 
+@pytest.mark.slow
 def test_the_peak_is_noted_after_every_video(measured, tmp_path):
     told = VideoSettings(frames=2, ratio=0.1)
     model = signvid.load_base("bundled", "cpu", torch.float32, told)
