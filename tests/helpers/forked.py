@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import signal
@@ -18,6 +19,10 @@ def forked(action: Callable[[], int], *, file_bytes: int | None = None) -> tuple
     """-> what `action` returned in the child, and what it wrote to the two streams. file_bytes: no file can become
     larger, as on a full disk."""
     pipes = [os.pipe(), os.pipe()]
+    # What other tests left (greenlets of a browser's driver, say) cannot be taken down in a child: it collects only
+    # what is its own.
+    gc.collect()
+    gc.freeze()
     if not (pid := os.fork()):
         code = 70
         try:
@@ -34,6 +39,7 @@ def forked(action: Callable[[], int], *, file_bytes: int | None = None) -> tuple
             os.write(2, traceback.format_exc().encode())
         finally:
             os._exit(code)
+    gc.unfreeze()
     for _, end in pipes:
         os.close(end)
 
