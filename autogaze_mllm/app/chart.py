@@ -36,14 +36,14 @@ def frame_counts(gazed: GazedVideo) -> FrameCounts:
     import torch
 
     frames = int(gazed.clip_frames[: len(gazed.clip_frames) - gazed.thumbnails].sum())
-    pictures, place = gazed.pictures[:frames].unique(return_inverse=True)
+    pictures, index = gazed.pictures[:frames].unique(return_inverse=True)
     scales, patches = len(gazed.grid.scales), int(gazed.frame_counts[:frames].sum())
-    picture = torch.repeat_interleave(place, gazed.frame_counts[:frames])
+    picture = torch.repeat_interleave(index, gazed.frame_counts[:frames])
     ends = torch.tensor(gazed.grid.offsets[1:], device=gazed.positions.device)
     scale = torch.searchsorted(ends, gazed.positions[:patches], right=True)
     kept = torch.bincount(picture * scales + scale, minlength=len(pictures) * scales).view(-1, scales)
-    seconds = torch.zeros(len(pictures), device=place.device, dtype=gazed.timestamps.dtype)
-    seconds[place] = gazed.timestamps[:frames]  # the tiles of a frame have the same time
+    seconds = torch.zeros(len(pictures), device=index.device, dtype=gazed.timestamps.dtype)
+    seconds[index] = gazed.timestamps[:frames]  # the tiles of a frame have the same time
     return FrameCounts(kept.tolist(), seconds.tolist(), scale_names(gazed.grid))
 
 
@@ -118,8 +118,8 @@ def _bars(counts: FrameCounts, colours: Sequence[str], top: int, width: int) -> 
     for number, (frame, second) in enumerate(zip(counts.kept, counts.seconds, strict=True)):
         x, y = LEFT + slot * number + (slot - bar) / 2, float(HEIGHT - BOTTOM)
         said = ", ".join(f"{kept} at {name} px" for kept, name in zip(frame, counts.names, strict=True) if kept)
-        told = f"frame {number}, {second:.2f} s: {sum(frame)} patches" + (f" ({said})" if said else "")
-        parts.append(f'<g class="frame" data-frame="{number}"><title>{escape(told)}</title>')
+        label = f"frame {number}, {second:.2f} s: {sum(frame)} patches" + (f" ({said})" if said else "")
+        parts.append(f'<g class="frame" data-frame="{number}"><title>{escape(label)}</title>')
         # The whole column answers to the pointer, however little was kept.
         parts.append(
             f'<rect x="{LEFT + slot * number:.2f}" y="{TOP}" width="{slot:.2f}" height="{HEIGHT - TOP - BOTTOM}" '

@@ -42,8 +42,8 @@ def answers(question: str, replies: Mapping[str, Reply], facts: Mapping[str, Any
         _answer("With gaze", replies["gaze"], facts["visual_tokens"], "ag-with", _once(facts)),
         _answer("Without gaze", replies["dense"], facts["dense_tokens"], "ag-without") if "dense" in replies else "",
     ]
-    told = f'<p class="ag-hint">{escape(note)}</p>' if note else ""
-    return f'<p class="ag-question">{escape(question)}</p><div class="ag-answers">{"".join(cards)}</div>{told}'
+    hint = f'<p class="ag-hint">{escape(note)}</p>' if note else ""
+    return f'<p class="ag-question">{escape(question)}</p><div class="ag-answers">{"".join(cards)}</div>{hint}'
 
 
 def _numbers(facts: Mapping[str, Any]) -> str:
@@ -73,7 +73,7 @@ def _films(seen: Seen) -> str:
     videos = {
         name: f'<video class="ag-film ag-{name}" src="{file_url(path)}" muted loop playsinline preload="auto" '
         f'aria-label="{CAPTIONS[name]}" title="Double-click: full screen"></video>'
-        for name, path in seen.films.items()
+        for name, path in seen.clips.items()
     }
     columns, rows = seen.facts["tiles"]
     shape = f"{width}x{height}" + (f", {columns}x{rows} tiles" if columns * rows > 1 else "")
@@ -83,7 +83,7 @@ def _films(seen: Seen) -> str:
         f'<figure><figcaption><span class="ag-tabs" role="group" aria-label="Show">'
         f'<button type="button" data-film="kept" aria-pressed="true">{CAPTIONS["kept"]}</button>'
         f'<button type="button" data-film="rebuilt" aria-pressed="false">{CAPTIONS["rebuilt"]}</button></span>'
-        f'<a class="ag-save" href="{file_url(seen.films["kept"])}" download="kept patches.mp4">Save</a></figcaption>'
+        f'<a class="ag-save" href="{file_url(seen.clips["kept"])}" download="kept patches.mp4">Save</a></figcaption>'
         f'<div class="ag-screen">{videos["kept"]}{videos["rebuilt"]}</div></figure></div>'
     )
 
@@ -121,8 +121,8 @@ def _frames(seen: Seen) -> list[dict[str, Any]]:
     found = []
     for number, (kept, second) in enumerate(zip(seen.counts.kept, seen.counts.seconds, strict=True)):
         said = ", ".join(f"{n} at {name}" for n, name in zip(kept, seen.counts.names, strict=True) if n)
-        told = f"frame {number + 1} of {bars}, {second:.2f} s: {sum(kept)} kept" + (f" ({said})" if said else "")
-        found.append({"at": number * -(-count // bars), "said": told})
+        label = f"frame {number + 1} of {bars}, {second:.2f} s: {sum(kept)} kept" + (f" ({said})" if said else "")
+        found.append({"at": number * -(-count // bars), "said": label})
     return found
 
 
@@ -136,12 +136,12 @@ def _answer(title: str, reply: Reply, tokens: int, kind: str, before: str = "") 
     if not reply.stats:
         return _card(f"{kind} ag-waiting", title, f'<p class="ag-text">{escape(reply.text)} …</p>')
     cost = f"{tokens:,} visual tokens · {reply.seconds:.2f} s{before}"
-    told = [
+    lines = [
         f'<p class="ag-text">{escape(reply.text) or "(no answer)"}</p>',
         f'<p class="ag-small">{cost}</p>',
         f'<p class="ag-small">{_stages(reply.stats["seconds"])}</p>',
     ]
-    return _card(kind, title, "".join(told))
+    return _card(kind, title, "".join(lines))
 
 
 def _card(kind: str, title: str, inside: str) -> str:

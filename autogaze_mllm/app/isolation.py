@@ -72,13 +72,13 @@ async def _body(receive: Receive) -> bytes | None:
 
 def _again(body: bytes, receive: Receive) -> Receive:
     """Gives the body that was read already, then what else comes."""
-    told = False
+    refused = False
 
     async def give() -> Message:
-        nonlocal told
-        if told:
+        nonlocal refused
+        if refused:
             return await receive()
-        told = True
+        refused = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return give

@@ -35,7 +35,7 @@ from ..mllm.model import GazedModel
 from ..video.sources import Video
 from .chart import FrameCounts, frame_counts
 from .config import AppConfig
-from .films import Films
+from .panel_videos import PanelVideos
 
 KEPT = 4  # videos that are kept for further questions
 SLOWEST, FASTEST = 2.0, 15.0  # frames a second of the videos that are shown
@@ -46,14 +46,14 @@ Report = Callable[[int, int], None]
 
 @dataclass
 class Seen:
-    """A video that was looked at. films: a video file each of the frames, the kept patches and the rebuilt pictures,
+    """A video that was looked at. clips: a video file each of the frames, the kept patches and the rebuilt pictures,
     of `fps` frames a second. facts: numbers and settings, json values. media: its visual tokens, once somebody asked.
     """
 
     key: str
     gazed: GazedVideo
     settings: VideoSettings
-    films: dict[str, Path]
+    clips: dict[str, Path]
     fps: float
     counts: FrameCounts
     facts: dict[str, Any]
@@ -154,7 +154,7 @@ class Looker:
             self._seen[key] = seen
             while len(self._seen) > KEPT:
                 _, oldest = self._seen.popitem(last=False)
-                shutil.rmtree(next(iter(oldest.films.values())).parent, ignore_errors=True)
+                shutil.rmtree(next(iter(oldest.clips.values())).parent, ignore_errors=True)
             return seen
 
     def _look(self, key: str, video: Video, selector: str, settings: VideoSettings, report: Report) -> Seen:
@@ -166,19 +166,19 @@ class Looker:
         folder, chosen = self.folder / key, self.selector(selector)
         folder.mkdir(exist_ok=True)
         try:
-            with Films(folder, fps, self.model.tower.tubelet) as films:
-                gazed = gaze_video(video, chosen, settings, **self.model.video_form, listener=films, advance=report)
+            with PanelVideos(folder, fps, self.model.tower.tubelet) as clips:
+                gazed = gaze_video(video, chosen, settings, **self.model.video_form, listener=clips, advance=report)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
         if self.model.cache is not None and (kept_as := self.model.gazed_key(video, settings, chosen)) is not None:
             self.model.cache.put_gazed(kept_as, gazed)  # `ask` on the command line finds it, too
         drawn = {
-            "psnr_db": films.psnr if math.isfinite(films.psnr) else None,
-            "seconds_wall": gazed.stats["seconds_wall"] - films.seconds,
-            "seconds_drawing": films.seconds,
+            "psnr_db": clips.psnr if math.isfinite(clips.psnr) else None,
+            "seconds_wall": gazed.stats["seconds_wall"] - clips.seconds,
+            "seconds_drawing": clips.seconds,
         }
-        return Seen(key, gazed, settings, films.paths, fps, frame_counts(gazed), drawn)
+        return Seen(key, gazed, settings, clips.paths, fps, frame_counts(gazed), drawn)
 
     def _facts(self, seen: Seen, name: str, selector: str) -> dict[str, Any]:
         gazed, stats = seen.gazed, seen.gazed.stats

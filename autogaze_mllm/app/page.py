@@ -86,25 +86,25 @@ class Page:
     def _answer(
         self, wanted: Cancellation, seen: Seen, video: str, question: str, dense: bool, shown: str
     ) -> Iterator[Shown]:
-        ways: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
+        askers: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
         if dense:
-            ways["dense"] = lambda: self.looker.ask_dense(video, seen, question)
-        replies = {name: Reply() for name in ways}
+            askers["dense"] = lambda: self.looker.ask_dense(video, seen, question)
+        replies = {name: Reply() for name in askers}
         written = fragments.answers(question, replies, seen.facts, self.note)
         yield gr.skip() if seen.key == shown else fragments.viewer(seen), seen.facts, seen.key, written
-        for name, way in ways.items():
+        for name, asker in askers.items():
             try:
-                for reply in way():
+                for reply in asker():
                     wanted.check()
                     replies[name] = reply
                     yield gr.skip(), gr.skip(), gr.skip(), fragments.answers(question, replies, seen.facts, self.note)
             except Exception as error:
                 replies[name] = Reply(refusal=one_line(error, video))
-        told = {
+        answers = {
             name: {"error": reply.refusal} if reply.refusal else {"text": reply.text, **reply.stats}
             for name, reply in replies.items()
         }
-        facts = {**seen.facts, "question": question, "answers": told}
+        facts = {**seen.facts, "question": question, "answers": answers}
         yield gr.skip(), facts, gr.skip(), fragments.answers(question, replies, seen.facts, self.note)
 
     def stop(self, request: gr.Request) -> None:
@@ -189,16 +189,16 @@ class Page:
                         facts = gr.JSON(show_label=False, elem_id="facts")
             shown = gr.State("")
             outputs = [viewer, facts, shown, answers]
-            told: dict[str, Any] = {
+            alike: dict[str, Any] = {
                 "outputs": outputs,
                 "concurrency_id": ONE_JOB,
                 "concurrency_limit": 1,
                 "show_progress_on": [viewer],
             }
-            go.click(_named(self.gaze), [video, selector, *sliders], api_name="gaze", **told)
+            go.click(_named(self.gaze), [video, selector, *sliders], api_name="gaze", **alike)
             asked = [video, question, dense, shown, selector, *sliders]
-            ask.click(_named(self.ask), asked, api_name="ask", **told)
-            question.submit(_named(self.ask), asked, api_visibility="private", **told)
+            ask.click(_named(self.ask), asked, api_name="ask", **alike)
+            question.submit(_named(self.ask), asked, api_visibility="private", **alike)
             stop.click(self.stop, queue=False, api_visibility="private", show_progress="hidden")
             page.unload(self.stop)
             selector.change(

@@ -184,8 +184,8 @@ def _scales(report: Report) -> str:
 
 
 def _seconds(stats: dict[str, Any]) -> str:
-    told = "  ·  ".join(f"{stage} {spent:.2f} s" for stage, spent in stats["seconds"].items())
-    return f"<p>{escape(told)}</p>"
+    text = "  ·  ".join(f"{stage} {spent:.2f} s" for stage, spent in stats["seconds"].items())
+    return f"<p>{escape(text)}</p>"
 
 
 def _numbers(counts: FrameCounts) -> str:

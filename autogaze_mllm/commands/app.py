@@ -55,8 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def options_of(arguments: argparse.Namespace) -> list[str]:
     """What was said of model and gaze, as `ask` takes it."""
-    told = {"--model": arguments.model, "--gaze": arguments.gaze, "--preset": arguments.preset}
-    words = [word for option, value in told.items() if value is not None for word in (option, str(value))]
+    named = {"--model": arguments.model, "--gaze": arguments.gaze, "--preset": arguments.preset}
+    words = [word for option, value in named.items() if value is not None for word in (option, str(value))]
     for one in settings_of(VideoSettings):
         value = getattr(arguments, one.key)
         if value is True or value is False:

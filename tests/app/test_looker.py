@@ -70,9 +70,9 @@ def test_numbers_videos_and_chart_tell_of_the_same_patches(looker, tmp_path):
     assert told[0] == (0, 10) and told[-1] == (10, 10) and told == sorted(set(told))
     assert facts["seconds_wall"] > 0 and {"decode", "gaze"} <= facts["seconds"].keys()
     json.dumps(facts)
-    films = {name: VideoReader(path) for name, path in seen.films.items()}
-    assert {len(reader) for reader in films.values()} == {10}
-    frames, kept, rebuilt = (next(films[name].read()).frames.astype(float) for name in ("frames", "kept", "rebuilt"))
+    clips = {name: VideoReader(path) for name, path in seen.clips.items()}
+    assert {len(reader) for reader in clips.values()} == {10}
+    frames, kept, rebuilt = (next(clips[name].read()).frames.astype(float) for name in ("frames", "kept", "rebuilt"))
     # Something is dimmed in the second, and the third is near the first.
     assert kept.mean() < 0.9 * frames.mean() and abs(rebuilt - frames).mean() < 15
 
@@ -131,9 +131,9 @@ def test_what_was_seen_is_kept_and_the_oldest_goes(tiny, tmp_path, monkeypatch):
     assert tiny.look(str(paths[0]), tiny.selectors[0], {}, nobody) is first
     for path in paths[1:]:
         tiny.look(str(path), tiny.selectors[0], {}, nobody)
-    assert len(list(tiny.folder.iterdir())) == looking.KEPT and not first.films["kept"].exists()
+    assert len(list(tiny.folder.iterdir())) == looking.KEPT and not first.clips["kept"].exists()
     again = tiny.look(str(paths[0]), tiny.selectors[0], {}, nobody)
-    assert again is not first and again.key == first.key and again.films["kept"].exists()
+    assert again is not first and again.key == first.key and again.clips["kept"].exists()
 
 
 def test_sliders_stand_where_the_model_does_and_only_what_is_moved_changes(looker):
@@ -190,7 +190,7 @@ def test_frames_that_are_kept_together_are_drawn_together(tmp_path, clip):
     looker = Looker(model, tmp_path, AppConfig(max_new_tokens=2))
     seen = looker.look(str(clip), "pixel-diff", {}, nobody)
     assert len(seen.counts.kept) == 4 and sum(map(sum, seen.counts.kept)) == seen.facts["patches"]
-    assert len(VideoReader(seen.films["kept"])) == 7
+    assert len(VideoReader(seen.clips["kept"])) == 7
     assert last(looker.ask(seen, "What?")).stats["visual_tokens"] == seen.facts["visual_tokens"]
 
 

@@ -17,7 +17,7 @@ NAMES = ("frames", "kept", "rebuilt")
 CODEC = {"preset": "veryfast", "crf": "19", "g": "4"}
 
 
-class Films:
+class PanelVideos:
     """A listener for `gaze_video`, to be used in a `with` block: files take their names at its end."""
 
     def __init__(self, folder: Path, fps: float, tubelet: int) -> None:
@@ -27,7 +27,7 @@ class Films:
         self.seconds = 0.0  # of drawing and writing, which is no part of gazing
         self._open = ExitStack()
 
-    def __enter__(self) -> Films:
+    def __enter__(self) -> PanelVideos:
         self._writers = [
             self._open.enter_context(video_writer(path, self.fps, options=CODEC)) for path in self.paths.values()
         ]
