@@ -28,9 +28,9 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 import autogaze_mllm as am
+from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from operating_points import CLIP, PAPER, TILE, measured_points

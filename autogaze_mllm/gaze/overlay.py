@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..common.palette import COLOURS
+from ..common.drawing.palette import COLOURS
 from .grid import PatchGrid
 from .mosaic import psnr, rebuild
 from .pipeline import GazedChunk

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from autogaze_mllm.common.drawing.palette import COLOURS
 from autogaze_mllm.common.errors import DivergenceError
-from autogaze_mllm.common.palette import COLOURS
 from autogaze_mllm.gaze.selection import Selection
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ...common.palette import COLOURS, heat
+from ...common.drawing.palette import COLOURS, heat
 from ...common.storage.files import atomic_write, output_folder
 from ...common.storage.json_text import writable
 from ...gaze.grid import PatchGrid

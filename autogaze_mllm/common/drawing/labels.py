@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePath
 
-from .storage.json_text import writable
+from ..storage.json_text import writable
 
 
 def told_apart(names: Iterable[str]) -> dict[str, str]:

@@ -6,8 +6,8 @@ import io
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..storage.files import atomic_write
 from .palette import line_colours
-from .storage.files import atomic_write
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.axes import Axes
