@@ -42,7 +42,7 @@ from autogaze_mllm.common.pixels import resize_frames
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.common.storage.hashing import content_hash
 from autogaze_mllm.common.storage.json_diff import check_same
-from autogaze_mllm.gaze.mosaic import rebuild
+from autogaze_mllm.gaze.pictures.mosaic import rebuild
 from autogaze_mllm.gaze.selectors.base import AnySelector
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.training.data.clips import find_videos

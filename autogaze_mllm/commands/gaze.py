@@ -76,7 +76,7 @@ class _Seen:
 def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | None) -> _Seen:
     """out: the overlay's file, if there is to be one."""
     from ..gaze.autogaze.pretrained import BUNDLED
-    from ..gaze.overlay import Overlay, pace
+    from ..gaze.pictures.overlay import Overlay, pace
     from ..gaze.pipeline import gaze_video
     from ..gaze.selector_registry import load_selector
     from ..gaze.selectors.base import as_selector, stop_rule

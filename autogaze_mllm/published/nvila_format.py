@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from ..common.errors import InputError
-from .gazed_video import GazedVideo
-from .grid import PatchGrid
-from .selection import build_info
+from ..gaze.gazed_video import GazedVideo
+from ..gaze.grid import PatchGrid
+from ..gaze.selection import build_info
 
 KINDS = ("tiles", "thumbnails")
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ..common.drawing.palette import COLOURS
-from .grid import PatchGrid
+from ...common.drawing.palette import COLOURS
+from ..grid import PatchGrid
 from .mosaic import psnr, rebuild
-from .pipeline import GazedChunk
+
+if TYPE_CHECKING:
+    from ..pipeline import GazedChunk
 
 STRIP = 34  # height of the text strip above the panels
 DIMMED = 0.35  # brightness of what was not kept

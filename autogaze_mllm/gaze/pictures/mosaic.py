@@ -10,8 +10,8 @@ import math
 
 import torch
 
-from ..common.pixels import resize_bicubic
-from .grid import PatchGrid
+from ...common.pixels import resize_bicubic
+from ..grid import PatchGrid
 
 BLANK = 0.5  # the canvas before the first frame
 
