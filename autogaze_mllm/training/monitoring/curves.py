@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...common.drawing.plots import legend, panels, save_png
-from ..checkpoints import read_metrics
+from ..run_folder.checkpoints import read_metrics
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.figure import Figure

@@ -6,10 +6,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from ..common.errors import InputError
-from ..common.storage.files import read_json, write_json
+from ...common.errors import InputError
+from ...common.storage.files import read_json, write_json
+from ..data.labels import key_of
 from .checkpoints import METRICS, Trained, checkpoint_folders, load_from, load_newest
-from .data.labels import key_of
 from .identity import SETTINGS, check_facts
 
 ORIGIN = "resumed_from"

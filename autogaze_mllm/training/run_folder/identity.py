@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..common.storage.files import read_json
-from ..common.storage.json_diff import check_same
-from ..gaze.autogaze.model import AutoGaze
+from ...common.storage.files import read_json
+from ...common.storage.json_diff import check_same
+from ...gaze.autogaze.model import AutoGaze
+from ..config import TrainingConfig
+from ..data.clips import ClipConfig, ClipSource
+from ..data.labels import key_of
+from ..tasks.base import ReconstructionTask
 from .checkpoints import checkpoint_settings
-from .config import TrainingConfig
-from .data.clips import ClipConfig, ClipSource
-from .data.labels import key_of
-from .tasks.base import ReconstructionTask
 
 SETTINGS = "settings.json"
 FREE = {"keep", "save_every", "val_every", "val_clips", "tracker", "micro_batch"}  # may be others when a run goes on

@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.errors import InputError, listed
-from ..common.storage.files import output_folder, read_bytes, read_fields, write_json, write_text, writing
-from ..common.storage.json_text import Fields, parse_object, to_json
-from ..common.storage.weights import check_finite, check_weights, read_weights, shapes, write_weights
-from ..gaze.autogaze.model import AutoGaze
-from .tasks.base import TrainableTask
+from ...common.errors import InputError, listed
+from ...common.storage.files import output_folder, read_bytes, read_fields, write_json, write_text, writing
+from ...common.storage.json_text import Fields, parse_object, to_json
+from ...common.storage.weights import check_finite, check_weights, read_weights, shapes, write_weights
+from ...gaze.autogaze.model import AutoGaze
+from ..tasks.base import TrainableTask
 
 logger = logging.getLogger(__name__)
 
