@@ -1,4 +1,4 @@
-"""The command line, `autogaze-mllm VERB ...`: each verb is a file of `commands/`.
+"""The command line, `autogaze-mllm VERB ...`: each verb is a file of `commands/` or `commands/training/`.
 
 Exit codes: 0 done, 1 done but some videos could not be read (eval, index), or a fault of this program (with its
 traceback), 2 the input is at fault (one line on standard error), 3 a training diverged, 130 interrupted, 141 whoever
@@ -42,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    from .commands.config_file import parse
+    from .commands.arguments.config_file import parse
     from .common.errors import DivergenceError, InputError
 
     for stream in (sys.stdout, sys.stderr):  # a terminal that has not all characters shows the others' escapes
@@ -118,22 +118,9 @@ def _parser() -> argparse.ArgumentParser:
     import argparse
 
     from . import __version__
-    from .commands import (
-        app,
-        ask,
-        cache,
-        eval,
-        export_llm,
-        finetune,
-        gaze,
-        index,
-        info,
-        label,
-        merge,
-        serve,
-        train_gaze,
-    )
-    from .commands.config_file import add_config
+    from .commands import app, ask, cache, eval, export_llm, gaze, index, info, serve
+    from .commands.arguments.config_file import add_config
+    from .commands.training import finetune, label, merge, train_gaze
 
     parser = argparse.ArgumentParser(
         prog="autogaze-mllm", description="Multimodal LLMs that look only where it matters."

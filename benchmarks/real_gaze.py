@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.errors import InputError

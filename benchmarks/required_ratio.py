@@ -32,7 +32,7 @@ import torch
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.palette import line_colours
 from autogaze_mllm.common.drawing.plots import panels, plain_log, save_png

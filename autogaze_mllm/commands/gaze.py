@@ -15,8 +15,8 @@ from ..common.fields import settings_of
 from ..common.storage.json_text import to_json
 from ..common.storage.paths import shown_name
 from ..gaze.settings import VideoSettings
-from .config_file import repeating
-from .options import (
+from .arguments.config_file import repeating
+from .arguments.options import (
     chosen_settings,
     chosen_video,
     gaze_options,

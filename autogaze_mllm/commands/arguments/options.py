@@ -7,14 +7,14 @@ import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import InputError, first_line
-from ..common.fields import Setting, settings_of
-from ..common.storage.paths import shown_name
-from ..gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
+from ...common.errors import InputError, first_line
+from ...common.fields import Setting, settings_of
+from ...common.storage.paths import shown_name
+from ...gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
-    from ..mllm.model import GazedModel
-    from ..video.sources import Video
+    from ...mllm.model import GazedModel
+    from ...video.sources import Video
 
 BUNDLED_READS = "the bundled model reads the signs of SignVid's generated videos and nothing else"
 ONLY_SIGNS = f"{BUNDLED_READS}. Name a real one with --model"
@@ -39,7 +39,7 @@ def part_options(parser: argparse.ArgumentParser) -> None:
 
 def chosen_video(arguments: argparse.Namespace) -> Video:
     """The video, or the part of it, that the command line names."""
-    from ..video.sources import Video
+    from ...video.sources import Video
 
     return Video(arguments.video, arguments.start, arguments.end)
 
@@ -122,10 +122,10 @@ def usable_device(name: str | None) -> str:
 
 def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedModel:
     """untrained: without --model, an untrained model, to see something run; otherwise the bundled one."""
-    from ..gaze.autogaze.pretrained import BUNDLED
-    from ..mllm.loading import load_or_wrap
-    from ..mllm.tiny import tiny_model
-    from ..mllm.wrap import wrap
+    from ...gaze.autogaze.pretrained import BUNDLED
+    from ...mllm.loading import load_or_wrap
+    from ...mllm.tiny import tiny_model
+    from ...mllm.wrap import wrap
 
     if getattr(arguments, "index", None) is not None:
         if arguments.model is None and untrained:
@@ -144,10 +144,10 @@ def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedM
 
 def _load_for_index(arguments: argparse.Namespace) -> GazedModel:
     """The model that finds what was indexed: gaze and settings are those of the index, where none are given."""
-    from ..gaze.autogaze.pretrained import BUNDLED
-    from ..gaze.cache import VideoCache
-    from ..gaze.index_info import check_finds, read_index
-    from ..mllm.loading import load_or_wrap
+    from ...gaze.autogaze.pretrained import BUNDLED
+    from ...gaze.cache import VideoCache
+    from ...gaze.index_info import check_finds, read_index
+    from ...mllm.loading import load_or_wrap
 
     info = read_index(arguments.index)
     settings = VideoSettings.from_dict(info.settings) if arguments.preset is None else preset(arguments.preset)

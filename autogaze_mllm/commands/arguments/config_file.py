@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from ..common.errors import InputError
-from ..common.fields import settings_of
-from ..common.storage.json_text import parse_json, shown
-from ..common.storage.yaml_text import parse_yaml
-from ..gaze.settings import VideoSettings
+from ...common.errors import InputError
+from ...common.fields import settings_of
+from ...common.storage.json_text import parse_json, shown
+from ...common.storage.yaml_text import parse_yaml
+from ...gaze.settings import VideoSettings
 
 CONFIG = "config.yaml"  # in the folder of a run
 OF_THE_CALL = ("json", "resume", "retry_failed", "validate_only")  # and not of what is done
@@ -90,7 +90,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 def write_config(arguments: argparse.Namespace, path: Path) -> None:
     """What would repeat the run, as a file for --config."""
-    from ..common.storage.files import write_text
+    from ...common.storage.files import write_text
 
     text = yaml.safe_dump(arguments.chosen, sort_keys=False, allow_unicode=True)
     write_text(path, f"# {arguments.parser.prog} --config {path.name}\n{text}")
@@ -127,7 +127,7 @@ def _excluding(parser: argparse.ArgumentParser) -> list[list[str]]:
 
 
 def _read(file: Path) -> dict[Any, Any]:
-    from ..common.storage.files import read_bytes
+    from ...common.storage.files import read_bytes
 
     content = read_bytes(file)
     found = parse_json(content, file) if file.suffix == ".json" else parse_yaml(content, file, _Loader)

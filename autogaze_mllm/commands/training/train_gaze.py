@@ -7,9 +7,9 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from ..common.errors import InputError
-from ..common.storage.json_text import to_json
-from ..training.config import (
+from ...common.errors import InputError
+from ...common.storage.json_text import to_json
+from ...training.config import (
     BUDGETS,
     CLIPS,
     LOSSES,
@@ -19,16 +19,16 @@ from ..training.config import (
     SearchConfig,
     TrainingConfig,
 )
-from .config_file import CONFIG, write_config
-from .options import add_settings, print_rows, quiet, values_of
+from ..arguments.config_file import CONFIG, write_config
+from ..arguments.options import add_settings, print_rows, quiet, values_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from ..gaze.autogaze.config import AutoGazeConfig
-    from ..gaze.autogaze.model import AutoGaze
-    from ..training.tasks.base import ReconstructionTask
-    from ..training.trainer import TrainingData
+    from ...gaze.autogaze.config import AutoGazeConfig
+    from ...gaze.autogaze.model import AutoGaze
+    from ...training.tasks.base import ReconstructionTask
+    from ...training.trainer import TrainingData
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,7 @@ def _output(watch: argparse._ActionsContainer) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..training.trainer import GazeTrainer
+    from ...training.trainer import GazeTrainer
 
     _check(arguments)
     data = _data(arguments)
@@ -170,8 +170,8 @@ def _identity(arguments: argparse.Namespace, gaze: AutoGaze, task: Reconstructio
     """What decides the result besides settings and videos, by content."""
     import torch
 
-    from ..common.storage.hashing import content_hash, fingerprint
-    from ..training.data.labels import label_files
+    from ...common.storage.hashing import content_hash, fingerprint
+    from ...training.data.labels import label_files
 
     labels = label_files(arguments.labels) if arguments.labels is not None else []
     weights = task.state_dict() if isinstance(task, torch.nn.Module) else {}
@@ -193,9 +193,9 @@ def _settings(arguments: argparse.Namespace, steps: int) -> TrainingConfig:
 def _data(arguments: argparse.Namespace) -> TrainingData:
     from pathlib import Path
 
-    from ..training.data.clips import ClipSource, find_videos
-    from ..training.data.labels import key_of, read_labels
-    from ..training.trainer import TrainingData
+    from ...training.data.clips import ClipSource, find_videos
+    from ...training.data.labels import key_of, read_labels
+    from ...training.trainer import TrainingData
 
     settings = ClipConfig(**values_of(arguments, ClipConfig))
     paths = find_videos(arguments.videos)
@@ -230,7 +230,7 @@ def _warn_of_other_clips(settings: ClipConfig) -> None:
 
 def _held_out(arguments: argparse.Namespace) -> list[Path]:
     """Videos to validate on. One folder may do without; of several, all have some, or none is asked for."""
-    from ..training.data.clips import find_videos
+    from ...training.data.clips import find_videos
 
     if not arguments.val_clips and not arguments.validate_only:
         return []
@@ -249,7 +249,7 @@ def _models(arguments: argparse.Namespace, data: TrainingData) -> tuple[AutoGaze
     """A gaze model that is given decides the grid; a new one takes that of the task."""
     import torch
 
-    from ..gaze.autogaze.model import AutoGaze
+    from ...gaze.autogaze.model import AutoGaze
 
     changes: dict[str, Any] = {}
     torch.manual_seed(arguments.seed)
@@ -263,9 +263,9 @@ def _models(arguments: argparse.Namespace, data: TrainingData) -> tuple[AutoGaze
 def _new_gaze(arguments: argparse.Namespace, data: TrainingData, task: ReconstructionTask) -> AutoGaze:
     import torch
 
-    from ..gaze.autogaze.config import AutoGazeConfig
-    from ..gaze.autogaze.model import AutoGaze
-    from ..training.initialize import initialize
+    from ...gaze.autogaze.config import AutoGazeConfig
+    from ...gaze.autogaze.model import AutoGaze
+    from ...training.initialize import initialize
 
     scales = tuple(side for side, _ in task.grid.scales)
     gaze = AutoGaze(AutoGazeConfig(scales=scales, num_vision_tokens_each_frame=task.grid.size))
@@ -292,7 +292,7 @@ def _configured(
 
 
 def _task(arguments: argparse.Namespace, gaze: AutoGaze | None) -> ReconstructionTask:
-    from ..training.tasks.registry import load_task
+    from ...training.tasks.registry import load_task
 
     changes = {"loss_type": arguments.task_losses, "loss_weights": arguments.task_weights}
     models = {"dinov2_reg": arguments.dinov2_reg, "siglip2": arguments.siglip2}

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..common.errors import InputError
-from ..common.storage.json_text import to_json
-from ..training.config import LabelConfig
-from .config_file import CONFIG, write_config
-from .options import add_settings, print_rows, quiet, usable_device, values_of
+from ...common.errors import InputError
+from ...common.storage.json_text import to_json
+from ...training.config import LabelConfig
+from ..arguments.config_file import CONFIG, write_config
+from ..arguments.options import add_settings, print_rows, quiet, usable_device, values_of
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -35,8 +35,8 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..training.data.clips import find_videos
-    from ..training.search.labelling import label_videos
+    from ...training.data.clips import find_videos
+    from ...training.search.labelling import label_videos
 
     for name in ("workers", "shard"):
         if getattr(arguments, name) < 1:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from ..common.errors import InputError
-from ..common.storage.json_text import to_json
-from ..finetuning.config import (
+from ...common.errors import InputError
+from ...common.storage.json_text import to_json
+from ...finetuning.config import (
     ALONG,
     HOW,
     PARTS,
@@ -18,8 +18,8 @@ from ..finetuning.config import (
     PartConfig,
     RolloutConfig,
 )
-from .config_file import CONFIG, write_config
-from .options import add_settings, gaze_options, load_model, print_rows, quiet, values_of
+from ..arguments.config_file import CONFIG, write_config
+from ..arguments.options import add_settings, gaze_options, load_model, print_rows, quiet, values_of
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -65,14 +65,14 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.output is None and not arguments.dry_run:
         raise InputError("--output is missing: where checkpoints and the result go")
     quiet()
-    from ..common.compute import distributed
-    from ..common.storage.files import output_folder
-    from ..finetuning.benchmark_eval import chosen_benchmark
-    from ..finetuning.checkpoints import latest_checkpoint
-    from ..finetuning.data.samples import load_samples
-    from ..finetuning.deepspeed import chosen_engine
-    from ..finetuning.run import describe, finetune, prepare, training_device
-    from ..mllm.loading import base_source
+    from ...common.compute import distributed
+    from ...common.storage.files import output_folder
+    from ...finetuning.benchmark_eval import chosen_benchmark
+    from ...finetuning.checkpoints import latest_checkpoint
+    from ...finetuning.data.samples import load_samples
+    from ...finetuning.deepspeed import chosen_engine
+    from ...finetuning.run import describe, finetune, prepare, training_device
+    from ...mllm.loading import base_source
 
     config = _config(arguments)
     # What can be refused is refused before a large model is read.
@@ -142,7 +142,7 @@ def _rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from ..finetuning.data.samples import check_samples
+    from ...finetuning.data.samples import check_samples
 
     files = [*arguments.data, *arguments.eval_data]
     samples, faults = check_samples(files, arguments.media_root, progress=not arguments.json)

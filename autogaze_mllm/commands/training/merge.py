@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ..common.errors import InputError
-from ..common.storage.json_text import to_json
-from .options import quiet
+from ...common.errors import InputError
+from ...common.storage.json_text import to_json
+from ..arguments.options import quiet
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -22,9 +22,9 @@ def add(verbs: argparse._SubParsersAction) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     quiet()
-    from ..mllm.loading import load
-    from ..mllm.saving import save_base
-    from ..mllm.trained_parts import merge_adapter
+    from ...mllm.loading import load
+    from ...mllm.saving import save_base
+    from ...mllm.trained_parts import merge_adapter
 
     target = Path(arguments.target)
     if target.is_dir() and any(target.iterdir()):
