@@ -15,7 +15,7 @@ import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.mllm import families
 from autogaze_mllm.mllm.families import family_of_type
-from autogaze_mllm.mllm.families.llava import LlavaFamily
+from autogaze_mllm.mllm.families.llava.llava import LlavaFamily
 
 from ...helpers.conformance import (
     ALL,
@@ -164,7 +164,7 @@ def test_a_family_of_ones_own_that_tells_its_llm_more_is_not_packed() -> None:
 
 
 PACKAGE = """
-from autogaze_mllm.mllm.families.llava import LlavaFamily
+from autogaze_mllm.mllm.families.llava.llava import LlavaFamily
 
 
 class PackagedFamily(LlavaFamily):

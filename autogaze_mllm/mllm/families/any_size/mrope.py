@@ -15,9 +15,9 @@ from typing import Any, Literal
 
 import torch
 
-from ...gaze.token_map import TokenMap
-from ..media import Media
-from .base import Family
+from ....gaze.token_map import TokenMap
+from ...media import Media
+from ..base import Family
 
 TextAfter = Literal["installed", "published"]
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from ..media import Layout
-from .framed import FramedFamily
+from ...media import Layout
+from .base import FramedFamily
 
 TURN = "<|START_OF_TURN_TOKEN|>"
 END = "<|END_OF_TURN_TOKEN|>"

@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from ..media import Layout, Media
-from .framed import FramedFamily
+from ...media import Layout, Media
+from .base import FramedFamily
 
 MARK = "<fake_token_around_image>"
 

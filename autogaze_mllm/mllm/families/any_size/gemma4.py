@@ -12,10 +12,10 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from ...common.pixels import PixelFormat
-from ...vision.any_size import PositionTower
-from ..media import Layout, Media
-from .any_size import AnySizeFamily, joined_features
+from ....common.pixels import PixelFormat
+from ....vision.any_size import PositionTower
+from ...media import Layout, Media
+from .base import AnySizeFamily, joined_features
 
 
 class Gemma4Family(AnySizeFamily):

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from ...common.errors import InputError
-from ...common.storage.files import find_file, read_json
-from ..media import Media
-from ..preprocessing import Preprocessing
-from .native import NativeFamily
-from .nvila import chatml
+from ....common.errors import InputError
+from ....common.storage.files import find_file, read_json
+from ...media import Media
+from ...preprocessing import Preprocessing
+from ..chatml import chatml
+from .base import NativeFamily
 
 # In VILA's order, which decides their ids; its checkpoints hold them only sometimes.
 MEDIA_TOKENS = ("<vila/sentinel>", "<image>", "<vila/video>")

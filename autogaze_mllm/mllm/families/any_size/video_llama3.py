@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from ...vision.any_size import MeanTower
-from ..media import Layout, Media
-from .any_size import AnySizeFamily, joined_features
-from .nvila import chatml
+from ....vision.any_size import MeanTower
+from ...media import Layout, Media
+from ..chatml import chatml
+from .base import AnySizeFamily, joined_features
 
 MERGE = 2  # of videos, by the published preprocessing; the configuration does not have it
 

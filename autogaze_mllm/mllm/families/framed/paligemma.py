@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import torch
 
-from ..media import TAG, Layout
-from .framed import FramedFamily
+from ...media import TAG, Layout
+from .base import FramedFamily
 
 
 class PaliGemmaFamily(FramedFamily):

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-from ..media import Layout
-from .framed import FramedFamily
-from .nvila import chatml
+from ...media import Layout
+from ..chatml import chatml
+from .base import FramedFamily
 
 
 class InternVLFamily(FramedFamily):

@@ -15,12 +15,12 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ...gaze.settings import VideoSettings
-from ...vision.any_size import AnySizeTower, TableTower, WindowTower
-from ..media import Layout, Media
-from .any_size import AnySizeFamily, joined_features
+from ....gaze.settings import VideoSettings
+from ....vision.any_size import AnySizeTower, TableTower, WindowTower
+from ...media import Layout, Media
+from ..chatml import chatml
+from .base import AnySizeFamily, joined_features
 from .mrope import TextAfter, mrope_positions
-from .nvila import chatml
 
 START, END = "<|vision_start|>", "<|vision_end|>"
 

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...vision.adapters import adapter_of
-from ..media import Media
-from ..preprocessing import Preprocessing
-from .base import Family
+from ....vision.adapters import adapter_of
+from ...media import Media
+from ...preprocessing import Preprocessing
+from ..base import Family
 
 
 class LlavaFamily(Family):

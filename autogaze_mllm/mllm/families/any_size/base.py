@@ -9,15 +9,15 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from ...common.errors import InputError
-from ...common.pixels import resize_frames
-from ...gaze.gazed_video import GazedVideo
-from ...gaze.grid import PatchGrid
-from ...gaze.settings import VideoSettings
-from ...gaze.token_map import TokenMap
-from ...vision.any_size import AnySizeTower, CoarsePositions
-from ..media import Layout
-from .base import Family
+from ....common.errors import InputError
+from ....common.pixels import resize_frames
+from ....gaze.gazed_video import GazedVideo
+from ....gaze.grid import PatchGrid
+from ....gaze.settings import VideoSettings
+from ....gaze.token_map import TokenMap
+from ....vision.any_size import AnySizeTower, CoarsePositions
+from ...media import Layout
+from ..base import Family
 
 
 class AnySizeFamily(Family):

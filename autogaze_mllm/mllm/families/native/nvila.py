@@ -15,11 +15,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...gaze.grid import PatchGrid
-from ...gaze.settings import VideoSettings, preset
-from ..media import Media
-from ..preprocessing import Preprocessing
-from .native import NativeFamily
+from ....gaze.grid import PatchGrid
+from ....gaze.settings import VideoSettings, preset
+from ...media import Media
+from ...preprocessing import Preprocessing
+from ..chatml import chatml
+from .base import NativeFamily
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +88,3 @@ class NvilaFamily(NativeFamily):
 
     def answer(self, text: str) -> str:
         return f"{text}<|im_end|>"
-
-
-def chatml(text: str, first: bool = True) -> str:
-    """A question as Qwen2 was trained to read it in NVILA."""
-    before = "<|im_start|>system\nYou are a helpful assistant<|im_end|>\n" if first else "\n"
-    return f"{before}<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n"

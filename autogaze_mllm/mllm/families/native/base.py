@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ..media import Media
-from .base import Family
+from ...media import Media
+from ..base import Family
 
 
 class NativeFamily(Family):

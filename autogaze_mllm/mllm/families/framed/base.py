@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...gaze.token_map import TokenMap
-from ..media import Layout, Media
-from .base import Family
+from ....gaze.token_map import TokenMap
+from ...media import Layout, Media
+from ..base import Family
 
 
 class FramedFamily(Family):

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from ...common.compute.offloading import present
-from ..media import Media
-from .base import Family
+from ....common.compute.offloading import present
+from ...media import Media
+from ..base import Family
 
 
 class LlavaOnevisionFamily(Family):

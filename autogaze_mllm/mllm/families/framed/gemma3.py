@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from ...common.compute.offloading import present
-from ..media import Layout
-from .framed import FramedFamily
+from ....common.compute.offloading import present
+from ...media import Layout
+from .base import FramedFamily
 
 
 class Gemma3Family(FramedFamily):

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..common.compute.offloading import present
-from ..common.storage.hashing import fingerprint
+from ...common.compute.offloading import present
+from ...common.storage.hashing import fingerprint
 
 _read_once: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[int, str]]] = weakref.WeakKeyDictionary()
 

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 import torch
 from PIL import Image
 
-from ..media import Media
-from .base import Family
+from ...media import Media
+from ..base import Family
 
 
 class LlavaNextVideoFamily(Family):
