@@ -16,7 +16,7 @@ import torch
 from transformers.generation.streamers import BaseStreamer
 
 import autogaze_mllm as am
-from autogaze_mllm.mllm.prompt_cache import PromptPrefix
+from autogaze_mllm.mllm.prompts.prompt_cache import PromptPrefix
 
 from ..helpers.family_models import build
 from ..helpers.tiny_models import tiny_gaze

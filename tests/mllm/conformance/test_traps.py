@@ -16,7 +16,7 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.token_map import TokenMap
-from autogaze_mllm.mllm import splice
+from autogaze_mllm.mllm.calls import splice
 from autogaze_mllm.mllm.families import Family
 from autogaze_mllm.mllm.families.any_size import mrope
 from autogaze_mllm.mllm.media import Layout

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from ..common.errors import InputError
-from .families import Family
+from ...common.errors import InputError
+from ..families import Family
 
 
 @contextmanager
