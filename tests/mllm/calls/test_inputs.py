@@ -13,9 +13,9 @@ from transformers import BatchFeature
 
 import autogaze_mllm as am
 
-from ..helpers.checkpoints import write_vila
-from ..helpers.family_models import NAMES, build
-from ..helpers.tiny_models import FAMILIES, make
+from ...helpers.checkpoints import write_vila
+from ...helpers.family_models import NAMES, build
+from ...helpers.tiny_models import FAMILIES, make
 
 IMAGE = Image.effect_noise((80, 60), 60).convert("RGB")
 PREPARED = [name for name in NAMES if name in ("llava", "llava_onevision", "internvl", "gemma3", "smolvlm")]

@@ -27,10 +27,10 @@ from transformers import (
 
 import autogaze_mllm as am
 
-from ..helpers import conformance
-from ..helpers.family_models import build, variant_of
-from ..helpers.family_reference import dense_inputs
-from ..helpers.tiny_models import FAMILIES, make
+from ...helpers import conformance
+from ...helpers.family_models import build, variant_of
+from ...helpers.family_reference import dense_inputs
+from ...helpers.tiny_models import FAMILIES, make
 
 QUESTION = "<video>\nWhat moves?"
 NEW = 10

@@ -18,8 +18,8 @@ from transformers.generation.streamers import BaseStreamer
 import autogaze_mllm as am
 from autogaze_mllm.mllm.prompts.prompt_cache import PromptPrefix
 
-from ..helpers.family_models import build
-from ..helpers.tiny_models import tiny_gaze
+from ...helpers.family_models import build
+from ...helpers.tiny_models import tiny_gaze
 
 QUESTIONS = ("What?", "Who is that?", "Where is the red thing?", "Why?")
 OPTIONS: dict[str, Any] = {"max_new_tokens": 4}
