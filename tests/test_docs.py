@@ -28,10 +28,10 @@ from autogaze_mllm.mllm import families
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.vision import adapters
 
-from .helpers.family_models import write_folder
-from .helpers.published_folders import write_siglip
+from .helpers.families.models import write_folder
+from .helpers.files.published_folders import write_siglip
+from .helpers.files.videomae_files import write_vit_mae
 from .helpers.tiny_models import tiny_gaze
-from .helpers.videomae_files import write_vit_mae
 
 PACKAGE = Path(am.__file__).resolve().parent
 ROOT = PACKAGE.parent

@@ -24,7 +24,7 @@ from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.family_models import FAMILIES, build
+from ..helpers.families.models import FAMILIES, build
 from ..helpers.tiny_models import make
 
 

@@ -27,8 +27,8 @@ from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, kept_pat
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.files.published_folders import small_gaze as published_gaze
 from ..helpers.paths import ROOT
-from ..helpers.published_folders import small_gaze as published_gaze
 from ..helpers.training_models import small_gaze, write_clips
 
 

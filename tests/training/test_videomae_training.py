@@ -27,9 +27,9 @@ from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.files.videomae_files import write_published, write_vit_mae
 from ..helpers.paths import ROOT
 from ..helpers.training_models import CONFIG, small_gaze, write_clips
-from ..helpers.videomae_files import write_published, write_vit_mae
 
 PLAIN = ["--frames", "2", "--batch-size", "2", "--device", "cpu", "--val-clips", "0", "--save-every", "1", "--json"]
 WIDE = {"image_size": 64, "patch_size": 16, "scales": "32+64+112+224", "max_num_frames": 4}  # on the published grid

@@ -21,7 +21,7 @@ from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.sources import Video, as_video, videos_in
 
-from ..helpers.video_files import encode, numbered_frame, numbered_frames, read_number
+from ..helpers.files.video_files import encode, numbered_frame, numbered_frames, read_number
 
 SETTINGS = am.VideoSettings(frames=6)
 FPS = 8

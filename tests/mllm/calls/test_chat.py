@@ -12,9 +12,9 @@ import autogaze_mllm as am
 from autogaze_mllm.mllm.families import FAMILIES as KNOWN
 from autogaze_mllm.mllm.prompts.prompt import media_text
 
-from ...helpers.checkpoints import write_nvila, write_vila
+from ...helpers.families.models import FAMILIES, NAMES, build
 from ...helpers.families.templates import TEMPLATES
-from ...helpers.family_models import FAMILIES, NAMES, build
+from ...helpers.files.checkpoints import write_nvila, write_vila
 from ...helpers.tiny_models import make
 
 IMAGE = Image.effect_noise((80, 60), 60).convert("RGB")

@@ -27,9 +27,9 @@ from transformers import (
 
 import autogaze_mllm as am
 
-from ...helpers import conformance
-from ...helpers.family_models import build, variant_of
-from ...helpers.family_reference import dense_inputs
+from ...helpers.families import conformance
+from ...helpers.families.models import build, variant_of
+from ...helpers.families.reference import dense_inputs
 from ...helpers.tiny_models import FAMILIES, make
 
 QUESTION = "<video>\nWhat moves?"

@@ -13,8 +13,8 @@ from transformers import BatchFeature
 
 import autogaze_mllm as am
 
-from ...helpers.checkpoints import write_vila
-from ...helpers.family_models import NAMES, build
+from ...helpers.families.models import NAMES, build
+from ...helpers.files.checkpoints import write_vila
 from ...helpers.tiny_models import FAMILIES, make
 
 IMAGE = Image.effect_noise((80, 60), 60).convert("RGB")

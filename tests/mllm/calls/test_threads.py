@@ -18,7 +18,7 @@ from transformers.generation.streamers import BaseStreamer
 import autogaze_mllm as am
 from autogaze_mllm.mllm.prompts.prompt_cache import PromptPrefix
 
-from ...helpers.family_models import build
+from ...helpers.families.models import build
 from ...helpers.tiny_models import tiny_gaze
 
 QUESTIONS = ("What?", "Who is that?", "Where is the red thing?", "Why?")

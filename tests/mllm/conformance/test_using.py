@@ -17,7 +17,7 @@ from autogaze_mllm.mllm import families
 from autogaze_mllm.mllm.families import family_of_type
 from autogaze_mllm.mllm.families.llava.llava import LlavaFamily
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     ALL,
     QUESTION,
     assert_close,
@@ -31,8 +31,8 @@ from ...helpers.conformance import (
     wrapped,
     written,
 )
-from ...helpers.family_models import NAMES, build
-from ...helpers.family_reference import greedy
+from ...helpers.families.models import NAMES, build
+from ...helpers.families.reference import greedy
 
 
 @holds("ask")

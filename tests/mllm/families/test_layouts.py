@@ -19,8 +19,8 @@ from transformers.video_utils import VideoMetadata
 
 from ...helpers.families.folders import PROCESSORS
 from ...helpers.families.layouts import in_words
-from ...helpers.family_models import FAMILIES, NAMES, build, variant_of
-from ...helpers.family_reference import LAYOUTS, VideoClip, dense_inputs
+from ...helpers.families.models import FAMILIES, NAMES, build, variant_of
+from ...helpers.families.reference import LAYOUTS, VideoClip, dense_inputs
 
 SIDE_TOKENS = 4  # of every family's plain picture
 PATCHES = SIDE_TOKENS**2

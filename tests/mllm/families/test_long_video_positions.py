@@ -9,7 +9,7 @@ import torch
 
 import autogaze_mllm as am
 
-from ...helpers.family_models import build
+from ...helpers.families.models import build
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl"])

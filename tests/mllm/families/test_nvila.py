@@ -18,8 +18,8 @@ from autogaze_mllm.gaze.ratio import patches_per_frame
 from autogaze_mllm.gaze.settings import preset
 from autogaze_mllm.mllm.native import NvilaModel
 
-from ...helpers.checkpoints import VISION, drop_keys, write_json, write_nvila
-from ...helpers.plain_vision import dense_tower, gazed_pictures, join, part, project
+from ...helpers.families.plain_vision import dense_tower, gazed_pictures, join, part, project
+from ...helpers.files.checkpoints import VISION, drop_keys, write_json, write_nvila
 
 KIND = "mlp_downsample_3x3_fix"
 SMALL = {"frames": 6, "thumbnails": 3, "max_tiles": 4, "ratio": 0.5, "cache": False}

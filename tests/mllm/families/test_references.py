@@ -16,14 +16,14 @@ from transformers import AutoModelForImageTextToText
 
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 
-from ...helpers.family_models import NAMES, VARIANTS, build, variant_of, write_folder
-from ...helpers.family_reference import (
+from ...helpers.families.models import NAMES, VARIANTS, build, variant_of, write_folder
+from ...helpers.families.reference import (
     continued,
     dense_inputs,
     dense_logits,
     dense_step_logits,
 )
-from ...helpers.family_thinned import thinned_logits
+from ...helpers.families.thinned import thinned_logits
 
 CASES = [
     pytest.param(name, variant, marks=[pytest.mark.slow] if variant != "plain" else [], id=f"{name}-{variant}")

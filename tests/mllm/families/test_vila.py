@@ -17,8 +17,8 @@ import autogaze_mllm as am
 from autogaze_mllm.mllm.native import VilaModel
 from autogaze_mllm.mllm.native.llama_tokenizer import read_llama_tokenizer
 
-from ...helpers.checkpoints import VISION, drop_keys, qwen_tokenizer, write_json, write_vila
-from ...helpers.plain_vision import dense_tower, gazed_pictures, join, part, project, windows
+from ...helpers.families.plain_vision import dense_tower, gazed_pictures, join, part, project, windows
+from ...helpers.files.checkpoints import VISION, drop_keys, qwen_tokenizer, write_json, write_vila
 
 KINDS = ["linear", "mlp2x_gelu", "mlp_downsample", "mlp_downsample_2x2_fix", "mlp_downsample_3x3_fix"]
 WINDOW = {"mlp_downsample": 2, "mlp_downsample_2x2_fix": 2, "mlp_downsample_3x3_fix": 3}

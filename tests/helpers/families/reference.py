@@ -15,9 +15,9 @@ from PIL import Image
 
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 
-from .families import layouts, native_layouts
-from .families.configs import vocabulary_size
-from .families.layouts import TAG, Layout, VideoClip
+from . import layouts, native_layouts
+from .configs import vocabulary_size
+from .layouts import TAG, Layout, VideoClip
 
 LAYOUTS: dict[str, type[Layout]] = {
     "llava": layouts.Llava,

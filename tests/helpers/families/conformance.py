@@ -27,10 +27,10 @@ from autogaze_mllm.mllm.native import native_class
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 from autogaze_mllm.mllm.registry import wrapper_of
 
-from .checkpoints import VISION, write_nvila, write_vila
-from .families.configs import Shape
-from .family_models import FAMILIES, NAMES, build, variant_of, write_folder
-from .family_reference import SECONDS_PER_FRAME
+from ..files.checkpoints import VISION, write_nvila, write_vila
+from .configs import Shape
+from .models import FAMILIES, NAMES, build, variant_of, write_folder
+from .reference import SECONDS_PER_FRAME
 
 QUESTION = "<video>\nWhat moves?"
 SEEN = 1e-2  # what must change in a logit where something else is seen

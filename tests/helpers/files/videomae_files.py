@@ -21,7 +21,7 @@ from transformers import (
 
 from autogaze_mllm.training.tasks.videomae.model import VideoMAE, VideoMAEConfig
 
-from .training_models import CONFIG
+from ..training_models import CONFIG
 
 SMALL = {"hidden_size": 24, "intermediate_size": 32, "num_hidden_layers": 4, "num_attention_heads": 2}
 PIXELS = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "size": 224}  # of a ViT-MAE

@@ -14,7 +14,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig, BudgetConfig, GazeDecoderConfig, GazeEncoderConfig
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
 
-from .golden_data import load, weights
+from ..golden_data import load, weights
 
 TEXT = {"vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 2}
 

@@ -24,9 +24,9 @@ from transformers import PreTrainedTokenizerFast
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 from autogaze_mllm.mllm.tiny import tiny_tokenizer
 
-from .families import configs, folders, qwen_configs
-from .families.configs import Shape, Variant
-from .families.templates import TEMPLATES
+from . import configs, folders, qwen_configs
+from .configs import Shape, Variant
+from .templates import TEMPLATES
 
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
