@@ -23,7 +23,6 @@ from ..search.greedy import SearchResult, follow_mosaic
 from ..tasks.mosaic_task import MosaicTask
 from .augment import TakeConfig, TakeSource
 
-
 FEWEST = 0.015  # share of the patches of a frame that a budget has at least
 USUAL = 0.18  # and at most, in four pools of five; in the others what the search allows
 FIRST = 4.0  # times as many patches, at most, has the first frame of a clip
