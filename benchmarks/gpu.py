@@ -80,12 +80,7 @@ def plan(small: bool, pack: Path | None) -> list[Step]:
     steps = [
         Step("videos", python("question.py", *video, *videos, "--make-only"), 240, background=True),
         Step("machine", python("gpu.py", "--facts", "{work}/machine.json", *device), 60, ("machine.json",)),
-        Step(
-            "tests",
-            tests,
-            150,
-            environment={"AUTOGAZE_TEST_DEVICE": "cpu"} if small else {},
-        ),
+        Step("tests", tests, 150, environment={"AUTOGAZE_TEST_DEVICE": "cpu"} if small else {}),
         Step(
             "gaze_speed",
             python("gaze_speed.py", *speed, *device, "--out", "{work}/gaze_speed.json"),

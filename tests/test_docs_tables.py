@@ -19,9 +19,9 @@ from autogaze_mllm.finetuning.config import FinetuneConfig
 from autogaze_mllm.finetuning.run import prepare
 from autogaze_mllm.gaze.settings import PRESETS
 from autogaze_mllm.mllm.families import OWN
-from autogaze_mllm.mllm.families.llava import LlavaFamily
+from autogaze_mllm.mllm.families.llava.llava import LlavaFamily
 
-from .helpers.family_models import build
+from .helpers.families.models import build
 
 ROOT = Path(am.__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
