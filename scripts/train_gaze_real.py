@@ -116,7 +116,7 @@ def stages_of(sizes: dict, wanted: str | None) -> list[Stage]:
     for name, share, own in (("short", 0.1, 0.0), ("search", 0.2, 0.0), ("own", 0.7, 1.0)):
         clips, batch, frames = sizes[name]
         # Two short clips are cut from a take: what is read and sampled for one serves both.
-        take = TakeConfig(2 * frames, (1, 8)) if name == "short" else TakeConfig(frames, (1, 4))
+        take = TakeConfig(2 * frames, (1, 8)) if name == "short" else TakeConfig(frames, (1.3, 4.3))
         stages.append(Stage(name, share, PoolConfig(clips, frames, take, own), batch))
     if wanted is None:
         return stages
