@@ -35,7 +35,7 @@ from autogaze_mllm.training.on_device.pool import PoolConfig  # noqa: E402
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask  # noqa: E402
 
 SIZES = {  # of each stage: clips of a pool and of a step, and their frames; clips to calibrate on
-    "cuda": {"short": (2048, 64, 4), "search": (1024, 16, 16), "own": (1024, 16, 16), "calibration": 64},
+    "cuda": {"short": (2048, 64, 4), "search": (768, 16, 16), "own": (768, 16, 16), "calibration": 64},
     "cpu": {"short": (16, 8, 4), "search": (8, 4, 16), "own": (8, 4, 16), "calibration": 24},
     "small": {"short": (4, 2, 2), "search": (2, 1, 3), "own": (2, 1, 3), "calibration": 2},
 }
