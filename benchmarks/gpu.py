@@ -260,6 +260,7 @@ def facts(path: Path, device_name: str | None) -> None:
 
 def table(report: dict[str, Any]) -> str:
     """The results in a few lines: what came of each step, then the figures that matter."""
+    sys.path.insert(0, str(HERE.parent))  # nothing needs to be installed
     import gaze_profile
     import gaze_speed
     import latency

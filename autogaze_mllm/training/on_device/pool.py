@@ -107,12 +107,16 @@ class PoolSource:
         return Pool(seen, found)
 
     def _follow(self, shown: torch.Tensor, seen: torch.Tensor) -> Pool:
-        """Each clip is gone through to a loss of its own or to the end of its budgets, half of them by drawing from
-        what the model would do."""
+        """Each clip is gone through to a loss of its own or to the end of its budgets; a quarter of them by drawing
+        from what the model would do. No more: the heads of a step do not see what those before them drew, so that
+        their labels would be noise."""
         low, high = np.log(self.search.target)
         budgets, walker, pools = self._budgets(*seen.shape[:2]), self._walker(seen.device), []
         with full_precision(seen):
-            for number, rows in enumerate(torch.arange(len(seen)).chunk(2)):
+            certain = -(-3 * len(seen) // 4)
+            for number, rows in enumerate(torch.arange(len(seen)).split([certain, len(seen) - certain])):
+                if not len(rows):
+                    continue
                 drawn = np.exp(self.rng.uniform(low, high, (len(rows), 1)))
                 drawn = np.where(self.rng.random((len(rows), 1)) < 0.5, drawn, 0.0)
                 losses = torch.tensor(drawn, dtype=torch.float32)
