@@ -4,9 +4,9 @@ What this package writes is safetensors and json. A checkpoint also holds what t
 from it (optimiser, scheduler, random states), which these libraries write with torch.save and, DeepSpeed's apart, read
 back with weights_only. It is read from the training's own output folder only, and nothing but --resume reads it.
 
-Four methods that are overridden have an underscore: transformers has no public place to say which order samples come
-in, that the weights of a checkpoint are there already, that DeepSpeed need not write frozen ones, or what is to become
-of a checkpoint that could not be written.
+Three methods that are overridden have an underscore: transformers has no public place to say that the weights of a
+checkpoint are there already, that DeepSpeed need not write frozen ones, or what is to become of a checkpoint that could
+not be written: callbacks are called when it has been.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import seed_worker
 
 from ..common.compute import distributed
 from ..common.errors import DivergenceError
@@ -77,8 +80,21 @@ class GazedTrainer(Trainer):
 
     # -- order and optimiser -------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
-        return self.order
+    def get_train_dataloader(self) -> DataLoader:
+        """The trainer's own, but for the order."""
+        given = self.args
+        seeded = partial(seed_worker, num_workers=given.dataloader_num_workers, rank=given.process_index)
+        loader: DataLoader = DataLoader(
+            self.train_dataset,
+            batch_size=given.train_batch_size,
+            sampler=self.order,
+            collate_fn=self.data_collator,
+            num_workers=given.dataloader_num_workers,
+            pin_memory=given.dataloader_pin_memory,
+            persistent_workers=given.dataloader_persistent_workers,
+            worker_init_fn=seeded,
+        )
+        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
