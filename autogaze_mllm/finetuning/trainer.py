@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import DeepSpeedSchedulerWrapper
@@ -43,12 +43,12 @@ from .data.dataset import ConversationDataset, LengthSampler, collator, padding_
 from .parts import trained_groups
 from .trained_model import TrainedModel
 
-TOLD_FILE = "finetune.json"
+CONFIG_FILE = "finetune.json"
 LOWER = "a lower learning rate may help"
 
 
 class GazedTrainer(Trainer):
-    """examination: the benchmark that is asked at every evaluation, if any.
+    """benchmark: what is asked at every evaluation, if any.
 
     base_source: where the base model is found: a hub id or an absolute path. lora: the LoraConfig in use."""
 
@@ -64,7 +64,7 @@ class GazedTrainer(Trainer):
     ) -> None:
         self.config, self.base_source, self.lora = config, base_source, lora
         self.trained, self.gazed = model, model.gazed
-        self.examination: BenchmarkEval | None = None
+        self.benchmark: BenchmarkEval | None = None
         batch = config.batch_size * config.accumulate * distributed.count()
         self.order = LengthSampler(train.lengths, batch, config.seed, config.group_by_length)
         super().__init__(
@@ -85,7 +85,7 @@ class GazedTrainer(Trainer):
         given = self.args
         seeded = partial(seed_worker, num_workers=given.dataloader_num_workers, rank=given.process_index)
         loader: DataLoader = DataLoader(
-            self.train_dataset,
+            cast(ConversationDataset, self.train_dataset),
             batch_size=given.train_batch_size,
             sampler=self.order,
             collate_fn=self.data_collator,
@@ -114,10 +114,10 @@ class GazedTrainer(Trainer):
 
     def evaluation_loop(self, *given: Any, **named: Any) -> Any:
         output = super().evaluation_loop(*given, **named)  # leaves the model in evaluation mode
-        if self.examination is None:
+        if self.benchmark is None:
             return output
         with self.accelerator.autocast():  # as what the trainer calls computes by itself
-            accuracy = self.examination.accuracy(self.state.global_step)
+            accuracy = self.benchmark.accuracy(self.state.global_step)
         return output._replace(metrics={**(output.metrics or {}), "eval_accuracy": accuracy})
 
     # -- saving --------------------------------------------------------------------------------------------------
@@ -140,7 +140,7 @@ class GazedTrainer(Trainer):
         folder = output_folder(output_dir or result)
         (folder / SETTINGS_FILE).unlink(missing_ok=True)
         tuned = save_parts(folder, self.gazed.family, tensors, self.lora)
-        write_json(folder / TOLD_FILE, self.config.to_dict())
+        write_json(folder / CONFIG_FILE, self.config.to_dict())
         own = result.resolve() / "base"  # moves with the folder that it lies in
         inside = Path(self.base_source) == own
         save_settings(self.gazed, folder, os.path.relpath(own, folder) if inside else self.base_source, tuned)
