@@ -19,8 +19,8 @@ STARTED = time.monotonic()
 
 import argparse  # noqa: E402
 import dataclasses  # noqa: E402
-import shutil  # noqa: E402
 import sys  # noqa: E402
+import tempfile  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
@@ -47,7 +47,7 @@ GAZE = {"loss": 0.0, "chunk_frames": 2}  # as in benchmarks/signvid.py, which sa
 DEV_NOISE = 0.05
 # Videos at most and of a step, of each group; of the development set; seconds that it takes.
 SIZES: dict[str, Any] = {
-    "cuda": {"small": (1600, 8), "large": (128, 2), "long": (64, 2), "dev": 16, "reserve": 30.0},
+    "cuda": {"small": (1200, 8), "large": (128, 2), "long": (64, 2), "dev": 16, "reserve": 30.0},
     "cpu": {"small": (64, 2), "large": (4, 1), "long": (4, 1), "dev": 2, "reserve": 60.0},
     "tiny": {"small": (4, 2), "large": (2, 1), "long": (2, 1), "dev": 1, "reserve": 5.0},
 }
@@ -156,12 +156,12 @@ def run(arguments: argparse.Namespace) -> None:
         settings = dataclasses.replace(
             settings, packs=2, questions=4, texts=8, text_chunk=4, text_batch=2, text_only=4, window=4
         )
-    films = out / "films"
     looks = Looks(device, model.dtype)
     groups = groups_of(looks, sizes, arguments.small)
     seconds = arguments.minutes * 60 - (time.monotonic() - STARTED) - sizes["reserve"]
     clock = Clock(seconds, steps=TINY_STEPS if arguments.small else arguments.steps)
-    with SignSource(films, speech_of(model, folder / "llm" / "tokenizer.json"), arguments.workers) as source:
+    speech = speech_of(model, folder / "llm" / "tokenizer.json")
+    with tempfile.TemporaryDirectory() as films, SignSource(Path(films), speech, arguments.workers) as source:
         course = Course(model, source, groups, settings, out, clock)
         print(f"training on {device} for {seconds:.0f} s from {time.monotonic() - STARTED:.1f} s on", flush=True)
         course.train()
@@ -169,7 +169,6 @@ def run(arguments: argparse.Namespace) -> None:
         source.cancel()
         found = measure(course, looks, groups[0], sizes["dev"], 1 if arguments.small else 9)
     write_json(out / "result.json", {"steps": clock.step, "development": found})
-    shutil.rmtree(films, ignore_errors=True)
     for name, rows in found.items():
         for look, values in rows.items():
             shares = "  ".join(f"{kind} {value:.2f}" for kind, value in values.items())

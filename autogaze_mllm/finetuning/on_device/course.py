@@ -31,7 +31,7 @@ from .shared_prefix import question_states, share_prefix
 from .signs import Film, SignSource, Text, VideoJob
 
 SAVE_EVERY, PRINT_EVERY = 30.0, 5.0  # seconds
-COLLECTING = 0.4  # share of the time that may go into looking at new videos
+COLLECTING = 0.3  # share of the time that may go into looking at new videos
 NOISES = (0.01, 0.07)  # of the sensor, in every other video
 
 

@@ -81,7 +81,6 @@ class SignSource:
     with it."""
 
     def __init__(self, folder: Path, speech: Speech, workers: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.speech = folder, speech
         self._asked: list[Future[Any]] = []
         self.pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_begin)
@@ -90,7 +89,7 @@ class SignSource:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
+        self.pool.shutdown(wait=True, cancel_futures=True)  # what is being made is written to the folder to its end
 
     def film(self, job: VideoJob) -> Future[Film]:
         future = self.pool.submit(film, self.folder, self.speech, job)
