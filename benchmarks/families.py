@@ -34,8 +34,8 @@ from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.token_map import TokenMap
 from autogaze_mllm.mllm.families import Family, family_of_type
-from autogaze_mllm.mllm.families.any_size import AnySizeFamily
-from autogaze_mllm.mllm.families.native import NativeFamily
+from autogaze_mllm.mllm.families.any_size.base import AnySizeFamily
+from autogaze_mllm.mllm.families.native.base import NativeFamily
 from autogaze_mllm.mllm.native.model import NativeConfig
 from autogaze_mllm.mllm.native.projectors import KINDS, build_projector
 from autogaze_mllm.mllm.native.vila import Surroundings

@@ -32,9 +32,9 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.common.compute.memory import PeakMemory
+from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
 from autogaze_mllm.training.data.clips import find_videos

@@ -25,10 +25,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.common.drawing.labels import in_plot, told_apart
+from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.labels import in_plot, told_apart
-from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.common.storage.json_diff import check_same
 from autogaze_mllm.gaze.selection import GazingInfo, read_selection

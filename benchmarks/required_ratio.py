@@ -32,17 +32,17 @@ import torch
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.common.drawing.labels import in_plot, told_apart
+from autogaze_mllm.common.drawing.palette import line_colours
+from autogaze_mllm.common.drawing.plots import panels, plain_log, save_png
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.labels import in_plot, told_apart
-from autogaze_mllm.common.palette import line_colours
 from autogaze_mllm.common.pixels import resize_frames
-from autogaze_mllm.common.plots import panels, plain_log, save_png
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.common.storage.hashing import content_hash
 from autogaze_mllm.common.storage.json_diff import check_same
-from autogaze_mllm.gaze.mosaic import rebuild
+from autogaze_mllm.gaze.pictures.mosaic import rebuild
 from autogaze_mllm.gaze.selectors.base import AnySelector
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.training.data.clips import find_videos

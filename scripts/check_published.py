@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from autogaze_mllm.commands.options import quiet, revisions, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, revisions, usable_device
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.common.storage.files import read_fields, read_json, write_json

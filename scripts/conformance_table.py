@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from autogaze_mllm.mllm.families import FAMILIES  # noqa: E402
-from tests.helpers.conformance import ALL, PROPERTIES, model_type_of  # noqa: E402
+from tests.helpers.families.conformance import ALL, PROPERTIES, model_type_of  # noqa: E402
 
 SUITE = ROOT / "tests" / "mllm" / "conformance"
 PAGE = ROOT / "docs" / "conformance.md"

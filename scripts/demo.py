@@ -15,7 +15,7 @@ from pathlib import Path
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.gazed_video import GazedVideo
-from autogaze_mllm.gaze.overlay import Overlay
+from autogaze_mllm.gaze.pictures.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.mllm.model import GazedModel

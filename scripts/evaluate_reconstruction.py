@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 
-from autogaze_mllm.commands.options import quiet, revisions, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, revisions, usable_device
 from autogaze_mllm.common.compute.distributed import Shard
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.training.data.clips import find_videos

@@ -16,7 +16,7 @@ import json
 import sys
 from pathlib import Path
 
-from autogaze_mllm.commands.options import add_settings, values_of
+from autogaze_mllm.commands.arguments.options import add_settings, values_of
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, write_signvid
 from autogaze_mllm.signvid.conversations import TURNS, write_conversations

@@ -35,11 +35,11 @@ from autogaze_mllm.training.on_device.pool import PoolConfig  # noqa: E402
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask  # noqa: E402
 
 SIZES = {  # of each stage: clips of a pool and of a step, and their frames; clips to calibrate on
-    "cuda": {"short": (512, 64, 4), "search": (256, 32, 16), "own": (512, 32, 16), "calibration": 64},
+    "cuda": {"short": (2048, 64, 4), "search": (768, 16, 16), "own": (768, 16, 16), "calibration": 64},
     "cpu": {"short": (16, 8, 4), "search": (8, 4, 16), "own": (8, 4, 16), "calibration": 24},
     "small": {"short": (4, 2, 2), "search": (2, 1, 3), "own": (2, 1, 3), "calibration": 2},
 }
-SMALL_STEPS = 6
+SMALL_STEPS = 12
 
 
 def main() -> int:
@@ -113,10 +113,10 @@ def settings_of(arguments: argparse.Namespace, device: torch.device) -> Training
 
 def stages_of(sizes: dict, wanted: str | None) -> list[Stage]:
     stages = []
-    for name, share, own in (("short", 0.25, 0.0), ("search", 0.35, 0.0), ("own", 0.4, 0.7)):
+    for name, share, own in (("short", 0.1, 0.0), ("search", 0.2, 0.0), ("own", 0.7, 1.0)):
         clips, batch, frames = sizes[name]
         # Two short clips are cut from a take: what is read and sampled for one serves both.
-        take = TakeConfig(2 * frames, (1, 8)) if name == "short" else TakeConfig(frames, (1, 4))
+        take = TakeConfig(2 * frames, (1, 8)) if name == "short" else TakeConfig(frames, (1.3, 4.3))
         stages.append(Stage(name, share, PoolConfig(clips, frames, take, own), batch))
     if wanted is None:
         return stages

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import InputError, listed
 from ..common.storage.json_text import to_json
 from ..evaluation.config import EvalConfig
-from .config_file import CONFIG, write_config
-from .options import (
+from .arguments.config_file import CONFIG, write_config
+from .arguments.options import (
     ONLY_SIGNS,
     add_settings,
     cache_options,

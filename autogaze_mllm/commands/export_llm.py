@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..common.storage.json_text import to_json
-from .options import quiet
+from .arguments.options import quiet
 
 
 def add(verbs: argparse._SubParsersAction) -> None:

@@ -15,8 +15,8 @@ from ..common.fields import settings_of
 from ..common.storage.json_text import to_json
 from ..common.storage.paths import shown_name
 from ..gaze.settings import VideoSettings
-from .config_file import repeating
-from .options import (
+from .arguments.config_file import repeating
+from .arguments.options import (
     chosen_settings,
     chosen_video,
     gaze_options,
@@ -76,7 +76,7 @@ class _Seen:
 def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | None) -> _Seen:
     """out: the overlay's file, if there is to be one."""
     from ..gaze.autogaze.pretrained import BUNDLED
-    from ..gaze.overlay import Overlay, pace
+    from ..gaze.pictures.overlay import Overlay, pace
     from ..gaze.pipeline import gaze_video
     from ..gaze.selector_registry import load_selector
     from ..gaze.selectors.base import as_selector, stop_rule

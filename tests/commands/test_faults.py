@@ -15,10 +15,10 @@ import torch
 
 from autogaze_mllm import cli
 from autogaze_mllm.cli import main
-from autogaze_mllm.commands import config_file, options
+from autogaze_mllm.commands.arguments import config_file, options
 from autogaze_mllm.common.errors import InputError
 
-from ..helpers.finetune_files import mixed_data
+from ..helpers.files.finetune_files import mixed_data
 from ..helpers.forked import command, forked
 from ..helpers.paths import ROOT
 from ..helpers.training_models import write_clips

@@ -12,8 +12,8 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from ...common.drawing.labels import told_apart
 from ...common.errors import InputError, first_line
-from ...common.labels import told_apart
 from ...common.storage.hashing import fingerprint
 from ...gaze.autogaze.model import AutoGaze
 from ...gaze.autogaze.pretrained import BUNDLED, BUNDLED_FOLDER
