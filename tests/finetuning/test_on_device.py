@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import autogaze_mllm as am
+from autogaze_mllm.finetuning.on_device.answering import answers
 from autogaze_mllm.finetuning.on_device.looks import Look, look_at
 from autogaze_mllm.finetuning.on_device.packs import IGNORED, Rows
 from autogaze_mllm.finetuning.on_device.shared_prefix import question_states, share_prefix
@@ -81,6 +83,28 @@ def test_many_questions_after_one_video_are_as_each_alone(model, videos, speech)
 
 def _ids(prompt) -> list[int]:
     return prompt["input_ids"][0].tolist()
+
+
+def test_answers_side_by_side_are_those_that_ask_gives(model, videos, speech):
+    end = model.tokenizer.eos_token_id
+    sources = [Video(video, fps=4) for video in videos]
+    asked = [
+        ["What does the red sign say?", "What do the signs say, in order?"],
+        [*QUESTIONS, "What do the signs say?"],
+    ]
+    expected = [
+        [str(model.ask(video, one, max_new_tokens=6)) for one in some]
+        for video, some in zip(sources, asked, strict=True)
+    ]
+    tokens = [model.encode_video(video).content for video in sources]
+    llm = share_prefix(model.base.llm)
+    try:
+        found = answers(llm, speech.turns(), tokens, asked, end, 6, nullcontext())
+    finally:
+        llm.config._attn_implementation = "sdpa"
+    assert [[model.tokenizer.decode(reply).strip() for reply in some] for some in found] == expected
+    lengths = {len(reply) for some in found for reply in some}
+    assert len(lengths) > 1 and 6 in lengths  # some end by themselves, some are cut off
 
 
 def test_only_answers_are_learnt(speech, model):

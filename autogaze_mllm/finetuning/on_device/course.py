@@ -23,8 +23,8 @@ from ...common.errors import InputError
 from ...common.storage.weights import write_weights
 from ...mllm.model import GazedModel
 from ...signvid.plan import VideoShape
-from ...training.checkpoints import MetricsFile
 from ...training.on_device.loop import Clock, rate_at
+from ...training.run_folder.checkpoints import MetricsFile
 from .looks import Look, look_at
 from .packs import IGNORED, Pack, Rows, filled
 from .shared_prefix import question_states, share_prefix
