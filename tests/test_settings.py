@@ -276,12 +276,12 @@ class Shelf:
 
 def test_errors_say_of_what_a_list_is():
     for given in ("a", 5, ("a", 5), {"a": 1}):
-        with pytest.raises(am.InputError, match="^holds must be a list of texts, got "):
+        with pytest.raises(am.InputError, match=r"^holds must be a list of texts, got "):
             Shelf(holds=given)  # type: ignore[arg-type]
     for other in ((1, 2.5), (1,), "1:2"):
-        with pytest.raises(am.InputError, match="^boards must be two whole numbers, got "):
+        with pytest.raises(am.InputError, match=r"^boards must be two whole numbers, got "):
             Shelf(boards=other)  # type: ignore[arg-type]
-    with pytest.raises(am.InputError, match="^allow_domain must be a list of texts, got 'example.org'"):
+    with pytest.raises(am.InputError, match=r"^allow_domain must be a list of texts, got 'example.org'"):
         ServeConfig(allow_domain="example.org")  # type: ignore[arg-type]
 
 

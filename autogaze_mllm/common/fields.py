@@ -250,7 +250,7 @@ def _in_one_line(error: ValidationError, known: dict[str, Setting]) -> str:
     if own is not None:  # raised by ourselves, in our words
         return str(own)
     name = str(first["loc"][0])
-    if first["type"].startswith("missing"):
+    if first["type"].startswith("missing") and len(first["loc"]) == 1:  # and no part of a value
         return f"{name} is missing"
     if name not in known:
         return f"unknown setting {name!r}; known: {', '.join(sorted(known))}"
