@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,14 +92,37 @@ def atomic_write(path: Path) -> Iterator[Path]:
     with writing(path):
         # Absolute, so that nobody takes the name for an address ("12:30.mkv") or an option.
         temporary = path.parent.absolute() / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
-        # With the permissions of any new file: the umask applies here, and is changed for no other thread.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = _create(temporary)
         try:
             yield temporary
+            temporary.chmod(mode)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def _create(path: Path) -> int:
+    """Makes an empty file with the permissions of any new one: the umask applies here, and is changed for no other
+    thread. -> these permissions."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def written_by_others(folder: Path) -> Iterator[None]:
+    """Inside, another library writes weights into the folder. What keeps it from that is an InputError; and the files
+    are for whom the umask lets, where safetensors makes them its owner's alone."""
+    with writing(folder):
+        yield
+        trial = folder / f".{uuid.uuid4().hex[:8]}"
+        mode = _create(trial)
+        trial.unlink()
+        for path in folder.glob("*.safetensors"):
+            path.chmod(mode)
 
 
 @contextmanager
