@@ -253,5 +253,5 @@ def test_what_is_saved_and_kept_is_for_whom_the_umask_lets(clip, tmp_path):
     model.save_pretrained(tmp_path / "model")
     (tmp_path / "any").touch()
     usual = (tmp_path / "any").stat().st_mode
-    written = [path for path in tmp_path.rglob("*.safetensors")]
+    written = list(tmp_path.rglob("*.safetensors"))
     assert len(written) == 4 and {path.stat().st_mode for path in written} == {usual}
