@@ -35,6 +35,7 @@ from matplotlib.axes import Axes
 from tqdm import tqdm
 
 from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.commands.revisions import read_revisions, revision_option
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.labels import in_plot, told_apart
@@ -276,6 +277,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("videos", nargs="?", help="folder, video or list; with commas (default: none)")
     options.add_argument("--generated", type=int, default=1, metavar="N", help="generated scenes (default 1)")
     options.add_argument("--gaze", default="bundled,pixel-diff,greedy", help="models and names; with commas")
+    revision_option(options)
     options.add_argument("--loss", default="0.2", help="losses that are asked for; with commas (default 0.2)")
     default = ",".join(f"{fps}x{side}" for fps, side, _ in PAPER)
     options.add_argument("--points", default=default, help=f"FPSxSIDE; with commas (default {default})")
@@ -313,7 +315,8 @@ def run(arguments: argparse.Namespace) -> None:
     footage += [Footage(f"generated {seed}", None, seed) for seed in range(arguments.generated)]
     if not footage:
         raise InputError("nothing to measure: name videos, or --generated scenes")
-    models = load_models(arguments.gaze.split(","), "mosaic", device)
+    pinned = read_revisions(arguments.revision)
+    models = load_models(arguments.gaze.split(","), "mosaic", device, revisions=pinned)
     output_folder(arguments.out.parent)
     decides: Row = {
         "seconds": arguments.seconds,
