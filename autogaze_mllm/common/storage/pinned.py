@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
 
 from ..errors import InputError, first_line
 
@@ -22,12 +23,24 @@ def pinned(name: str, revision: str | None) -> str:
     if "/" not in name or Path(name).is_dir():
         raise InputError(f"--revision: {name} is no model of the hub, so it has no revisions")
     try:
-        folder = snapshot_download(name, revision=revision, allow_patterns=[*SETTINGS, *SAFE])
-        if not any(Path(folder).rglob(SAFE[0])):
-            folder = snapshot_download(name, revision=revision, allow_patterns=[*SETTINGS, *PICKLED])
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
+        folder = _snapshot(name, revision, SAFE)
+        return folder if any(Path(folder).rglob(SAFE[0])) else _snapshot(name, revision, PICKLED)
+    except Exception as error:  # the hub's own, and those of whichever http library it uses
         raise InputError(f"{name} at revision {revision!r}: cannot be had ({first_line(error)})") from error
-    return folder
+
+
+def _snapshot(name: str, revision: str, weights: Sequence[str]) -> str:
+    """What is fetched already does without the hub, in every version of huggingface_hub."""
+    wanted: dict[str, Any] = {"revision": revision, "allow_patterns": [*SETTINGS, *weights]}
+    try:
+        return snapshot_download(name, **wanted)
+    except (RepositoryNotFoundError, RevisionNotFoundError, HFValidationError):
+        raise
+    except Exception as error:
+        try:
+            return snapshot_download(name, **wanted, local_files_only=True)
+        except Exception:
+            raise error from None
 
 
 def check_named(revisions: Mapping[str, str], names: Sequence[str]) -> None:
