@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     from .commands.config_file import parse
-    from .common.errors import DivergenceError, InputError
+    from .common.errors import DivergenceError, InputError, let_first_speak
 
     for stream in (sys.stdout, sys.stderr):  # a terminal that has not all characters shows the others' escapes
         if hasattr(stream, "reconfigure"):
@@ -52,6 +52,7 @@ def _run(argv: Sequence[str] | None) -> int:
         arguments = parse(_parser(), argv)
         return arguments.run(arguments)
     except (InputError, DivergenceError) as error:
+        let_first_speak()
         _say(f"error: {error}")
         return 2 if isinstance(error, InputError) else 3
     except Exception as error:

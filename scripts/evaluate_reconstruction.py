@@ -23,7 +23,7 @@ import torch
 from autogaze_mllm.commands.options import quiet, usable_device
 from autogaze_mllm.commands.revisions import read_revisions, revision_option
 from autogaze_mllm.common.compute.distributed import Shard
-from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.common.errors import InputError, let_first_speak
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction.clips import LENGTH, ClipPlan, plan_clips
 from autogaze_mllm.training.reconstruction.models import load_models
@@ -40,6 +40,7 @@ def main() -> int:
     try:
         run(arguments)
     except InputError as error:
+        let_first_speak()
         print(f"evaluate_reconstruction: error: {error}", file=sys.stderr)
         return 2
     return 0
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--gaze", default="pixel-diff,random,greedy", help="models and names; with commas")
     options.add_argument("--task", default="mosaic", help="mosaic, or the folder or id of a VideoMAE")
     revision_option(options)
+    options.add_argument("--attn-mode", choices=["sdpa"], help="of the fork: torch's attention, which is what there is")
     options.add_argument("--settings", default=PUBLISHED, help="such as ratio_0.25,task_0.70,ratio_0.75_task_0.70")
     options.add_argument("--split", default="train", choices=["train", "val"], help="of folders with train/ and val/")
     cut = options.add_argument_group("clips")

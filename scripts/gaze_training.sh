@@ -52,7 +52,7 @@ done
 cores=$(( $(nproc 2> /dev/null || echo 1) / PROCESSES ))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 0 ? cores : 1 ))}
 
-launch=("$PYTHON" -m torch.distributed.run --nproc-per-node "$PROCESSES")
+launch=("$PYTHON" "$HERE/launch.py" --nproc-per-node "$PROCESSES")
 if [ "$NODES" -gt 1 ]; then
     [ -n "${MASTER:-}" ] && [ -n "${NODE:-}" ] || fail "with NODES=$NODES name MASTER, the first machine, and NODE, the number of this one"
     launch+=(--nnodes "$NODES" --node-rank "$NODE" --master-addr "$MASTER" --master-port "${PORT:-29500}")

@@ -175,7 +175,9 @@ def test_the_manual_s_way_for_newcomers(tmp_path: Path) -> None:
 def published_command(script: str, tmp_path: Path, **variables: object) -> list[str]:
     """What is started on eight GPUs, by a python that writes down what it is to launch."""
     listing = tmp_path / "python"
-    listing.write_text(f'#!/bin/sh\n[ "$1" = -m ] || exec "{sys.executable}" "$@"\nprintf "%s\\n" "$@"\n')
+    listing.write_text(
+        f'#!/bin/sh\ncase "$1" in -m | */launch.py) ;; *) exec "{sys.executable}" "$@" ;; esac\nprintf "%s\\n" "$@"\n'
+    )
     listing.chmod(0o755)
     return run(script, **{**variables, "PYTHON": listing}).stdout.splitlines()
 
@@ -227,6 +229,25 @@ def test_what_is_published_is_what_is_started(data: Path, tmp_path: Path) -> Non
         "--val-requirement": "fixed:0.7",
     }
     assert {name: option(words, name) for name in expected} == expected
+
+
+@pytest.mark.slow
+def test_two_processes_say_once_what_is_wrong(data: Path, tmp_path: Path) -> None:
+    """In one line and with the exit code of one process, whatever torchrun would say; a fault is told in full."""
+    done = run(NTP, "--val-clips", "-5", check=False, SMALL=1, DATA=data, OUTPUT=tmp_path / "run", PROCESSES=2)
+    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0, done.stderr
+    assert "val_clips must be at least -1" in done.stderr
+    (tmp_path / "fault.py").write_text("raise RuntimeError('a fault')")
+    command = [
+        sys.executable,
+        ROOT / "scripts/launch.py",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        tmp_path / "fault.py",
+    ]
+    fault = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert fault.returncode == 1 and "RuntimeError: a fault" in fault.stderr and "ChildFailedError" in fault.stderr
 
 
 @pytest.mark.parametrize(

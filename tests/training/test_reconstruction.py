@@ -208,6 +208,13 @@ def test_a_killed_run_goes_on(videos: Path, tmp_path: Path, capsys: pytest.Captu
     assert "models.gaze.selector.weights" in capsys.readouterr().err
 
 
+def test_the_attention_of_the_fork_s_command(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--gaze", "pixel-diff", "--settings", "ratio_0.10", "--viz-clips", 0, "--frames", 1, "--attn-mode")
+    assert evaluate(videos, tmp_path / "out", *options, "sdpa") == 0
+    assert evaluate(videos, tmp_path / "other", *options, "eager") == 2
+    assert "invalid choice: 'eager' (choose from 'sdpa')" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_the_seed_decides_random_choice(videos: Path) -> None:
     pixels = torch.from_numpy(busy_clip(0, 2)).permute(0, 3, 1, 2)[None] / 255
     kept = []
