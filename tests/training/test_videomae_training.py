@@ -230,7 +230,7 @@ def test_the_stop_rule_is_in_the_unit_of_the_task(
     [
         (
             [],
-            "ntp searches labels with the mosaic only, as 'videomae' rebuilds a frame for every patch that may come next; search",
+            "ntp searches labels with the mosaic only, as 'videomae' rebuilds a frame for every patch",
         ),
         (["--train-task"], "ntp searches labels with the mosaic only"),
         (["--only-task", "--frame-ratio", "self"], "'self' is what a gaze model wants to keep"),
