@@ -61,8 +61,9 @@ def options_of(command: str) -> set[str]:
     """The options of a verb, or of a script."""
     if command.endswith((".py", ".sh")):
         text = (ROOT / command).read_text(encoding="utf-8")
-        for module in re.findall(r"^from autogaze_mllm\.commands\.(\w+) import", text, re.MULTILINE):
-            text += (ROOT / f"autogaze_mllm/commands/{module}.py").read_text(encoding="utf-8")  # options they share
+        for module in re.findall(r"^from autogaze_mllm\.commands\.arguments\.(\w+) import", text, re.MULTILINE):
+            shared = ROOT / f"autogaze_mllm/commands/arguments/{module}.py"
+            text += shared.read_text(encoding="utf-8")
         return set(re.findall(r"--[a-z0-9][\w-]*", text))
     text = io.StringIO()
     with contextlib.redirect_stdout(text), pytest.raises(SystemExit):

@@ -13,7 +13,7 @@ import pytest
 
 import autogaze_mllm as am
 from autogaze_mllm.app.config import AppConfig
-from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
+from autogaze_mllm.commands.arguments.options import add_settings, chosen_settings, gaze_options, values_of
 from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
 from autogaze_mllm.evaluation.config import EvalConfig
 from autogaze_mllm.evaluation.reports.published import differences_in_words

@@ -147,15 +147,7 @@ class Page:
             gr.HTML(self._head(), elem_id="head")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=0, min_width=340, elem_id="choices"):
-                    video = gr.Video(label="Video", sources=["upload"], height=230, elem_id="video")
-                    gr.Examples(
-                        [[str(one.path)] for one in self.examples],
-                        [video],
-                        label="Examples, made by this package",
-                        example_labels=[one.path.stem for one in self.examples],
-                        elem_id="examples",
-                        api_visibility="private",
-                    )
+                    video = self._video()
                     selector, sliders = self._choices()
                     with gr.Row():
                         go = gr.Button("Gaze", variant="primary", scale=3, min_width=120, elem_id="go")
@@ -166,24 +158,7 @@ class Page:
                         elem_id="viewer",
                         js_on_load=(STATIC / "page.js").read_text(encoding="utf-8"),
                     )
-                    with gr.Row(elem_id="asking"):
-                        question = gr.Textbox(
-                            label="Question", placeholder=self._questions()[0], scale=1, elem_id="question"
-                        )
-                        ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
-                    dense = gr.Checkbox(
-                        True,
-                        label="Ask the dense model, too, which sees whole frames",
-                        container=False,
-                        elem_id="dense",
-                    )
-                    gr.Examples(
-                        [[text] for text in self._questions()],
-                        [question],
-                        label="Questions to try",
-                        elem_id="questions",
-                        api_visibility="private",
-                    )
+                    question, ask, dense = self._asking()
                     answers = gr.HTML("", elem_id="answers")
                     with gr.Accordion("Numbers and settings as json", open=False, elem_id="details"):
                         facts = gr.JSON(show_label=False, elem_id="facts")
@@ -213,6 +188,36 @@ class Page:
     def _head(self) -> str:
         note = f'<p class="ag-note">{fragments.escape(self.note)}</p>' if self.note else ""
         return f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>{note}"
+
+    def _video(self) -> gr.Video:
+        """What is looked at: uploaded, or one of the examples below it."""
+        video = gr.Video(label="Video", sources=["upload"], height=230, elem_id="video")
+        gr.Examples(
+            [[str(one.path)] for one in self.examples],
+            [video],
+            label="Examples, made by this package",
+            example_labels=[one.path.stem for one in self.examples],
+            elem_id="examples",
+            api_visibility="private",
+        )
+        return video
+
+    def _asking(self) -> tuple[gr.Textbox, gr.Button, gr.Checkbox]:
+        """The question, the button that asks it, and whether the dense model is asked, too."""
+        with gr.Row(elem_id="asking"):
+            question = gr.Textbox(label="Question", placeholder=self._questions()[0], scale=1, elem_id="question")
+            ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
+        dense = gr.Checkbox(
+            True, label="Ask the dense model, too, which sees whole frames", container=False, elem_id="dense"
+        )
+        gr.Examples(
+            [[text] for text in self._questions()],
+            [question],
+            label="Questions to try",
+            elem_id="questions",
+            api_visibility="private",
+        )
+        return question, ask, dense
 
     def _questions(self) -> Sequence[str]:
         """The examples' are for a model that reads what they show and little else."""

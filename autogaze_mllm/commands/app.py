@@ -15,7 +15,7 @@ from ..app.ports import free_port
 from ..common.extras import require_extra
 from ..common.fields import settings_of
 from ..gaze.settings import VideoSettings
-from .options import BUNDLED_READS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
+from .arguments.options import BUNDLED_READS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
 
 if TYPE_CHECKING:
     from ..mllm.model import GazedModel

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import InputError, listed
 from ..common.storage.json_text import to_json
 from ..evaluation.config import EvalConfig
-from .config_file import CONFIG, write_config
-from .options import (
+from .arguments.config_file import CONFIG, write_config
+from .arguments.options import (
     ONLY_SIGNS,
     add_settings,
     cache_options,
@@ -22,7 +22,7 @@ from .options import (
     quiet,
     values_of,
 )
-from .revisions import revision_option
+from .arguments.revisions import revision_option
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard

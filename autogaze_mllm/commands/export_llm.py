@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 
 from ..common.storage.json_text import to_json
-from .options import quiet
-from .revisions import at_revisions, revision_option
+from .arguments.options import quiet
+from .arguments.revisions import at_revisions, revision_option
 
 
 def add(verbs: argparse._SubParsersAction) -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..common.errors import InputError
 from ..common.storage.json_text import to_json
-from .config_file import CONFIG, write_config
-from .options import gaze_options, given, pinned_models, print_rows, quiet
+from .arguments.config_file import CONFIG, write_config
+from .arguments.options import gaze_options, given, pinned_models, print_rows, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard
@@ -73,7 +73,7 @@ def _job(arguments: argparse.Namespace, shard: Shard) -> IndexJob:
     from ..gaze.autogaze.pretrained import BUNDLED
     from ..gaze.settings import preset
     from ..indexing.job import IndexJob
-    from .options import usable_device
+    from .arguments.options import usable_device
 
     device = arguments.device
     if device is None and shard.world > 1 and torch.cuda.is_available():

@@ -30,10 +30,10 @@ from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_st
 from .calls.asking import Asking
 from .calls.inputs import MediaRows, ModelInputs, check_complete, stats_of
 from .calls.pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
+from .calls.splice import check_helpers, spliced
 from .families import Family
 from .media import Media
 from .preprocessing import Preprocessing
-from .prompt_cache import PromptPrefix, may_share
 from .prompts.prompt import (
     check_counts,
     encode_prompt,
@@ -42,9 +42,9 @@ from .prompts.prompt import (
     render_chat,
     tags_in,
 )
+from .prompts.prompt_cache import PromptPrefix, may_share
 from .registry import forget
 from .saving import save
-from .splice import check_helpers, spliced
 from .video_encoder import CacheFacts, VideoEncoder, VideoSource
 
 logger = logging.getLogger(__name__)

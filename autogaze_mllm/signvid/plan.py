@@ -22,6 +22,7 @@ TRIES = 400
 LARGEST = (3840, 2160, 1024)
 TILE, TILES_4K = 224, 16 * 9
 FONT_SIZES, RASTERS, JITTERS = (8, 48), (4, 128), (0, 8)  # pixels: least and most
+NOISIEST = 0.25
 
 
 @settings("SignVid: ")
@@ -72,6 +73,14 @@ class VideoShape:
         usual=False,
         at_least=JITTERS[0],
         at_most=JITTERS[1],
+    )
+    noise: Number = setting(
+        "noise of the camera's sensor, as a share of full scale at mid grey",
+        default=0.0,
+        usual=False,
+        manual="standard deviation of the sensor's noise at mid grey, black to white being 1; 0: a clean picture",
+        at_least=0,
+        at_most=NOISIEST,
     )
 
     def __post_init__(self) -> None:

@@ -10,8 +10,8 @@ import pytest
 from huggingface_hub import constants
 
 from autogaze_mllm.cli import _parser, main
-from autogaze_mllm.commands.config_file import parse
-from autogaze_mllm.commands.options import load_model
+from autogaze_mllm.commands.arguments.config_file import parse
+from autogaze_mllm.commands.arguments.options import load_model
 from autogaze_mllm.common.storage.hashing import fingerprint
 from autogaze_mllm.common.storage.pinned import pinned
 

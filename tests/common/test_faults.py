@@ -14,8 +14,8 @@ import pytest
 import torch
 from filelock import FileLock
 
+from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.labels import in_plot, told_apart
 from autogaze_mllm.common.storage.files import atomic_write, read_fields, read_json, write_json, write_text
 from autogaze_mllm.common.storage.json_text import Fields, finite, parse_json, shown, to_json
 from autogaze_mllm.common.storage.locks import run_lock, wait_lock

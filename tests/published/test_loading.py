@@ -22,7 +22,7 @@ from autogaze_mllm import InputError
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.published import AutoGaze, AutoGazeImageProcessor
 
-from ..helpers.published_folders import small_gaze
+from ..helpers.files.published_folders import small_gaze
 
 BOTH = [am.AutoGaze, AutoGaze]
 

@@ -22,9 +22,9 @@ from safetensors.torch import load_file
 
 from autogaze_mllm import AutoGaze
 
-from ..helpers.data_hub import DataHub, serving
+from ..helpers.files.data_hub import DataHub, serving
+from ..helpers.files.published_folders import small_gaze
 from ..helpers.paths import GOLDEN, ROOT
-from ..helpers.published_folders import small_gaze
 from ..helpers.training_models import write_clips
 
 NTP, GRPO = "train_gaze_ntp.sh", "train_gaze_grpo.sh"

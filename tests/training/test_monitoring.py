@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from autogaze_mllm.common.drawing.palette import COLOURS
 from autogaze_mllm.common.errors import DivergenceError
-from autogaze_mllm.common.palette import COLOURS
 from autogaze_mllm.gaze.selection import Selection
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
@@ -27,8 +27,8 @@ from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, kept_pat
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.files.published_folders import small_gaze as published_gaze
 from ..helpers.paths import ROOT
-from ..helpers.published_folders import small_gaze as published_gaze
 from ..helpers.training_models import small_gaze, write_clips
 
 

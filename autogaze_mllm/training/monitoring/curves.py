@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...common.plots import legend, panels, save_png
-from ..checkpoints import read_metrics
+from ...common.drawing.plots import legend, panels, save_png
+from ..run_folder.checkpoints import read_metrics
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.figure import Figure

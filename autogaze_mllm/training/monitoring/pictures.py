@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ...common.palette import COLOURS
+from ...common.drawing.palette import COLOURS
 from ...common.storage.json_text import writable
 from ...gaze.grid import PatchGrid
-from ...gaze.overlay import draw_patches, patch_box
+from ...gaze.pictures.overlay import draw_patches, patch_box
 from ...gaze.selection import Selection
 
 COLUMNS = 8  # frames of a sheet at most

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from ...common.labels import told_apart
+from ...common.drawing.labels import told_apart
 from ...common.storage.hashing import fingerprint
 from ...common.storage.pinned import FILES, check_named, pinned
 from ...gaze.autogaze.model import AutoGaze

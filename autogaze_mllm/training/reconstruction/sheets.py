@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from ...common.palette import COLOURS, heat
+from ...common.drawing.palette import COLOURS, heat
 from ...common.storage.files import atomic_write, output_folder
 from ...common.storage.json_text import writable
 from ...gaze.grid import PatchGrid
-from ...gaze.overlay import draw_patches, patch_box
+from ...gaze.pictures.overlay import draw_patches, patch_box
 from ...gaze.selection import Selection, read_selection
 from .clips import Clip
 from .scores import ClipScore, FrameScore
