@@ -15,8 +15,8 @@ from autogaze_mllm.commands.arguments.options import load_model
 from autogaze_mllm.common.storage.hashing import fingerprint
 from autogaze_mllm.common.storage.pinned import pinned
 
-from ..helpers.data_hub import DataHub, serving
-from ..helpers.hub_cache import COMMITS, cached_model, use_cache
+from ..helpers.files.data_hub import DataHub, serving
+from ..helpers.files.hub_cache import COMMITS, cached_model, use_cache
 from ..helpers.index_runs import index, make_videos, tiny_base
 from ..helpers.training_models import small_gaze, small_videomae, write_clips
 

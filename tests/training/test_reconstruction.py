@@ -21,7 +21,7 @@ from autogaze_mllm.common.storage.hashing import fingerprint
 from autogaze_mllm.training.reconstruction.clips import ClipPlan, plan_clips
 from autogaze_mllm.training.reconstruction.models import load_models
 
-from ..helpers.hub_cache import COMMITS, cached_model, use_cache
+from ..helpers.files.hub_cache import COMMITS, cached_model, use_cache
 from ..helpers.paths import ROOT
 from ..helpers.programs import run_script
 from ..helpers.training_models import busy_clip, small_gaze, write_clips
