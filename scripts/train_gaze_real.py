@@ -99,7 +99,7 @@ def settings_of(arguments: argparse.Namespace, device: torch.device) -> Training
         convolution_lr=arguments.convolution_lr,
         precision=precision,
         hint_weight=0.0,
-        prediction_weight=0.2,
+        prediction_weight=0.5,
         relative_prediction=0.1,
         # Where nothing moves a budget is spent below any loss that is asked for: labels go down to 0.02.
         search=SearchConfig(target=(0.02, 0.8), max_patches=120, disturbance=0.2),
