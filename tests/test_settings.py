@@ -115,7 +115,7 @@ def test_no_setting_stands_in_one_place_only():
     parser = argparse.ArgumentParser()
     gaze_options(parser, "")
     options = set(vars(parser.parse_args([]))) - {one.key for one in FIELDS}
-    assert options == {"gaze", "preset", "device", "json"}
+    assert options == {"gaze", "revision", "preset", "device", "json"}
     assert sorted(SWEPT) == sorted(["gaze", *names(am.VideoSettings)])
 
 
