@@ -32,15 +32,14 @@ from autogaze_mllm.commands.arguments.options import usable_device
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.plots import legend, panels, plain_log, save_png
 from autogaze_mllm.common.environment import machine
-from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.common.storage.hashing import fingerprint
 from autogaze_mllm.common.storage.json_diff import check_same
-from autogaze_mllm.common.storage.weights import read_weights
 from autogaze_mllm.evaluation.benchmarks import Question
 from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
 from autogaze_mllm.evaluation.scoring import Accuracy
 from autogaze_mllm.finetuning.on_device.answering import answers
+from autogaze_mllm.finetuning.on_device.course import load_llm
 from autogaze_mllm.finetuning.on_device.looks import Look, look_at
 from autogaze_mllm.finetuning.on_device.shared_prefix import sharing_prefix
 from autogaze_mllm.finetuning.on_device.signs import speech_of
@@ -218,17 +217,8 @@ def load(options: argparse.Namespace) -> GazedModel:
     base: Any = model.base
     base.llm.float()  # autocast where it pays
     if options.llm is not None:
-        put_llm(base.llm, options.llm)
+        load_llm(base.llm, options.llm)
     return model
-
-
-def put_llm(llm: Any, path: Path) -> None:
-    """Weights of `train_signvid_llm.py` in place of the LLM's own. Raises InputError where they do not fit."""
-    weights = read_weights(path)
-    expected = {name for name, _ in llm.named_parameters()}
-    if weights.keys() != expected:
-        raise InputError(f"{path}: these are not the weights of this model's LLM")
-    llm.load_state_dict(weights, strict=False)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -144,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = CourseConfig(lr=arguments.lr, seed=arguments.seed)
     if arguments.small:
         settings = dataclasses.replace(
-            settings, packs=2, questions=4, texts=8, text_chunk=4, text_batch=2, text_only=4, window=4
+            settings, packs=2, questions=4, texts=8, text_chunk=4, text_batch=2, text_only=4, waiting=2
         )
     looks = Looks(device, model.dtype)
     groups = groups_of(looks, sizes, arguments.small)

@@ -70,5 +70,5 @@ def test_weights_of_another_llm_are_refused(tmp_path):
 
     save_file({"model.norm.weight": torch.ones(192)}, tmp_path / "llm.safetensors")
     options = curve.parser().parse_args(["--out", str(tmp_path), "--llm", str(tmp_path / "llm.safetensors")])
-    with pytest.raises(InputError, match="not the weights of this model's LLM"):
+    with pytest.raises(InputError, match="the weights do not fit this model's LLM: missing: "):
         curve.load(options)
