@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.token_map import TokenMap
@@ -372,17 +374,20 @@ def write(page: Path, name: str, table: str) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into the pages instead of printing them")
-    told = parser.parse_args()
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     rows = [row_of(published) for published in PUBLISHED]
     for name, (page, make) in TABLES.items():
-        if told.write:
+        if arguments.write:
             write(ROOT / page, name, make(rows))
         else:
             print(f"{name} ({page})\n\n{make(rows)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

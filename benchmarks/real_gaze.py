@@ -25,6 +25,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.commands.arguments.options import quiet, usable_device
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.plots import legend, panels, save_png
@@ -51,7 +52,7 @@ RULES = (0.36, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025, 0.012, 0.004)  # where
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("videos", help="folder, video or list; with commas")
     parser.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
     parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-noise", help="models, names, greedy")
@@ -61,14 +62,8 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip, evenly spread over it (default 16)")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
     quiet()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"real_gaze: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, run)
 
 
 def run(arguments: argparse.Namespace) -> None:

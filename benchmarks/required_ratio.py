@@ -32,6 +32,7 @@ import torch
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.commands.arguments.options import quiet, usable_device
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.palette import line_colours
@@ -256,7 +257,7 @@ def _curves(axis: Axes, lines: Sequence[Row], key: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = program_parser(__doc__)
     options.add_argument("videos", nargs="?", help="folder, video or list; with commas (default: none)")
     options.add_argument("--generated", type=int, default=1, metavar="N", help="generated scenes (default 1)")
     options.add_argument("--gaze", default="bundled,pixel-diff,greedy", help="models and names; with commas")
@@ -355,14 +356,8 @@ def report(out: Path, rows: Sequence[Row], losses: Sequence[float]) -> None:
 
 
 def main() -> int:
-    arguments = parser().parse_args()
     quiet()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"required_ratio: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser(), run)
 
 
 if __name__ == "__main__":

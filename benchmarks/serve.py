@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, write_signvid
@@ -131,8 +132,8 @@ def run(arguments: argparse.Namespace, videos: list[bytes], engine: str | None) 
         process.wait(60)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--model", help="hub id or folder (default: the bundled model)")
     parser.add_argument("--gaze", default="pixel-diff", help="selector (default pixel-diff)")
     parser.add_argument("--engine", help="URL of a vLLM with the model's LLM, measured as well")
@@ -143,7 +144,10 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=8, help="of a video (default 8)")
     parser.add_argument("--no-dense", action="store_true", help="leave the dense model out")
     parser.add_argument("--out", type=Path, help="json with all of it")
-    arguments = parser.parse_args()
+    return run_program(parser, measure_all)
+
+
+def measure_all(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         videos = make_videos(Path(folder), arguments.videos, arguments.side, arguments.frames)
     rows = run(arguments, videos, None) + (run(arguments, videos, arguments.engine) if arguments.engine else [])
@@ -155,4 +159,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

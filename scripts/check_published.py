@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.commands.arguments.options import quiet, revisions, usable_device
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.pixels import resize_bicubic
@@ -303,7 +304,7 @@ def run(arguments: argparse.Namespace) -> list[Line]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("video", type=Path, nargs="?", help="assets/example_input.mp4 of the published repository")
     parser.add_argument("--parts", default=",".join(PARTS), help="those that are wanted (default: all)")
     parser.add_argument("--gaze", default="nvidia/AutoGaze", help="id or folder (default nvidia/AutoGaze)")
@@ -320,13 +321,13 @@ def main() -> int:
     parser.add_argument("--expected", type=Path, default=ROOT / "scripts" / "published_numbers.json")
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument("--json", action="store_true", help="one json object in place of lines")
-    arguments = parser.parse_args()
     quiet()
-    try:
-        lines = run(arguments)
-    except InputError as error:
-        print(f"check_published: error: {error}", file=sys.stderr)
-        return 2
+    return run_program(parser, report)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """-> 0 where everything is equal."""
+    lines = run(arguments)
     equal = sum(line.equal for line in lines)
     if arguments.json:
         print(to_json({"equal": equal, "lines": [dataclasses.asdict(line) for line in lines]}, indent=1))

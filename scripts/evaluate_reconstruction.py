@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.commands.arguments.options import quiet, revisions, usable_device
 from autogaze_mllm.common.compute.distributed import Shard
 from autogaze_mllm.common.errors import InputError
@@ -34,18 +35,12 @@ SPREAD = 32  # frames of a video, where nothing is said about clips
 
 
 def main() -> int:
-    arguments = parser().parse_args()
     quiet()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"evaluate_reconstruction: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser(), run)
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = program_parser(__doc__)
     options.add_argument("videos", help="folder, video or list; with commas")
     options.add_argument("--gaze", default="pixel-diff,random,greedy", help="models and names; with commas")
     options.add_argument("--task", default="mosaic", help="mosaic, or the folder or id of a VideoMAE")

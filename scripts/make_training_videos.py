@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.writer import write_video
 
@@ -308,27 +309,25 @@ def make(folder: Path, seed: int, split: str, number: int, frames: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=800, help="videos for training")
     parser.add_argument("--val", type=int, default=40, help="videos for validation")
     parser.add_argument("--frames", type=int, default=48, help="frames of each video")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
+    return run_program(parser, make_all)
+
+
+def make_all(arguments: argparse.Namespace) -> None:
     jobs = [("val", n) for n in range(arguments.val)] + [("train", n) for n in range(arguments.train)]
-    try:
-        with ProcessPoolExecutor(arguments.workers) as pool:
-            running = [
-                pool.submit(make, arguments.folder, arguments.seed, split, number, arguments.frames)
-                for split, number in jobs
-            ]
-            for job in tqdm(running, unit="video", desc="generating"):
-                job.result()
-    except InputError as error:
-        print(f"make_training_videos: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        running = [
+            pool.submit(make, arguments.folder, arguments.seed, split, number, arguments.frames)
+            for split, number in jobs
+        ]
+        for job in tqdm(running, unit="video", desc="generating"):
+            job.result()
 
 
 if __name__ == "__main__":

@@ -11,14 +11,16 @@ left; one that is told to end (SIGTERM) saves first.
 
 from __future__ import annotations
 
+import sys
 import time
+
+from autogaze_mllm.cli import program_parser, run_program
 
 STARTED = time.monotonic()
 
 import argparse  # noqa: E402
 import dataclasses  # noqa: E402
 import logging  # noqa: E402
-import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
@@ -43,7 +45,7 @@ SMALL_STEPS = 12
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("pack", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=5.0, help="in all (default 5)")
@@ -56,14 +58,8 @@ def main() -> int:
     parser.add_argument("--stages", help="those of short,search,own that are wanted (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="default: a GPU where there is one")
-    arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"train_gaze_real: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -103,7 +99,7 @@ def settings_of(arguments: argparse.Namespace, device: torch.device) -> Training
         convolution_lr=arguments.convolution_lr,
         precision=precision,
         hint_weight=0.0,
-        prediction_weight=0.2,
+        prediction_weight=0.5,
         relative_prediction=0.1,
         # Where nothing moves a budget is spent below any loss that is asked for: labels go down to 0.02.
         search=SearchConfig(target=(0.02, 0.8), max_patches=120, disturbance=0.2),

@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 import autogaze_mllm as am
-from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.pixels import PixelFormat
 from autogaze_mllm.common.storage.files import output_folder
 from autogaze_mllm.common.storage.json_text import to_json
@@ -277,7 +277,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("model", type=Path, help="folder in the VILA layout")
     parser.add_argument("output", type=Path, help="folder of the same model with a tower that reads")
     parser.add_argument("--sheets", type=int, default=1500, help="training sheets, about 100 signs each")
@@ -291,13 +291,7 @@ def main() -> int:
     parser.add_argument("--report-every", type=int, default=200, metavar="STEPS")
     parser.add_argument("--seed", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    try:
-        train(arguments)
-    except InputError as error:
-        print(f"train_sign_tower: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, train)
 
 
 if __name__ == "__main__":

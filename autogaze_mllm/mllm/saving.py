@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
-from ..common.storage.files import output_folder, write_json
+from ..common.storage.files import as_new_files, output_folder, write_json
 from ..gaze.selectors.base import as_selector
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def save_base(model: GazedModel, folder: str | Path, below: str, options: Mappin
     (target / SETTINGS_FILE).unlink(missing_ok=True)
     model.family.base.save_pretrained(target / below, **(options or {}))
     model.preprocessing.save_pretrained(target / below)
+    as_new_files(target / below)
     save_settings(model, target, base=below or ".")
 
 

@@ -103,7 +103,7 @@ def inner_model(outer: object) -> Any:
     model: Any = outer
     if any(isinstance(part, GazedModel) for part in model.modules()):
         raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
-    if {"_orig_mod", "module"} & model._modules.keys():
+    if {"_orig_mod", "module"} & {name for name, _ in model.named_children()}:
         kind = type(model).__name__
         raise InputError(f"wrap the model inside of {kind}, then make a {kind} of the wrapped one")
     configs = getattr(model, "peft_config", None)

@@ -13,10 +13,18 @@ from typing import Any, Literal
 import pytest
 import torch
 from filelock import FileLock
+from safetensors.torch import save_file
 
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.storage.files import atomic_write, read_fields, read_json, write_json, write_text
+from autogaze_mllm.common.storage.files import (
+    as_new_files,
+    atomic_write,
+    read_fields,
+    read_json,
+    write_json,
+    write_text,
+)
 from autogaze_mllm.common.storage.json_text import Fields, finite, parse_json, shown, to_json
 from autogaze_mllm.common.storage.locks import run_lock, wait_lock
 from autogaze_mllm.common.storage.weights import write_weights
@@ -156,11 +164,14 @@ def test_what_is_written_is_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "note.txt", "text")
+        write_weights(tmp_path / "ours.safetensors", {"a": torch.zeros(1)})
+        save_file({"a": torch.zeros(1)}, tmp_path / "others.safetensors")  # as transformers' save_pretrained does
+        as_new_files(tmp_path)
         left = os.umask(0o027)
     finally:
         os.umask(before)
-    assert (tmp_path / "note.txt").stat().st_mode & 0o777 == 0o640 and left == 0o027
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(("note.txt", "ours.safetensors", "others.safetensors"), 0o640) and left == 0o027
 
 
 def test_a_folder_that_is_gone_and_a_name_that_is_long_are_one_line(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +43,14 @@ def chosen_video(arguments: argparse.Namespace) -> Video:
     from ...video.sources import Video
 
     return Video(arguments.video, arguments.start, arguments.end)
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels, as options have it -> both."""
+    found = re.fullmatch(r"(\d{1,5})x(\d{1,5})", text, flags=re.ASCII)
+    if found is None or not int(found[1]) * int(found[2]):
+        raise InputError(f"expected WIDTHxHEIGHT in pixels, got {text!r}")
+    return int(found[1]), int(found[2])
 
 
 def add_settings(parser: argparse._ActionsContainer, kind: type, group: str = "", *, defaults: bool = True) -> None:

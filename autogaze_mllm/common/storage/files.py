@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,12 +94,27 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary = path.parent.absolute() / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
         # With the permissions of any new file: the umask applies here, and is changed for no other thread.
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         try:
             yield temporary
+            temporary.chmod(mode)  # safetensors puts a file there that its owner alone may read
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+
+
+def as_new_files(folder: Path) -> None:
+    """Weights in the folder may be read by whom the umask lets, as the files beside them: safetensors (0.8) leaves
+    those that libraries store through it to their owner alone."""
+    with writing(folder):
+        probe = folder.absolute() / f".{uuid.uuid4().hex[:8]}"
+        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        mode = stat.S_IMODE(probe.stat().st_mode)
+        probe.unlink()
+        for path in folder.rglob("*.safetensors"):
+            if stat.S_IMODE(path.stat().st_mode) == 0o600:
+                path.chmod(mode)
 
 
 @contextmanager

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from accelerate.utils.modeling import get_non_persistent_buffers
 from torch import nn
 
-from ...common.compute.offloading import present
+from ...common.compute.offloading import hook_of, present
 from ...common.storage.hashing import fingerprint
 
 _read_once: weakref.WeakKeyDictionary[nn.Module, dict[str, tuple[int, str]]] = weakref.WeakKeyDictionary()
@@ -43,8 +44,10 @@ def weights_fingerprint(model: nn.Module, decides: Callable[[str], bool]) -> str
 
 def _own(module: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """What `state_dict` would hold of the module itself."""
-    for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
-        if tensor is not None and name not in module._non_persistent_buffers_set:
+    yield from module.named_parameters(recurse=False, remove_duplicate=False)
+    passing = get_non_persistent_buffers(module)
+    for name, tensor in module.named_buffers(recurse=False, remove_duplicate=False):
+        if name not in passing:
             yield name, tensor
 
 
@@ -55,7 +58,8 @@ def _is_quantised(tensor: torch.Tensor) -> bool:
 def _once(module: nn.Module, name: str, tensor: torch.Tensor) -> str:
     """Fingerprint of a weight as it was first seen. A layer that gets another weight (by merging LoRA, say) gets
     another tensor, or another hook."""
-    holder = id(module._hf_hook) if tensor.is_meta and hasattr(module, "_hf_hook") else id(tensor)
+    hook = hook_of(module)
+    holder = id(tensor) if hook is None or not tensor.is_meta else id(hook)
     known = _read_once.setdefault(module, {})
     if known.get(name, (0, ""))[0] != holder:
         with present(module):
