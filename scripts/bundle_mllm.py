@@ -35,26 +35,14 @@ def bundle(arguments: argparse.Namespace) -> None:
     settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio}
     if arguments.gaze == BUNDLED:
         settings |= {"loss": 0.0, "chunk_frames": 2}  # as in benchmarks/signvid.py, which says why
-<<<<<<< HEAD
-    try:
-        model = am.wrap(arguments.model, "pixel-diff", cache=False, dtype=torch.bfloat16, **settings)
-        if arguments.llm is not None:
-            base: Any = model.base
-            load_llm(base.llm, arguments.llm)
-        save_base(model, arguments.folder, "")
-        # The gaze model that comes with the package is named, not copied.
-        path = arguments.folder / SETTINGS_FILE
-        write_json(path, {**read_json(path), "gaze": {"name": arguments.gaze}})
-    except InputError as error:
-        print(f"bundle_mllm: {error}", file=sys.stderr)
-        return 2
-=======
     model = am.wrap(arguments.model, "pixel-diff", cache=False, dtype=torch.bfloat16, **settings)
+    if arguments.llm is not None:
+        base: Any = model.base
+        load_llm(base.llm, arguments.llm)
     save_base(model, arguments.folder, "")
     # The gaze model that comes with the package is named, not copied.
     path = arguments.folder / SETTINGS_FILE
     write_json(path, {**read_json(path), "gaze": {"name": arguments.gaze}})
->>>>>>> main
     size = sum(file.stat().st_size for file in arguments.folder.rglob("*") if file.is_file())
     print(f"{arguments.folder}: {size / 1e6:.1f} MB")
 
