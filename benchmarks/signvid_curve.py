@@ -9,6 +9,7 @@ OUT/signvid_curve.png; the json is complete after every batch of videos. Setting
     python benchmarks/signvid_curve.py --out runs/curve                          # 51 videos, 510 questions
     python benchmarks/signvid_curve.py --out runs/curve --gaze bundled,OTHER
     python benchmarks/signvid_curve.py --out runs/curve --seconds 3              # adds seconds to what was measured
+    python benchmarks/signvid_curve.py --out runs/large --side 1344 --conditions clean --budgets 0.15
     python benchmarks/signvid_curve.py --quick --out runs/curve                  # two small videos
 """
 
@@ -45,11 +46,13 @@ from autogaze_mllm.finetuning.on_device.shared_prefix import sharing_prefix
 from autogaze_mllm.finetuning.on_device.signs import speech_of
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
 from autogaze_mllm.gaze.selector_registry import load_selector
+from autogaze_mllm.gaze.selectors.base import as_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.loading import BUNDLED_FOLDER, load_or_wrap
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, ensure_signvid
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
+from autogaze_mllm.signvid.plan import TILE
 from autogaze_mllm.video.reader import VideoReader
 
 RESULT = "signvid_curve"
@@ -58,19 +61,22 @@ NOISE = {"clean": 0.0, "noisy": 0.05}
 MOST = 16  # tokens of an answer, as HLVid has it
 PLAIN = ("pixel-diff", "pixel-diff-noise", "random")
 CHANCE = 0.25
+SIDES = (672, 1344)
 
 
-def looks_of(gaze: Sequence[str], tiles: int, device: torch.device, dtype: torch.dtype) -> list[Look]:
-    """gaze: models, by the name that they have here."""
+def looks_of(
+    gaze: Sequence[str], budgets: Sequence[float], tiles: int, device: torch.device, dtype: torch.dtype
+) -> list[Look]:
+    """gaze: models or selectors, by their names."""
     settings = VideoSettings().changed(max_tiles=tiles)
     everything = load_selector("all", device=device, dtype=dtype)
     found = [Look("all", everything, settings.changed(ratio=1))]
     labels = told_apart(gaze) if len(gaze) > 1 else {gaze[0]: "gaze"}
-    for name, label in {**labels, **{name: name for name in PLAIN}}.items():
+    for name, label in {**labels, **{name: name for name in PLAIN if name not in labels}}.items():
         selector = load_selector(name, device=device, dtype=dtype)
         # As in signvid.py: a small sign moves the loss less than noise does, so gaze takes all that it may.
         own = {"loss": 0.0, "chunk_frames": 2} if name in gaze else {}
-        found += [Look(f"{label} {ratio}", selector, settings.changed(ratio=ratio, **own)) for ratio in BUDGETS]
+        found += [Look(f"{label} {ratio}", selector, settings.changed(ratio=ratio, **own)) for ratio in budgets]
     for side, number in ((448, 4), (224, 1)):
         found.append(Look(f"whole-{side}", everything, settings.changed(ratio=1, max_tiles=min(number, tiles))))
     return found
@@ -204,7 +210,11 @@ def plot(path: Path, result: dict[str, Any]) -> None:
 
 
 def recipe_of(options: argparse.Namespace, noise: float) -> SignVidConfig:
-    shape = VideoShape(448, 448, 6, signs=3, noise=noise) if options.quick else VideoShape(672, 672, noise=noise)
+    shape = (
+        VideoShape(448, 448, 6, signs=3, noise=noise)
+        if options.quick
+        else VideoShape(options.side, options.side, noise=noise)
+    )
     videos, questions = (2, 3) if options.quick else (options.videos, 10)
     split: Any = ("train", DEVELOPMENT_SEED) if options.dev else ("test", 0)
     return SignVidConfig(shape, split[0], videos, questions, split[1])
@@ -228,32 +238,36 @@ def run(options: argparse.Namespace) -> None:
     folder = BUNDLED_FOLDER if options.model == BUNDLED else Path(options.model)
     options.tokenizer = folder / "llm" / "tokenizer.json"
     gaze = options.gaze.split(",")
-    looks = looks_of(gaze, 4 if options.quick else 9, model.device, model.dtype)
+    tiles = 4 if options.quick else (options.side // TILE) ** 2
+    looks = looks_of(gaze, options.budgets, tiles, model.device, model.dtype)
     facts = {
         "split": "train, for choosing" if options.dev else "test",
-        "model": fingerprint(model.base.state_dict()),
-        "gaze": {name: fingerprint(load_selector(name).state_dict()) for name in gaze},  # type: ignore[union-attr]
+        # Bundled weights are in bf16: on every device the same.
+        "model": fingerprint({name: weight.bfloat16() for name, weight in model.base.state_dict().items()}),
+        "gaze": {name: weights_of(name) for name in gaze},
+        "side": options.side,
         "noise": NOISE,
-        "budgets": list(BUDGETS),
+        "budgets": options.budgets,
     }
     result = read_json(path) if path.is_file() else {"facts": facts, "looks": [], "conditions": {}, "seconds": {}}
     check_same(path, result["facts"], facts)
     result["looks"] = [look.name for look in looks]
-    for condition, noise in NOISE.items():
-        recipe = recipe_of(options, noise)
-        data = output_folder(options.data or out / "data") / f"{condition}{'-dev' if options.dev else ''}"
+    for condition in options.conditions:
+        recipe = recipe_of(options, NOISE[condition])
+        name = f"{condition}-{recipe.shape.width}{'-dev' if options.dev else ''}"
+        data = output_folder(options.data or out / "data") / name
         ensure_signvid(data, recipe, workers=options.workers, progress=True)
         if options.seconds:
-            if condition == "clean":
-                result["seconds"] = {
-                    "machine": machine(model.device),
-                    "videos": options.seconds,
-                    "looks": seconds_of(model, looks, data, options.seconds),
-                }
+            result["seconds"][condition] = {
+                "machine": machine(model.device),
+                "videos": options.seconds,
+                "looks": seconds_of(model, looks, data, options.seconds),
+            }
             continue
 
         def note(rows: dict[str, Any], condition: str = condition) -> None:
             result["conditions"][condition] = rows
+            result["machine"] = machine(model.device)
             write_json(path, result)
 
         measure(model, looks, data, recipe.shape.frames, options, note)
@@ -268,6 +282,26 @@ def run(options: argparse.Namespace) -> None:
             )
 
 
+def weights_of(gaze: str) -> Any:
+    """What tells a gaze model from another one."""
+    identity = as_selector(load_selector(gaze)).identity() or {}
+    return identity.get("weights", identity)
+
+
+def shares(text: str) -> list[float]:
+    found = [float(part) for part in text.split(",")]
+    if not all(0 < share <= 1 for share in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: shares lie between 0 and 1")
+    return found
+
+
+def conditions(text: str) -> list[str]:
+    names = text.split(",")
+    if unknown := [name for name in names if name not in NOISE]:
+        raise argparse.ArgumentTypeError(f"no {unknown[0]!r}; known: {', '.join(NOISE)}")
+    return names
+
+
 def parser() -> argparse.ArgumentParser:
     options = program_parser(__doc__)
     options.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -275,6 +309,11 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
     options.add_argument("--llm", type=Path, help="weights in place of its LLM's, from scripts/train_signvid_llm.py")
     options.add_argument("--gaze", default=BUNDLED, help="gaze models, joined by commas (default: the bundled one)")
+    options.add_argument("--side", type=int, default=672, choices=SIDES, help="pixels of the videos (default 672)")
+    options.add_argument(
+        "--budgets", type=shares, default=list(BUDGETS), help="shares of a frame's patches, with commas"
+    )
+    options.add_argument("--conditions", type=conditions, default=list(NOISE), help="clean,noisy or one of them")
     options.add_argument("--videos", type=int, default=51, help="of 10 questions each (default 51)")
     options.add_argument("--batch", type=int, default=4, help="videos that are worked on together (default 4)")
     options.add_argument("--dev", action="store_true", help="the train split, to choose settings on")

@@ -41,7 +41,7 @@ def test_every_look_is_measured_as_ask_would_answer(written):
         for budget in curve.BUDGETS:  # gaze takes all that it may
             assert rows[f"gaze {budget}"]["tokens"] == rows[f"random {budget}"]["tokens"]
             assert rows[f"gaze {budget}"]["tokens"] < 0.2 * rows["all"]["tokens"]
-    data = written / "data/clean"
+    data = written / "data/clean-448"
     model = am.load(cache=False, gaze="pixel-diff", loss=None, settings=VideoSettings(max_tiles=4, ratio=0.15))
     benchmark = HLVid(data)
     right, tokens = 0, set()
@@ -72,3 +72,16 @@ def test_weights_of_another_llm_are_refused(tmp_path):
     options = curve.parser().parse_args(["--out", str(tmp_path), "--llm", str(tmp_path / "llm.safetensors")])
     with pytest.raises(InputError, match="the weights do not fit this model's LLM: missing: "):
         curve.load(options)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "line"),
+    [
+        ("--budgets", "0.1,2", "shares lie between 0 and 1"),
+        ("--conditions", "foggy", "no 'foggy'; known: clean, noisy"),
+    ],
+)
+def test_what_is_not_known_is_refused_in_a_line(argument, value, line, capsys):
+    with pytest.raises(SystemExit) as caught:
+        curve.parser().parse_args(["--out", "nowhere", argument, value])
+    assert caught.value.code == 2 and line in capsys.readouterr().err
