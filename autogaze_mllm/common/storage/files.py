@@ -41,9 +41,9 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
     try:
         return Path(hf_hub_download(str(source), name, **hub))
     except LocalEntryNotFoundError as error:  # offline, or not reachable; this one is also an EntryNotFoundError
-        places = {part: hub[part] for part in ("cache_dir", "revision") if part in hub}
+        known = {part: hub[part] for part in ("cache_dir", "revision") if part in hub}
         # A path; None: unknown; anything else: known to be absent.
-        cached = try_to_load_from_cache(str(source), f"{inside}/{name}".lstrip("/"), **places)
+        cached = try_to_load_from_cache(str(source), f"{inside}/{name}".lstrip("/"), **known)
         if not required and cached is not None and not isinstance(cached, str):
             return None
         raise InputError(
