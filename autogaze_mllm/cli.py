@@ -71,11 +71,12 @@ def _verb(argv: Sequence[str] | None) -> int:
 
 
 def _caught(program: str, action: Callable[[], int]) -> int:
-    from .common.errors import DivergenceError, InputError
+    from .common.errors import DivergenceError, InputError, let_first_speak
 
     try:
         return action()
     except (InputError, DivergenceError) as error:
+        let_first_speak()
         _say(program, f"error: {error}")
         return 2 if isinstance(error, InputError) else 3
     except Exception as error:

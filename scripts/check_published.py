@@ -28,11 +28,13 @@ import torch
 from safetensors.torch import save_file
 
 from autogaze_mllm.cli import program_parser, run_program
-from autogaze_mllm.commands.arguments.options import quiet, revisions, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.revisions import HELP, read_revisions, revision_option
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.common.storage.files import read_fields, read_json, write_json
 from autogaze_mllm.common.storage.json_text import Fields, to_json
+from autogaze_mllm.common.storage.pinned import check_named
 from autogaze_mllm.common.storage.weights import read_weights
 from autogaze_mllm.published import (
     AutoGaze,
@@ -285,9 +287,9 @@ def run(arguments: argparse.Namespace) -> list[Line]:
         raise InputError(f"--parts: {wrong[0]!r} is not one of {', '.join(PARTS)}")
     expected = read_fields(arguments.expected)
     models = (arguments.gaze, arguments.siglip, arguments.task)
-    pinned = {**expected.get("revisions", dict[str, str], {}), **revisions(arguments.revision)}
-    if unknown := revisions(arguments.revision).keys() - set(models):
-        raise InputError(f"--revision: {min(unknown)!r} is none of the models: {', '.join(models)}")
+    asked = read_revisions(arguments.revision)
+    check_named(asked, models)
+    pinned = {**expected.get("revisions", dict[str, str], {}), **asked}
     released = Released(arguments, torch.device(usable_device(arguments.device)), pinned)
     checks = {
         "example": lambda: check_example(released, expected.object("example")),
@@ -308,13 +310,7 @@ def main() -> int:
     parser.add_argument("video", type=Path, nargs="?", help="assets/example_input.mp4 of the published repository")
     parser.add_argument("--parts", default=",".join(PARTS), help="those that are wanted (default: all)")
     parser.add_argument("--gaze", default="nvidia/AutoGaze", help="id or folder (default nvidia/AutoGaze)")
-    parser.add_argument(
-        "--revision",
-        action="append",
-        default=[],
-        metavar="MODEL=REVISION",
-        help="of a model on the hub; once for each (default: those that the numbers were made with)",
-    )
+    revision_option(parser, f"{HELP} (default: those that the numbers were made with)")
     parser.add_argument("--siglip", default="google/siglip2-base-patch16-224", help="id or folder, or none")
     parser.add_argument("--task", default="bfshi/VideoMAE_AutoGaze", help="id or folder of the VideoMAE")
     parser.add_argument("--golden", type=Path, default=ROOT / "tests" / "golden", help="folder of golden data")

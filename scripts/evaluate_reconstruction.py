@@ -21,7 +21,8 @@ from pathlib import Path
 import torch
 
 from autogaze_mllm.cli import program_parser, run_program
-from autogaze_mllm.commands.arguments.options import quiet, revisions, usable_device
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.revisions import read_revisions, revision_option
 from autogaze_mllm.common.compute.distributed import Shard
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.training.data.clips import find_videos
@@ -44,13 +45,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("videos", help="folder, video or list; with commas")
     options.add_argument("--gaze", default="pixel-diff,random,greedy", help="models and names; with commas")
     options.add_argument("--task", default="mosaic", help="mosaic, or the folder or id of a VideoMAE")
-    options.add_argument(
-        "--revision",
-        action="append",
-        default=[],
-        metavar="MODEL=REVISION",
-        help="of a model on the hub (of --gaze or --task): a commit, tag or branch; once for each model",
-    )
+    revision_option(options)
+    options.add_argument("--attn-mode", choices=["sdpa"], help="of the fork: torch's attention, which is what there is")
     options.add_argument("--settings", default=PUBLISHED, help="such as ratio_0.25,task_0.70,ratio_0.75_task_0.70")
     options.add_argument("--split", default="train", choices=["train", "val"], help="of folders with train/ and val/")
     cut = options.add_argument_group("clips")
@@ -80,9 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.device is None and shard.world > 1 and torch.cuda.is_available():
         arguments.device = f"cuda:{shard.local_rank}"
     device = torch.device(usable_device(arguments.device))
-    models = load_models(
-        arguments.gaze.split(","), arguments.task, device, seed=arguments.seed, revisions=revisions(arguments.revision)
-    )
+    pinned = read_revisions(arguments.revision)
+    models = load_models(arguments.gaze.split(","), arguments.task, device, seed=arguments.seed, revisions=pinned)
     clips = plan_clips(videos, plan)
     evaluation = Evaluation(arguments.out, models, settings, clips, arguments.viz_clips, arguments.match, device, shard)
     rows = evaluation.measure()

@@ -1,4 +1,5 @@
-"""Fetches the published training data of the gaze model (or another data set of the hub) and unpacks its archives.
+"""Fetches the published training data of the gaze model (or another data set of the hub) and unpacks its archives,
+each in the folder that it lies in.
 
     python scripts/fetch_training_data.py AutoGaze-Training-Data
 
@@ -38,7 +39,7 @@ def fetch(folder: Path, repository: str, revision: str | None) -> None:
             # By its commit: without a connection a download into a folder that is there would do nothing, and not fail.
             commit = HfApi().dataset_info(repository, revision=revision).sha
             snapshot_download(repository, repo_type="dataset", revision=commit, local_dir=folder)
-            unpack(folder)
+            unpack(folder, beside=True)
             mark.touch()
         except Exception as error:  # the hub's own, the archives', and those of whichever http library the hub uses
             raise InputError(

@@ -57,6 +57,7 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
     """What was said of model and gaze, as `ask` takes it."""
     named = {"--model": arguments.model, "--gaze": arguments.gaze, "--preset": arguments.preset}
     words = [word for option, value in named.items() if value is not None for word in (option, str(value))]
+    words += [word for one in arguments.revision or () for word in ("--revision", one)]
     for one in settings_of(VideoSettings):
         value = getattr(arguments, one.key)
         if value is True or value is False:

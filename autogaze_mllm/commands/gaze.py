@@ -27,6 +27,7 @@ from .arguments.options import (
     seconds_row,
     usable_device,
 )
+from .arguments.revisions import at_revisions
 
 if TYPE_CHECKING:  # what is heavy is imported where it is needed, so that --help answers at once
     from ..app.report import Report
@@ -85,7 +86,8 @@ def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | Non
     video = chosen_video(arguments)
     reader, numbers = video.sampled(settings.frames, settings.fps)
     device = usable_device(arguments.device)
-    selector = as_selector(load_selector(arguments.gaze or BUNDLED, device=device))
+    (source,) = at_revisions(arguments.revision, arguments.gaze or BUNDLED)
+    selector = as_selector(load_selector(source, device=device))
     output = video_writer(out, pace(reader.seconds[numbers])) if out else nullcontext(None)
     with output as write:
         overlay = Overlay(selector.grid, write)

@@ -15,7 +15,7 @@ from transformers import TrainerState, TrainingArguments, set_seed
 
 from ..common.compute import distributed
 from ..common.errors import DivergenceError, InputError
-from ..common.storage.files import as_new_files, output_folder
+from ..common.storage.files import output_folder, written_by_others
 from ..common.storage.hashing import default_folder
 from ..common.storage.locks import run_lock
 from ..gaze.index_info import check_finds, read_index
@@ -220,9 +220,9 @@ def _base_source(model: GazedModel, output: Path, given: str | None) -> str:
     own = output.resolve() / "base"
     if distributed.rank() == 0 and not own.exists():
         part = output_folder(own.with_name(".base.part"))
-        model.family.base.save_pretrained(part)
+        with written_by_others(part):
+            model.family.base.save_pretrained(part)
         model.preprocessing.save_pretrained(part)
-        as_new_files(part)
         part.replace(own)
     distributed.wait()
     return str(own)

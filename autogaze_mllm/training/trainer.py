@@ -230,8 +230,8 @@ class GazeTrainer:
             raise InputError("labels are for ntp; grpo learns from the model's own selections")
         if labels is None and settings.algorithm == "ntp" and not isinstance(task, MosaicTask):
             raise InputError(
-                f"ntp searches labels with the mosaic only; search those of {task.name!r} once, with "
-                f"`autogaze-mllm label --task`, and give them to --labels"
+                f"ntp searches labels with the mosaic only, as {task.name!r} rebuilds a frame for every patch that "
+                "may come next; search those once, with `autogaze-mllm label --task`, and give them to --labels"
             )
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:

@@ -228,7 +228,10 @@ def test_the_stop_rule_is_in_the_unit_of_the_task(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "ntp searches labels with the mosaic only; search those of 'videomae' once, with `autogaze-mllm label"),
+        (
+            [],
+            "ntp searches labels with the mosaic only, as 'videomae' rebuilds a frame for every patch",
+        ),
         (["--train-task"], "ntp searches labels with the mosaic only"),
         (["--only-task", "--frame-ratio", "self"], "'self' is what a gaze model wants to keep"),
         (["--only-task", "--task", "mosaic"], "the task 'mosaic' has no parameters to train"),

@@ -112,6 +112,8 @@ def repeating(arguments: argparse.Namespace, leave_out: Sequence[str] = ()) -> s
             words.append(action.option_strings[0 if value else 1])
         elif action.nargs == 0:  # a switch
             words += action.option_strings[:1] if value else []
+        elif isinstance(action, argparse._AppendAction):
+            words += [word for one in value for word in (action.option_strings[0], shlex.quote(str(one)))]
         else:
             words += [action.option_strings[0], shlex.quote(str(value))]
     command = " ".join([parser.prog, *words, *(["--config", "options.yaml"] if lines else [])])
@@ -142,10 +144,11 @@ def _value(action: argparse.Action, value: Any, file: Path) -> Any:
         if not isinstance(value, bool):
             raise InputError(f"{file}: {action.dest} must be true or false, got {shown(value)}")
         return value
-    several = action.nargs == "+" or action.dest in PER_FRAME
+    per_frame = action.dest in PER_FRAME
+    several = action.nargs == "+" or per_frame or isinstance(action, argparse._AppendAction)
     if isinstance(value, list) and several:
         return [_single(action, one, file) for one in value]
-    return [_single(action, value, file)] if action.nargs == "+" else _single(action, value, file)
+    return [_single(action, value, file)] if several and not per_frame else _single(action, value, file)
 
 
 def _single(action: argparse.Action, value: Any, file: Path) -> Any:

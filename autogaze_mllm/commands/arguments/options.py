@@ -12,6 +12,7 @@ from ...common.errors import InputError, first_line
 from ...common.fields import Setting, settings_of
 from ...common.storage.paths import shown_name
 from ...gaze.settings import LIMITS, SAMPLING, VideoSettings, preset
+from .revisions import at_revisions, revision_option
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ...mllm.model import GazedModel
@@ -21,10 +22,15 @@ BUNDLED_READS = "the bundled model reads the signs of SignVid's generated videos
 ONLY_SIGNS = f"{BUNDLED_READS}. Name a real one with --model"
 
 
-def gaze_options(parser: argparse._ActionsContainer, default_gaze: str, *, json: bool = True) -> None:
-    """json: whether the verb prints something that a program may read."""
+def gaze_options(
+    parser: argparse._ActionsContainer, default_gaze: str, *, json: bool = True, revision: bool = True
+) -> None:
+    """json: whether the verb prints something that a program may read. revision: False where the verb has one of its
+    own words."""
     names = "pixel-diff, pixel-diff-noise, random or all"
     parser.add_argument("--gaze", help=f"gaze model id or folder, bundled, {names} ({default_gaze})")
+    if revision:
+        revision_option(parser)
     parser.add_argument("--preset", help="nvila-hd, nvila-hd-1k, fast or quality; the options below override it")
     for group in (LIMITS, SAMPLING):
         add_settings(parser, VideoSettings, group, defaults=False)
@@ -102,17 +108,6 @@ def chosen_settings(arguments: argparse.Namespace) -> VideoSettings:
     return (VideoSettings() if arguments.preset is None else preset(arguments.preset)).changed(**given(arguments))
 
 
-def revisions(given: Sequence[str]) -> dict[str, str]:
-    """MODEL=REVISION, once for each model -> revision by model."""
-    found = {}
-    for text in given:
-        name, equals, revision = text.rpartition("=")
-        if not (name and equals and revision):
-            raise InputError(f"--revision {text!r}: expected MODEL=REVISION, such as nvidia/AutoGaze=5100fae")
-        found[name] = revision
-    return found
-
-
 def usable_device(name: str | None) -> str:
     import torch
 
@@ -145,10 +140,24 @@ def load_model(arguments: argparse.Namespace, untrained: bool = False) -> GazedM
     settings = None if arguments.preset is None else preset(arguments.preset)
     if arguments.model is None and untrained:
         base, processor = tiny_model()
-        selector = arguments.gaze or BUNDLED
-        return wrap(base.to(device), selector, processor=processor, settings=settings, cache=cache, **options)
-    model, selector = arguments.model or BUNDLED, arguments.gaze or None
+        (gaze,) = at_revisions(arguments.revision, arguments.gaze or BUNDLED)
+        return wrap(base.to(device), gaze, processor=processor, settings=settings, cache=cache, **options)
+    model, selector = pinned_models(arguments, arguments.model or BUNDLED, arguments.gaze or None)
     return load_or_wrap(model, selector, settings=settings, device=device, cache=cache, **options)
+
+
+def pinned_models(arguments: argparse.Namespace, model: str, gaze: str | None) -> tuple[str, str | None]:
+    """Both, as `load_or_wrap` takes them, at the revisions of the command line; also the gaze model of a base model
+    that goes without saying."""
+    if not arguments.revision:  # nothing is imported that a command may not need
+        return model, gaze
+    from ...mllm.loading import is_saved
+    from ...mllm.wrap import DEFAULT_GAZE
+
+    if gaze is None and is_saved(model):
+        return at_revisions(arguments.revision, model)[0], None
+    model, gaze = at_revisions(arguments.revision, model, gaze or DEFAULT_GAZE)
+    return model, gaze
 
 
 def _load_for_index(arguments: argparse.Namespace) -> GazedModel:
@@ -160,9 +169,10 @@ def _load_for_index(arguments: argparse.Namespace) -> GazedModel:
 
     info = read_index(arguments.index)
     settings = VideoSettings.from_dict(info.settings) if arguments.preset is None else preset(arguments.preset)
+    named, gaze = pinned_models(arguments, arguments.model or BUNDLED, arguments.gaze or info.gaze)
     model = load_or_wrap(
-        arguments.model or BUNDLED,
-        arguments.gaze or info.gaze,
+        named,
+        gaze,
         settings=settings,
         device=usable_device(arguments.device),
         cache=VideoCache(index=arguments.index),

@@ -19,7 +19,7 @@ from ...finetuning.config import (
     RolloutConfig,
 )
 from ..arguments.config_file import CONFIG, write_config
-from ..arguments.options import add_settings, gaze_options, load_model, print_rows, quiet, values_of
+from ..arguments.options import add_settings, gaze_options, load_model, pinned_models, print_rows, quiet, values_of
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -81,7 +81,9 @@ def run(arguments: argparse.Namespace) -> int:
     load_samples([*config.data, *config.eval_data], config.media_root)
     if not arguments.dry_run:
         latest_checkpoint(config)
-    source = None if arguments.model is None else base_source(arguments.model)
+    source = None
+    if arguments.model is not None:
+        source = base_source(pinned_models(arguments, arguments.model, arguments.gaze)[0])
     arguments.device = arguments.device or str(training_device(config.cpu))
     arguments.no_cache = True  # fine-tuning has one of its own
     model = load_model(arguments, untrained=True)

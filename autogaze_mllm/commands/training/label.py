@@ -10,6 +10,7 @@ from ...common.storage.json_text import to_json
 from ...training.config import LabelConfig
 from ..arguments.config_file import CONFIG, write_config
 from ..arguments.options import add_settings, print_rows, quiet, usable_device, values_of
+from ..arguments.revisions import at_revisions, revision_option
 
 
 def add(verbs: argparse._SubParsersAction) -> None:
@@ -25,6 +26,7 @@ def add(verbs: argparse._SubParsersAction) -> None:
     label.add_argument("--out", required=True, metavar="gazing_labels.json")
     label.add_argument("--split", default="train", choices=["train", "val"])
     add_settings(label, LabelConfig)
+    revision_option(label)
     label.add_argument("--workers", type=int, default=1, help="processes (default 1)")
     label.add_argument("--shard", type=int, default=20_000, help="videos in a file at most (default 20000)")
     label.add_argument("--unreadable", type=float, default=0.05, help="share of videos that may be unreadable")
@@ -43,7 +45,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise InputError(f"--{name} must be at least 1, got {getattr(arguments, name)}")
     if not 0 <= arguments.unreadable <= 1:
         raise InputError(f"--unreadable is a share, in [0, 1], got {arguments.unreadable}")
-    settings = LabelConfig(**values_of(arguments, LabelConfig))
+    (task,) = at_revisions(arguments.revision, arguments.task)
+    settings = LabelConfig(**{**values_of(arguments, LabelConfig), "task": task})
     report = label_videos(
         find_videos(arguments.videos, arguments.split),
         Path(arguments.out),

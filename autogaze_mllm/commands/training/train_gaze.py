@@ -21,6 +21,7 @@ from ...training.config import (
 )
 from ..arguments.config_file import CONFIG, write_config
 from ..arguments.options import add_settings, print_rows, quiet, values_of
+from ..arguments.revisions import at_revisions, revision_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,6 +70,7 @@ def _what(train: argparse.ArgumentParser) -> None:
         "--labels", metavar="FILES", help="gazing_labels.json, with commas or wildcards (default: search)"
     )
     train.add_argument("--task", default="mosaic", metavar="TASK", help="mosaic, or the folder or id of a VideoMAE")
+    revision_option(train)
     train.add_argument("--task-losses", metavar="L", help="of a VideoMAE: l1, dinov2_reg, siglip2, joined by +")
     train.add_argument("--task-weights", metavar="W", help="weights of these losses, joined by +")
     train.add_argument("--dinov2-reg", metavar="MODEL", help="folder or id of the model behind dinov2_reg")
@@ -110,6 +112,8 @@ def run(arguments: argparse.Namespace) -> int:
     from ...training.trainer import GazeTrainer
 
     _check(arguments)
+    named = (arguments.init, arguments.task, arguments.dinov2_reg, arguments.siglip2)
+    arguments.init, arguments.task, arguments.dinov2_reg, arguments.siglip2 = at_revisions(arguments.revision, *named)
     data = _data(arguments)
     steps = arguments.steps
     if steps is None:

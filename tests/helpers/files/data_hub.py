@@ -13,9 +13,10 @@ COMMIT = sha256(b"commit").hexdigest()[:40]
 
 
 class DataHub(BaseHTTPRequestHandler):
-    """As much of the hub as downloads of a data set need. files: path -> bytes."""
+    """As much of the hub as downloads of a data set need, or, by its `kind`, of a model. files: path -> bytes."""
 
     repository = "bfshi/HLVid"
+    kind = "datasets"
     files: dict[str, bytes] = {}  # noqa: RUF012
     size = 0  # of every file, where the hub is to say another
     commit = COMMIT
@@ -26,13 +27,14 @@ class DataHub(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         path = self.path.split("?")[0]
         headers = {"X-Repo-Commit": self.commit}
-        if path.startswith(f"/api/datasets/{self.repository}/tree/"):
+        place = f"/{self.repository}/" if self.kind == "models" else f"/{self.kind}/{self.repository}/"
+        if path.startswith(f"/api/{self.kind}/{self.repository}/tree/"):
             tree = [{"type": "file", "path": name, "size": len(b), "oid": "0" * 40} for name, b in self.files.items()]
             content = json.dumps(tree).encode()
-        elif path.startswith(f"/api/datasets/{self.repository}"):
+        elif path.startswith(f"/api/{self.kind}/{self.repository}"):
             siblings = [{"rfilename": name, "size": self.size or len(b)} for name, b in self.files.items()]
             content = json.dumps({"id": self.repository, "sha": self.commit, "siblings": siblings}).encode()
-        elif f"/datasets/{self.repository}/resolve/{self.commit}/" in path:
+        elif path.startswith(f"{place}resolve/{self.commit}/"):
             content = self.files[path.split(f"{self.commit}/")[1]]
             headers["ETag"] = f'"{sha256(content).hexdigest()}"'
         else:
