@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import matplotlib.backends.backend_agg  # noqa: F401  # here once, or each child that plots would load it
+
 from autogaze_mllm.cli import main
 
 
