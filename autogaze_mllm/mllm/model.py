@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..common.compute.offloading import bring_back, present
@@ -31,7 +30,7 @@ from .calls.asking import Asking
 from .calls.inputs import MediaRows, ModelInputs, check_complete, check_media, stats_of
 from .calls.options import check_decoding, options_explained, with_tokenizer
 from .calls.pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
-from .calls.splice import check_helpers, spliced
+from .calls.splice import check_helpers, put_in, spliced
 from .families import Family
 from .media import Media
 from .preprocessing import Preprocessing
@@ -292,12 +291,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
             if count != slots:
                 raise InputError(f"prompt {row}: {slots} visual placeholders, but its media give {count} features")
         encoder.count({"seconds": clock.seconds})
-        if family.deepstack:
-            embedded = F.pad(embedded, (0, family.deepstack * embedded.shape[-1]))
-        if not features:
-            return embedded
-        joined = torch.cat([tokens.to(embedded.device, embedded.dtype) for tokens in features])
-        return embedded.masked_scatter(visual[..., None], joined)
+        return put_in(embedded, visual, features, family.deepstack)
 
     @contextmanager
     def base_inputs(
