@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,12 +31,13 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.gaze.token_map import TokenMap
 from autogaze_mllm.mllm.families import Family, family_of_type
-from autogaze_mllm.mllm.families.any_size import AnySizeFamily
-from autogaze_mllm.mllm.families.native import NativeFamily
+from autogaze_mllm.mllm.families.any_size.base import AnySizeFamily
+from autogaze_mllm.mllm.families.native.base import NativeFamily
 from autogaze_mllm.mllm.native.model import NativeConfig
 from autogaze_mllm.mllm.native.projectors import KINDS, build_projector
 from autogaze_mllm.mllm.native.vila import Surroundings
@@ -176,13 +178,13 @@ def _native(published: Published) -> Any:
 
 @dataclass(frozen=True)
 class Row:
-    """One published model. places: what a frame is selected on; dense, gazed: visual tokens of FRAMES frames, gazed
+    """One published model. positions: what a frame is selected on; dense, gazed: visual tokens of FRAMES frames, gazed
     ones at most; pixels: bytes of their patches; written: an example of the layout; runs: of FRAMES frames; shares:
     questions share what the LLM made of the video."""
 
     published: Published
     family: Family
-    places: int
+    positions: int
     dense: int
     gazed: int
     pixels: int
@@ -372,17 +374,20 @@ def write(page: Path, name: str, table: str) -> None:
     page.write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--write", action="store_true", help="put the tables into the pages instead of printing them")
-    told = parser.parse_args()
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     rows = [row_of(published) for published in PUBLISHED]
     for name, (page, make) in TABLES.items():
-        if told.write:
+        if arguments.write:
             write(ROOT / page, name, make(rows))
         else:
             print(f"{name} ({page})\n\n{make(rows)}")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

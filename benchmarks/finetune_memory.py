@@ -9,10 +9,12 @@ real data set. What the runtime itself takes (CUDA, buffers of communication) co
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Any
 
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.finetuning.config import PRESETS, AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.memory_estimate import Load, ModelDims, estimate_memory
@@ -74,13 +76,16 @@ def trained(preset: dict[str, PartConfig], sizes: dict[str, int], ends: int) -> 
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--tokens", type=int, default=16384, help="LLM tokens of a sample")
     parser.add_argument("--patches", type=int, default=100_000, help="patches that its videos keep")
     parser.add_argument("--learnt", type=int, default=256, help="tokens of its answers")
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     shape, sizes, ends = shapes()
     load = Load(arguments.tokens, arguments.patches, arguments.learnt)
     rows = []
@@ -108,4 +113,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

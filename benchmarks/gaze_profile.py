@@ -17,6 +17,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 import autogaze_mllm as am
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.storage.json_text import to_json
 from gaze_speed import DTYPES, seconds
@@ -74,14 +75,17 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--batches", default="1,128")
     parser.add_argument("--ratios", default="0.1,0.009")
     parser.add_argument("--dtype", choices=DTYPES, help="default: bf16 on a GPU, fp32 on the CPU")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path, help="json file")
-    arguments = parser.parse_args()
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     device = torch.device(arguments.device)
     kind = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
     model = am.AutoGaze.from_pretrained("bundled").eval().to(device, DTYPES[kind])
@@ -97,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

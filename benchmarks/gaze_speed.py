@@ -31,10 +31,11 @@ import numpy as np
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.compute.memory import PeakMemory
+from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
 from autogaze_mllm.training.data.clips import find_videos
@@ -285,8 +286,8 @@ def write(result: dict[str, Any], path: Path | None) -> None:
         plot(result["rows"], path.with_suffix(".png"), f"Gazing clips of {FRAMES} frames: {result['machine']}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--batches", default="1,8,32")
     parser.add_argument("--ratios", default="0.1,0.25,0.75,preset")
     parser.add_argument("--dtypes", default="fp32,bf16")
@@ -303,7 +304,10 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help="json file; a plot is written beside it")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     if arguments.measure:
         batch, ratio, dtype, capture = arguments.measure.split(",")
         chosen = None if capture == "default" else capture
@@ -332,4 +336,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

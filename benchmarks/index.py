@@ -23,6 +23,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.video.synthetic import moving_scene
@@ -63,11 +64,11 @@ class CoreSeconds:
             self.sample()
 
     def sample(self) -> None:
-        for place in Path("/proc").glob("[0-9]*"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                if self.tag in (place / "environ").read_bytes():
-                    user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
-                    self.spent[place.name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                if self.tag in (process / "environ").read_bytes():
+                    user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+                    self.spent[process.name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
             except OSError:  # it has ended
                 continue
 
@@ -86,8 +87,8 @@ def run(videos: Path, out: Path, launched: int, options: list[str]) -> dict[str,
     processes = []
     with CoreSeconds(tag) as cores:
         for rank in range(launched):
-            told = {"RANK": str(rank), "WORLD_SIZE": str(launched), "LOCAL_WORLD_SIZE": str(launched)}
-            environment = {**os.environ, "INDEX_BENCHMARK": tag, **(told if launched > 1 else {})}
+            ranks = {"RANK": str(rank), "WORLD_SIZE": str(launched), "LOCAL_WORLD_SIZE": str(launched)}
+            environment = {**os.environ, "INDEX_BENCHMARK": tag, **(ranks if launched > 1 else {})}
             processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
         printed = [process.communicate()[0] for process in processes]
     wall = time.perf_counter() - start
@@ -110,14 +111,17 @@ def contents(out: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in out.glob("*.safetensors")}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--videos", type=int, default=24)
     parser.add_argument("--gaze", default="bundled", help="as of `index` (default: the bundled gaze model)")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--video-folder", type=Path, default=Path("benchmarks/data/index"))
     parser.add_argument("--out", type=Path, help="json file")
-    arguments = parser.parse_args()
+    return run_program(parser, measure_all)
+
+
+def measure_all(arguments: argparse.Namespace) -> None:
     videos = arguments.video_folder / str(arguments.videos)
     make_videos(videos, arguments.videos)
     options = ["--gaze", arguments.gaze, "--frames", str(arguments.frames)]
@@ -145,4 +149,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -28,9 +28,9 @@ from torch import nn
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
 
 import autogaze_mllm as am
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.environment import machine
-from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from operating_points import CLIP, PAPER, TILE, measured_points
@@ -213,13 +213,15 @@ def measure_point(
     dense_patches = images * (TILE // models.tower.config.patch_size) ** 2
     for name, count in (("dense", dense_patches), ("gazed", patches)):
         tokens = max(count // models.merge, 1)
-        width = models.tower.config.hidden_size
-        features = torch.randn(min(count, 1 << 16), width, device=device, dtype=dtype)
-        projected = clock.batches(lambda n: models.project(features), 1)  # noqa: B023
-        projected.seconds = None if projected.seconds is None else projected.seconds * count / len(features)
-        stages[f"{name} projector"] = projected
+        stages[f"{name} projector"] = _projection(models, clock, count)
         stages[f"{name} prefill"] = _prefill(models, clock, tokens)
         result[f"{name}_patches"], result[f"{name}_tokens"] = count, tokens
+    return result | _sums(stages)
+
+
+def _sums(stages: dict[str, Timing]) -> dict[str, Any]:
+    """What the stages of one point come to: milliseconds of each, of the tower and of the MLLM, dense and gazed."""
+    result: dict[str, Any] = {}
     result["milliseconds"] = {name: None if t.seconds is None else 1000 * t.seconds for name, t in stages.items()}
     result["notes"] = {name: t.why or "scaled" for name, t in stages.items() if t.why or t.scaled}
 
@@ -237,6 +239,16 @@ def measure_point(
         pair = result[name]
         pair["speedup"] = None if None in pair.values() else pair["dense"] / pair["gazed"]
     return result
+
+
+def _projection(models: Models, clock: Clock, count: int) -> Timing:
+    """The projector on this many patches; on part of them, and scaled, where they are very many."""
+    features = torch.randn(
+        min(count, 1 << 16), models.tower.config.hidden_size, device=models.device, dtype=models.dtype
+    )
+    projected = clock.batches(lambda n: models.project(features), 1)
+    projected.seconds = None if projected.seconds is None else projected.seconds * count / len(features)
+    return projected
 
 
 def _prefill(models: Models, clock: Clock, tokens: int) -> Timing:
@@ -327,8 +339,8 @@ def plot(rows: list[dict[str, Any]], path: Path, title: str) -> None:
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="base")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["fp32", "bf16"], help="default: bf16 on a GPU, fp32 on the CPU")
@@ -346,11 +358,11 @@ def main() -> None:
     )
     parser.add_argument("--ask", nargs="?", const="16,128,1024", help="also one question on videos of so many frames")
     parser.add_argument("--out", type=Path, help="json file; a plot is written beside it")
-    arguments = parser.parse_args()
-    try:
-        points = PAPER if arguments.required is None else measured_points(arguments.required, arguments.selector)
-    except InputError as error:
-        parser.error(str(error))
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    points = PAPER if arguments.required is None else measured_points(arguments.required, arguments.selector)
     device = torch.device(arguments.device)
     kind = arguments.dtype or ("bf16" if device.type == "cuda" else "fp32")
     models = Models(SIZES[arguments.size], device, torch.bfloat16 if kind == "bf16" else torch.float32)
@@ -383,4 +395,4 @@ def write(result: dict[str, Any], path: Path | None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -21,6 +21,8 @@ import numpy as np
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.options import size_of
 from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.pixels import resize_frames
@@ -128,8 +130,8 @@ def measure(path: Path, frames: int, gaze: str, chunks: int) -> dict[str, float]
     }
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--gaze", default="pixel-diff", choices=["pixel-diff", "tiny-autogaze", "random-autogaze"])
     parser.add_argument("--frames", type=int, default=1024)
     parser.add_argument("--size", default="3840x2160")
@@ -137,8 +139,11 @@ def main() -> None:
     parser.add_argument("--pure-chunks", type=int, default=4)
     parser.add_argument("--out", type=Path, help="json file")
     parser.add_argument("--measure", type=int, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    width, height = map(int, arguments.size.split("x"))
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    width, height = size_of(arguments.size)
     short = min(64, arguments.frames)
     paths = {n: arguments.video_folder / f"{width}x{height}_{n}.mp4" for n in (short, arguments.frames)}
     if arguments.measure is not None:
@@ -172,4 +177,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

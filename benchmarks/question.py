@@ -22,6 +22,8 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, Sigl
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 import autogaze_mllm as am
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.options import size_of
 from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.storage.json_text import to_json
@@ -80,7 +82,7 @@ def measure(arguments: argparse.Namespace, gaze: str) -> dict[str, Any]:
     device = torch.device(arguments.device)
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     size, folder = arguments.size, arguments.video_folder
-    width, height = map(int, arguments.pixels.split("x"))
+    width, height = size_of(arguments.pixels)
     base, processor = nvila(size, arguments.tile, device, dtype)
     settings = am.preset("nvila-hd").changed(
         frames=arguments.frames,
@@ -126,8 +128,8 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 @torch.no_grad()
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--size", choices=SIZES, default="nvila-8b")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--frames", type=int, default=1024)
@@ -141,9 +143,12 @@ def main() -> None:
     parser.add_argument("--video-folder", type=Path, default=Path("benchmarks/data"))
     parser.add_argument("--make-only", action="store_true", help="make the videos and stop")
     parser.add_argument("--out", type=Path, help="json file")
-    arguments = parser.parse_args()
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     if arguments.make_only:
-        width, height = map(int, arguments.pixels.split("x"))
+        width, height = size_of(arguments.pixels)
         for count in (arguments.warm_up, arguments.frames):
             make_video(arguments.video_folder / f"{width}x{height}_{count}.mp4", width, height, count)
         return
@@ -158,4 +163,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

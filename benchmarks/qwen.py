@@ -27,6 +27,7 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 import autogaze_mllm as am
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.pixels import resize_frames
@@ -147,8 +148,8 @@ def seconds(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
                     "times_faster": times,
                 }
             )
-            told = f"{side} px, {scales or 'own ladder'}, ratio {ratio}"
-            print(f"{told}: {found['tokens']} of {dense['tokens']} tokens, {times:.1f} times", flush=True)
+            point = f"{side} px, {scales or 'own ladder'}, ratio {ratio}"
+            print(f"{point}: {found['tokens']} of {dense['tokens']} tokens, {times:.1f} times", flush=True)
     return rows
 
 
@@ -187,7 +188,7 @@ def memory(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("what", choices=["seconds", "tokens", "memory"])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--video", type=Path)
@@ -198,20 +199,18 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--small", action="store_true", help="a few channels, to see that it runs")
-    arguments = parser.parse_args()
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
     sides = {"seconds": [448, 896], "tokens": [448, 896, 1792], "memory": [896]}
     arguments.sides = arguments.sides or sides[arguments.what]
     arguments.frames = arguments.frames or {"seconds": 8, "tokens": 64, "memory": 1024}[arguments.what]
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            rows = {"seconds": seconds, "tokens": tokens, "memory": memory}[arguments.what](arguments, Path(folder))
-    except am.InputError as error:
-        print(f"qwen: error: {error}", file=sys.stderr)
-        return 2
-    told = {name: value for name, value in vars(arguments).items() if name not in ("out", "video")}
+    with tempfile.TemporaryDirectory() as folder:
+        rows = {"seconds": seconds, "tokens": tokens, "memory": memory}[arguments.what](arguments, Path(folder))
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "video")}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"machine": machine(), "settings": told, "rows": rows}, indent=1) + "\n")
-    return 0
+    arguments.out.write_text(json.dumps({"machine": machine(), "settings": settings, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.common.drawing.labels import in_plot, told_apart
+from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.labels import in_plot, told_apart
-from autogaze_mllm.common.plots import legend, panels, save_png
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.common.storage.json_diff import check_same
 from autogaze_mllm.gaze.selection import GazingInfo, read_selection
@@ -51,7 +52,7 @@ RULES = (0.36, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025, 0.012, 0.004)  # where
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("videos", help="folder, video or list; with commas")
     parser.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
     parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-noise", help="models, names, greedy")
@@ -61,14 +62,8 @@ def main() -> int:
     parser.add_argument("--frames", type=int, default=16, help="frames of a clip, evenly spread over it (default 16)")
     parser.add_argument("--device")
     parser.add_argument("--out", type=Path, required=True)
-    arguments = parser.parse_args()
     quiet()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"real_gaze: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -185,10 +180,10 @@ class Judge:
         """-> patches and loss of each frame, (T,)"""
         grid, painter = self.task.grid, self.task.tables(self.video.device).painter
         selection = read_selection(info, grid, "the judge")
-        place = (selection.index + selection.frame * grid.size)[selection.keep]
+        index = (selection.index + selection.frame * grid.size)[selection.keep]
         mask = (
             self.video.new_zeros(self.video.shape[1] * grid.size)
-            .index_fill(0, place, 1.0)
+            .index_fill(0, index, 1.0)
             .unflatten(0, (-1, grid.size))
         )
         canvas, losses = self.task.blank(self.video[:, 0]), []
@@ -207,9 +202,9 @@ class Judge:
     def _curve(self, rival: str) -> list[list[float]]:
         """The least loss for any number of patches: pairs (loss, patches), losses rising and patches falling."""
         selector = RandomSelector() if rival.startswith("random") else PixelDiffSelector("raw" not in rival)
-        ways = [(share, None) for share in SHARES] if rival.endswith("_budget") else [(1.0, rule) for rule in RULES]
+        limits = [(share, None) for share in SHARES] if rival.endswith("_budget") else [(1.0, rule) for rule in RULES]
         best: list[list[float]] = []
-        for patches, loss in sorted(self._point(selector, *way) for way in ways):
+        for patches, loss in sorted(self._point(selector, *limit) for limit in limits):
             if not best or loss < best[-1][0]:
                 best.append([loss, float(patches)])
         return best[::-1]
@@ -298,12 +293,12 @@ def _bars(
 ) -> None:
     by_name = {line["condition"]: line for line in lines}
     width = 0.8 / of
-    places = [i + (number - (of - 1) / 2) * width for i in range(len(conditions))]
+    xs = [i + (number - (of - 1) / 2) * width for i in range(len(conditions))]
     values = [by_name[c][key] for c in conditions]
     spans = [
         [v - by_name[c][f"{key}_low"], by_name[c][f"{key}_high"] - v] for v, c in zip(values, conditions, strict=True)
     ]
-    axis.bar(places, values, width, yerr=np.abs(np.array(spans).T), label=label, error_kw={"linewidth": 0.8})
+    axis.bar(xs, values, width, yerr=np.abs(np.array(spans).T), label=label, error_kw={"linewidth": 0.8})
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
 """The central curve of the AutoGaze paper: the ratio that a loss needs, against frame rate and resolution.
 
-A video is seen at FPS frames a second and SIDE x SIDE pixels for --seconds, as the pipeline sees it: tiles of 224
-pixels, clips of up to 16 frames. For each selector the strength of its stop rule (of `random`: the ratio) is searched
-at which the mean loss of all frames and tiles is the one asked for; the ratio is what it keeps there, interpolated
-between the two nearest trials. Each frame keeps at least one patch, so a ratio has a floor (1 / 265). Of large frames
---tiles tiles are measured, drawn at random. A file is shown up to its own resolution and frame rate, unless --enlarge
-is given; generated scenes are drawn at every resolution. Losses are those of the mosaic (0.2 is about a fortieth of
-the way from black to white), so they are no losses of the published VideoMAE, whose ratios the plot shows beside them.
+A video is seen at FPS frames a second, SIDE pixels along its longer edge, for --seconds, as the pipeline sees it: in
+whole tiles of 224 pixels (8 x 4 of 1920 x 1080 pixels for a SIDE of 1792), in clips of up to 16 frames. For each
+selector the strength of its stop rule (of `random`: the ratio) is searched at which the mean loss of all frames and
+tiles is the one asked for; the ratio is what it keeps there, interpolated between the two nearest trials. Each frame
+keeps at least one patch, so a ratio has a floor (1 / 265). Of large frames --tiles tiles are measured, drawn at random.
+A file is shown up to its own resolution and frame rate, unless --enlarge is given; generated scenes are square and
+drawn at every resolution. Losses are those of the mosaic (0.2 is about a fortieth of the way from black to white), so
+they are no losses of the published VideoMAE, whose ratios the plot shows beside them.
 
 Writes OUT (json) after each measurement, and goes on with what it holds; beside it a table (.csv) and a plot (.png).
 
@@ -16,6 +17,7 @@ Writes OUT (json) after each measurement, and goes on with what it holds; beside
 from __future__ import annotations
 
 import argparse
+import functools
 import itertools
 import math
 import shlex
@@ -32,17 +34,19 @@ import torch
 from matplotlib.axes import Axes
 from tqdm import tqdm
 
-from autogaze_mllm.commands.options import quiet, usable_device
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.revisions import read_revisions, revision_option
+from autogaze_mllm.common.drawing.labels import in_plot, told_apart
+from autogaze_mllm.common.drawing.palette import line_colours
+from autogaze_mllm.common.drawing.plots import panels, plain_log, save_png
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.labels import in_plot, told_apart
-from autogaze_mllm.common.palette import line_colours
 from autogaze_mllm.common.pixels import resize_frames
-from autogaze_mllm.common.plots import panels, plain_log, save_png
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.common.storage.hashing import content_hash
 from autogaze_mllm.common.storage.json_diff import check_same
-from autogaze_mllm.gaze.mosaic import rebuild
+from autogaze_mllm.gaze.pictures.mosaic import rebuild
 from autogaze_mllm.gaze.selectors.base import AnySelector
 from autogaze_mllm.gaze.selectors.baselines import RandomSelector
 from autogaze_mllm.training.data.clips import find_videos
@@ -74,30 +78,44 @@ class Footage:
     def kind(self) -> str:
         return "generated" if self.path is None else "real"
 
-    def largest(self) -> int:
-        """The side of the largest square that it fills."""
+    @functools.cached_property
+    def size(self) -> tuple[int, int]:
+        """Height and width of a file's frames."""
+        assert self.path is not None
+        height, width = next(VideoReader(self.path).read([0])).frames.shape[1:3]
+        return height, width
+
+    def tiling(self, side: int) -> tuple[int, int]:
+        """Rows and columns of the whole tiles in a frame whose longer edge has `side` pixels; at least one of each."""
+        along = side // TILE
         if self.path is None:
-            return sys.maxsize
-        return min(next(VideoReader(self.path).read([0])).frames.shape[1:3])
+            return along, along
+        rows, columns = (max(along * edge // max(self.size), 1) for edge in self.size)
+        return rows, columns
+
+    def has_pixels_for(self, side: int) -> bool:
+        """Whether it need not be enlarged."""
+        return self.path is None or all(TILE * n <= edge for n, edge in zip(self.tiling(side), self.size, strict=True))
 
     def frames(self, fps: int, side: int, seconds: float) -> Iterator[np.ndarray]:
-        """(side, side, 3) uint8, `fps` of them a second, or as many as a file has."""
+        """(H, W, 3) uint8, all tiles of a frame; `fps` of them a second, or as many as a file has."""
+        height, width = (TILE * number for number in self.tiling(side))
         if self.path is None:
-            scene = moving_scene(side, side, max(round(SCENE_FPS * seconds), 1), seed=self.seed)
+            scene = moving_scene(width, height, max(round(SCENE_FPS * seconds), 1), seed=self.seed)
             yield from itertools.islice(scene, 0, None, SCENE_FPS // fps)
             return
         reader = VideoReader(self.path)
         start = float(reader.seconds[0])
         for chunk in reader.read(reader.sample(1, fps, start, start + seconds), chunk=1):
-            yield resize_frames(chunk.frames, side, side, torch.device("cpu"))[0].permute(1, 2, 0).numpy()
+            yield resize_frames(chunk.frames, height, width, torch.device("cpu"))[0].permute(1, 2, 0).numpy()
 
 
 def cut(footage: Footage, fps: int, side: int, seconds: float, most: int) -> torch.Tensor:
     """(tiles, T, 3, TILE, TILE) uint8: all tiles of the frames, or `most` of them, drawn at random."""
-    across = side // TILE
+    rows, columns = footage.tiling(side)
     rng = np.random.default_rng([zlib.crc32(footage.name.encode()), side])
-    chosen = rng.permutation(across * across)[:most]
-    places = [(int(number) // across * TILE, int(number) % across * TILE) for number in sorted(chosen)]
+    chosen = rng.permutation(rows * columns)[:most]
+    places = [(int(number) // columns * TILE, int(number) % columns * TILE) for number in sorted(chosen)]
     frames = [
         np.stack([frame[top : top + TILE, left : left + TILE] for top, left in places])
         for frame in footage.frames(fps, side, seconds)
@@ -195,7 +213,7 @@ def measure_point(
         "as_asked": None if random else {"ratio": trials[0].ratio, "loss": trials[0].loss},
         "frames": tiles.shape[1],
         "tiles": tiles.shape[0],
-        "tiles_of": (side // TILE) ** 2,
+        "tiles_of": math.prod(footage.tiling(side)),
         "trials": len(trials),
         "seconds": time.perf_counter() - start,
     }
@@ -256,10 +274,11 @@ def _curves(axis: Axes, lines: Sequence[Row], key: str) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = program_parser(__doc__)
     options.add_argument("videos", nargs="?", help="folder, video or list; with commas (default: none)")
     options.add_argument("--generated", type=int, default=1, metavar="N", help="generated scenes (default 1)")
     options.add_argument("--gaze", default="bundled,pixel-diff,greedy", help="models and names; with commas")
+    revision_option(options)
     options.add_argument("--loss", default="0.2", help="losses that are asked for; with commas (default 0.2)")
     default = ",".join(f"{fps}x{side}" for fps, side, _ in PAPER)
     options.add_argument("--points", default=default, help=f"FPSxSIDE; with commas (default {default})")
@@ -297,10 +316,12 @@ def run(arguments: argparse.Namespace) -> None:
     footage += [Footage(f"generated {seed}", None, seed) for seed in range(arguments.generated)]
     if not footage:
         raise InputError("nothing to measure: name videos, or --generated scenes")
-    models = load_models(arguments.gaze.split(","), "mosaic", device)
+    pinned = read_revisions(arguments.revision)
+    models = load_models(arguments.gaze.split(","), "mosaic", device, revisions=pinned)
     output_folder(arguments.out.parent)
     decides: Row = {
         "seconds": arguments.seconds,
+        "side": "longer edge",
         "tiles": arguments.tiles,
         "models": models.identities(),
         "videos": {one.name: content_hash(one.path) for one in footage if one.path is not None},
@@ -319,7 +340,7 @@ def run(arguments: argparse.Namespace) -> None:
             for contender, loss in itertools.product(models.contenders, losses)
             if (one.name, fps, side, contender.label, loss) not in known
         ]
-        if not wanted or (side > one.largest() and not arguments.enlarge):
+        if not wanted or not (arguments.enlarge or one.has_pixels_for(side)):
             continue
         tiles = cut(one, fps, side, arguments.seconds, arguments.tiles)
         for contender, loss in wanted:
@@ -355,14 +376,8 @@ def report(out: Path, rows: Sequence[Row], losses: Sequence[float]) -> None:
 
 
 def main() -> int:
-    arguments = parser().parse_args()
     quiet()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"required_ratio: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser(), run)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, write_signvid
@@ -57,8 +58,8 @@ def request_of(model: str, video: bytes, end: float, dense: bool) -> bytes:
         {"type": "video_url", "video_url": {"url": url, "end": end}},
         {"type": "text", "text": QUESTION},
     ]
-    told: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": content}], "stream": True}
-    return json.dumps({**told, "max_tokens": 32, **({"gaze": False} if dense else {})}).encode()
+    request: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": content}], "stream": True}
+    return json.dumps({**request, "max_tokens": 32, **({"gaze": False} if dense else {})}).encode()
 
 
 def ask(address: str, body: bytes) -> Timing:
@@ -110,19 +111,19 @@ def run(arguments: argparse.Namespace, videos: list[bytes], engine: str | None) 
         line = process.stdout.readline()
         if not line:
             sys.exit("the server did not start")
-        told = json.loads(line)
-        address, parts = told["url"].removeprefix("http://").removesuffix("/v1"), itertools.count(10_000)
-        ask(address, request_of(told["model"], videos[0], 9_999, False))  # what is loaded at the first call
+        started = json.loads(line)
+        address, parts = started["url"].removeprefix("http://").removesuffix("/v1"), itertools.count(10_000)
+        ask(address, request_of(started["model"], videos[0], 9_999, False))  # what is loaded at the first call
         rows = []
         for clients in arguments.clients:
-            places = [
+            pairs = [
                 (video, float(next(parts))) for _, video in zip(range(arguments.requests), itertools.cycle(videos))
             ]
             for kind in KINDS:
                 if kind == "dense" and arguments.no_dense:
                     continue
-                bodies = [request_of(told["model"], video, end, kind == "dense") for video, end in places]
-                row = {"engine": told["engine"], "requests_are": kind, **measure(address, bodies, clients)}
+                bodies = [request_of(started["model"], video, end, kind == "dense") for video, end in pairs]
+                row = {"engine": started["engine"], "requests_are": kind, **measure(address, bodies, clients)}
                 print(to_json(row), flush=True)
                 rows.append(row)
         return rows
@@ -131,8 +132,8 @@ def run(arguments: argparse.Namespace, videos: list[bytes], engine: str | None) 
         process.wait(60)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("--model", help="hub id or folder (default: the bundled model)")
     parser.add_argument("--gaze", default="pixel-diff", help="selector (default pixel-diff)")
     parser.add_argument("--engine", help="URL of a vLLM with the model's LLM, measured as well")
@@ -143,16 +144,23 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=8, help="of a video (default 8)")
     parser.add_argument("--no-dense", action="store_true", help="leave the dense model out")
     parser.add_argument("--out", type=Path, help="json with all of it")
-    arguments = parser.parse_args()
+    return run_program(parser, measure_all)
+
+
+def measure_all(arguments: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         videos = make_videos(Path(folder), arguments.videos, arguments.side, arguments.frames)
     rows = run(arguments, videos, None) + (run(arguments, videos, arguments.engine) if arguments.engine else [])
     if arguments.out:
         load = [round(value, 1) for value in os.getloadavg()]
-        told = {"command": " ".join(["python", *sys.argv]), "machine": machine("cpu"), "load_average_at_the_end": load}
+        about = {
+            "command": " ".join(["python", *sys.argv]),
+            "machine": machine("cpu"),
+            "load_average_at_the_end": load,
+        }
         video = {"video": f"{arguments.videos} of {arguments.side}x{arguments.side}, {arguments.frames} frames"}
-        arguments.out.write_text(to_json({**told, **video, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        arguments.out.write_text(to_json({**about, **video, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

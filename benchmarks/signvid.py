@@ -26,6 +26,7 @@ from typing import Any
 
 import torch
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.compute.distributed import Shard
 from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.environment import machine
@@ -248,7 +249,7 @@ def gather(setup: Setup, out: Path, shuffle: bool) -> dict[str, CurvePoint]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
     parser.add_argument("--gaze", default=BUNDLED, help="gaze model, or a selector (default: the bundled gaze model)")
     parser.add_argument("--data", type=Path, help="folder of the videos (default: below benchmarks/data)")
@@ -266,12 +267,7 @@ def main() -> int:
     size.add_argument("--quick", action="store_true", help="two small videos")
     parser.add_argument("--workers", type=int, default=2, help="processes that generate videos")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    try:
-        return run(arguments)
-    except InputError as error:
-        print(f"signvid: {error}", file=sys.stderr)
-        return 2
+    return run_program(parser, run)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import autogaze_mllm as am
-from autogaze_mllm.gaze.overlay import Overlay
+from autogaze_mllm.gaze.pictures.overlay import Overlay
 from autogaze_mllm.video.writer import video_writer
 
 

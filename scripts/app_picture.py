@@ -25,6 +25,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from autogaze_mllm.cli import program_parser, run_program
+
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "app.png"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 QUIET = (
@@ -96,12 +98,15 @@ def use(page: Page) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("--out", type=Path, default=TARGET)
     parser.add_argument("--width", type=int, default=1280, help="pixels (default 1280)")
     parser.add_argument("--dark", action="store_true", help="as a browser shows it that prefers dark pages")
     parser.add_argument("--address", help="of a page that runs already (default: one is started)")
-    arguments = parser.parse_args()
+    return run_program(parser, draw)
+
+
+def draw(arguments: argparse.Namespace) -> int:
     if browser_path() is None:
         print(f"app_picture: needs one of {', '.join(BROWSERS)} on the PATH", file=sys.stderr)
         return 2

@@ -27,11 +27,14 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from autogaze_mllm.commands.options import quiet, revisions, usable_device
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.revisions import HELP, read_revisions, revision_option
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.common.storage.files import read_fields, read_json, write_json
 from autogaze_mllm.common.storage.json_text import Fields, to_json
+from autogaze_mllm.common.storage.pinned import check_named
 from autogaze_mllm.common.storage.weights import read_weights
 from autogaze_mllm.published import (
     AutoGaze,
@@ -205,18 +208,18 @@ def check_golden(folder: Path) -> Iterator[Line]:
             continue
         about, tensors = read_json(path.with_suffix(".json")), read_weights(path)
         weights = {name.removeprefix("weights/"): one for name, one in tensors.items() if name.startswith("weights/")}
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as folder:
             config = about["config"] | ({} if kind == "gaze" else {"model_type": "siglip_vision_model"})
-            write_json(Path(place) / "config.json", config)
-            save_file(weights, Path(place) / "model.safetensors", metadata={"format": "pt"})
+            write_json(Path(folder) / "config.json", config)
+            save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
             check = _gaze_cases if kind == "gaze" else _siglip_cases
-            yield from check(path, about, tensors, place)
+            yield from check(path, about, tensors, folder)
 
 
 def _gaze_cases(
-    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], place: str
+    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], folder: str
 ) -> Iterator[Line]:
-    model, rows = AutoGaze.from_pretrained(place), path.with_name("independent_rows.safetensors")
+    model, rows = AutoGaze.from_pretrained(folder), path.with_name("independent_rows.safetensors")
     alone = read_weights(rows) if rows.is_file() else {}
     for case in about["cases"]:
         if case["mode"] not in ("call", "default", "labels"):
@@ -236,14 +239,14 @@ def _gaze_cases(
 
 
 def _siglip_cases(
-    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], place: str
+    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], folder: str
 ) -> Iterator[Line]:
     info = _below(tensors, "inputs")
     info["gazing_pos"] = info["gazing_pos"].long()
     real = info["if_padded_gazing"] == 0
     for case in about["cases"]:
         tower = SiglipVisionModel.from_pretrained(
-            place,
+            folder,
             attn_implementation="eager" if case["impl"] == "eager" else "sdpa",
             attn_type=case["attn_type"],
             frame_independent_encoding=case.get("indep", False),
@@ -284,9 +287,9 @@ def run(arguments: argparse.Namespace) -> list[Line]:
         raise InputError(f"--parts: {wrong[0]!r} is not one of {', '.join(PARTS)}")
     expected = read_fields(arguments.expected)
     models = (arguments.gaze, arguments.siglip, arguments.task)
-    pinned = {**expected.get("revisions", dict[str, str], {}), **revisions(arguments.revision)}
-    if unknown := revisions(arguments.revision).keys() - set(models):
-        raise InputError(f"--revision: {min(unknown)!r} is none of the models: {', '.join(models)}")
+    asked = read_revisions(arguments.revision)
+    check_named(asked, models)
+    pinned = {**expected.get("revisions", dict[str, str], {}), **asked}
     released = Released(arguments, torch.device(usable_device(arguments.device)), pinned)
     checks = {
         "example": lambda: check_example(released, expected.object("example")),
@@ -303,30 +306,24 @@ def run(arguments: argparse.Namespace) -> list[Line]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("video", type=Path, nargs="?", help="assets/example_input.mp4 of the published repository")
     parser.add_argument("--parts", default=",".join(PARTS), help="those that are wanted (default: all)")
     parser.add_argument("--gaze", default="nvidia/AutoGaze", help="id or folder (default nvidia/AutoGaze)")
-    parser.add_argument(
-        "--revision",
-        action="append",
-        default=[],
-        metavar="MODEL=REVISION",
-        help="of a model on the hub; once for each (default: those that the numbers were made with)",
-    )
+    revision_option(parser, f"{HELP} (default: those that the numbers were made with)")
     parser.add_argument("--siglip", default="google/siglip2-base-patch16-224", help="id or folder, or none")
     parser.add_argument("--task", default="bfshi/VideoMAE_AutoGaze", help="id or folder of the VideoMAE")
     parser.add_argument("--golden", type=Path, default=ROOT / "tests" / "golden", help="folder of golden data")
     parser.add_argument("--expected", type=Path, default=ROOT / "scripts" / "published_numbers.json")
     parser.add_argument("--device", help="default: a GPU where there is one")
     parser.add_argument("--json", action="store_true", help="one json object in place of lines")
-    arguments = parser.parse_args()
     quiet()
-    try:
-        lines = run(arguments)
-    except InputError as error:
-        print(f"check_published: error: {error}", file=sys.stderr)
-        return 2
+    return run_program(parser, report)
+
+
+def report(arguments: argparse.Namespace) -> int:
+    """-> 0 where everything is equal."""
+    lines = run(arguments)
     equal = sum(line.equal for line in lines)
     if arguments.json:
         print(to_json({"equal": equal, "lines": [dataclasses.asdict(line) for line in lines]}, indent=1))

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 import transformers
 
+from autogaze_mllm.cli import program_parser, run_program
+
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from autogaze_mllm.mllm.families import FAMILIES  # noqa: E402
-from tests.helpers.conformance import ALL, PROPERTIES, model_type_of  # noqa: E402
+from tests.helpers.families.conformance import ALL, PROPERTIES, model_type_of  # noqa: E402
 
 SUITE = ROOT / "tests" / "mllm" / "conformance"
 PAGE = ROOT / "docs" / "conformance.md"
@@ -86,11 +88,14 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("--json", type=Path, metavar="FILE", help="write what was found there, not into the manual")
     parser.add_argument("--also", type=Path, nargs="*", default=[], metavar="FILE", help="what other versions found")
     parser.add_argument("options", nargs="*", help="options of pytest, after --")
-    arguments = parser.parse_args()
+    return run_program(parser, write_table)
+
+
+def write_table(arguments: argparse.Namespace) -> int:
     found = found_by_running(arguments.options)
     result = together([found, *(json.loads(path.read_text()) for path in arguments.also)])
     if arguments.json:

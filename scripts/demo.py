@@ -7,15 +7,14 @@ Everything comes with the package: the gaze model, and an MLLM that reads these 
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from pathlib import Path
 
 import autogaze_mllm as am
-from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.gaze.gazed_video import GazedVideo
-from autogaze_mllm.gaze.overlay import Overlay
+from autogaze_mllm.gaze.pictures.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.mllm.model import GazedModel
@@ -70,16 +69,10 @@ def run(folder: Path, dense: bool) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--no-dense", action="store_true", help="only with gaze")
-    arguments = parser.parse_args()
-    try:
-        run(arguments.folder, not arguments.no_dense)
-    except InputError as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, lambda given: run(given.folder, not given.no_dense))
 
 
 if __name__ == "__main__":

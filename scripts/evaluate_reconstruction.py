@@ -20,7 +20,9 @@ from pathlib import Path
 
 import torch
 
-from autogaze_mllm.commands.options import quiet, revisions, usable_device
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.revisions import read_revisions, revision_option
 from autogaze_mllm.common.compute.distributed import Shard
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.training.data.clips import find_videos
@@ -34,28 +36,17 @@ SPREAD = 32  # frames of a video, where nothing is said about clips
 
 
 def main() -> int:
-    arguments = parser().parse_args()
     quiet()
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"evaluate_reconstruction: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser(), run)
 
 
 def parser() -> argparse.ArgumentParser:
-    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = program_parser(__doc__)
     options.add_argument("videos", help="folder, video or list; with commas")
     options.add_argument("--gaze", default="pixel-diff,random,greedy", help="models and names; with commas")
     options.add_argument("--task", default="mosaic", help="mosaic, or the folder or id of a VideoMAE")
-    options.add_argument(
-        "--revision",
-        action="append",
-        default=[],
-        metavar="MODEL=REVISION",
-        help="of a model on the hub (of --gaze or --task): a commit, tag or branch; once for each model",
-    )
+    revision_option(options)
+    options.add_argument("--attn-mode", choices=["sdpa"], help="of the fork: torch's attention, which is what there is")
     options.add_argument("--settings", default=PUBLISHED, help="such as ratio_0.25,task_0.70,ratio_0.75_task_0.70")
     options.add_argument("--split", default="train", choices=["train", "val"], help="of folders with train/ and val/")
     cut = options.add_argument_group("clips")
@@ -85,9 +76,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.device is None and shard.world > 1 and torch.cuda.is_available():
         arguments.device = f"cuda:{shard.local_rank}"
     device = torch.device(usable_device(arguments.device))
-    models = load_models(
-        arguments.gaze.split(","), arguments.task, device, seed=arguments.seed, revisions=revisions(arguments.revision)
-    )
+    pinned = read_revisions(arguments.revision)
+    models = load_models(arguments.gaze.split(","), arguments.task, device, seed=arguments.seed, revisions=pinned)
     clips = plan_clips(videos, plan)
     evaluation = Evaluation(arguments.out, models, settings, clips, arguments.viz_clips, arguments.match, device, shard)
     rows = evaluation.measure()

@@ -1,4 +1,5 @@
-"""Fetches the published training data of the gaze model (or another data set of the hub) and unpacks its archives.
+"""Fetches the published training data of the gaze model (or another data set of the hub) and unpacks its archives,
+each in the folder that it lies in.
 
     python scripts/fetch_training_data.py AutoGaze-Training-Data
 
@@ -7,10 +8,10 @@ What was fetched is not fetched again; an interrupted download goes on.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.errors import InputError, first_line
 from autogaze_mllm.common.storage.files import output_folder
 from autogaze_mllm.evaluation.data.hub import READY, unpack
@@ -19,17 +20,11 @@ PUBLISHED = "bfshi/AutoGaze-Training-Data"
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("folder", type=Path, help="where it is kept")
     parser.add_argument("--repository", default=PUBLISHED, help=f"id of the data set (default {PUBLISHED})")
     parser.add_argument("--revision", help="branch, tag or commit (default: main)")
-    arguments = parser.parse_args()
-    try:
-        fetch(arguments.folder, arguments.repository, arguments.revision)
-    except InputError as error:
-        print(f"fetch_training_data: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, lambda given: fetch(given.folder, given.repository, given.revision))
 
 
 def fetch(folder: Path, repository: str, revision: str | None) -> None:
@@ -44,7 +39,7 @@ def fetch(folder: Path, repository: str, revision: str | None) -> None:
             # By its commit: without a connection a download into a folder that is there would do nothing, and not fail.
             commit = HfApi().dataset_info(repository, revision=revision).sha
             snapshot_download(repository, repo_type="dataset", revision=commit, local_dir=folder)
-            unpack(folder)
+            unpack(folder, beside=True)
             mark.touch()
         except Exception as error:  # the hub's own, the archives', and those of whichever http library the hub uses
             raise InputError(

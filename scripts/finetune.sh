@@ -43,5 +43,5 @@ fi
 engine=()
 [ "$DEEPSPEED" = none ] || engine=(--deepspeed "$DEEPSPEED")
 
-exec "$PYTHON" -m torch.distributed.run "${launch[@]}" -m autogaze_mllm.cli finetune \
+exec "$PYTHON" "$(dirname "$0")/launch.py" "${launch[@]}" -m autogaze_mllm.cli finetune \
     --model "$MODEL" --data "$DATA" --output "$OUTPUT" "${engine[@]}" "$@"

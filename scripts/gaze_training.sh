@@ -4,7 +4,7 @@
 # OUTPUT: the run's folder; the trained model is OUTPUT/gaze. TASK: a VideoMAE, as a folder or by its id on the hub, or
 # mosaic, which needs none. DOWNLOAD=1 fetches the published training data into DATA (default:
 # AutoGaze-Training-Data) and takes the published VideoMAE from the hub.
-# LABELS: files of labels with commas between (default: every gazing_labels*.json in DATA).
+# LABELS: files of labels with commas between (default: every gazing_labels*.json in DATA and the folders in it).
 # SMALL=1: the same recipe in small, in minutes of one core, with the mosaic as the task.
 # FRAMES: of a clip. EPOCHS, BATCH (over all GPUs), PER_GPU (clips a GPU works on at a time), LR: as published where
 # nothing else is given.
@@ -52,7 +52,7 @@ done
 cores=$(( $(nproc 2> /dev/null || echo 1) / PROCESSES ))
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(( cores > 0 ? cores : 1 ))}
 
-launch=("$PYTHON" -m torch.distributed.run --nproc-per-node "$PROCESSES")
+launch=("$PYTHON" "$HERE/launch.py" --nproc-per-node "$PROCESSES")
 if [ "$NODES" -gt 1 ]; then
     [ -n "${MASTER:-}" ] && [ -n "${NODE:-}" ] || fail "with NODES=$NODES name MASTER, the first machine, and NODE, the number of this one"
     launch+=(--nnodes "$NODES" --node-rank "$NODE" --master-addr "$MASTER" --master-port "${PORT:-29500}")
@@ -83,7 +83,8 @@ for folder in "${folders[@]}"; do
 done
 if [ -z "${LABELS:-}" ]; then
     [ ! -d "$DATA" ] || folders+=("$DATA")
-    LABELS=$(find -L "${folders[@]}" -maxdepth 1 -name 'gazing_labels*.json' | sort -u | joined)
+    LABELS=$(find -L "${folders[@]}" -maxdepth 2 \( -name train -o -name val \) -prune -o -name 'gazing_labels*.json' -print |
+        sort -u | joined)
 fi
 
 TASK_OPTIONS=(--task "$TASK")

@@ -10,7 +10,6 @@ parameters.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, Qwen2Config, SiglipVisionConfig, SiglipVisionModel
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.storage.files import output_folder, write_json
 from autogaze_mllm.gaze.grid import DEFAULT_GRID
@@ -211,17 +211,11 @@ def write_model(folder: Path, videos: Path | None, seed: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("videos", type=Path, nargs="?", help="folder of videos (*.mp4)")
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    try:
-        write_model(arguments.folder, arguments.videos, arguments.seed)
-    except InputError as error:
-        print(f"make_bundled_mllm: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, lambda given: write_model(given.folder, given.videos, given.seed))
 
 
 if __name__ == "__main__":

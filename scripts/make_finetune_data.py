@@ -5,12 +5,13 @@ python scripts/make_finetune_data.py data      # data/train.jsonl and the clips 
 
 from __future__ import annotations
 
-import argparse
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.video.writer import write_video
 
@@ -48,11 +49,11 @@ def write_data(folder: Path) -> Path:
     return path
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("folder", type=Path)
-    print(write_data(parser.parse_args().folder))
+    return run_program(parser, lambda given: print(write_data(given.folder)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

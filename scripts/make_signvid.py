@@ -12,12 +12,12 @@ python scripts/make_signvid.py --check benchmarks/data/signvid                # 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-from autogaze_mllm.commands.options import add_settings, values_of
-from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.options import add_settings, size_of, values_of
+from autogaze_mllm.common.storage.json_text import parse_object
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, write_signvid
 from autogaze_mllm.signvid.conversations import TURNS, write_conversations
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe
@@ -26,7 +26,7 @@ from autogaze_mllm.signvid.plan import Split
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("folder", type=Path)
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--dev", action="store_true", help="write the train split, for development")
@@ -39,30 +39,27 @@ def main() -> int:
     parser.add_argument("--look", help="of training samples: pixel-diff, or json with settings")
     parser.add_argument("--seed", type=int, help=f"default 0, and {DEVELOPMENT_SEED} with --dev")
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    try:
-        if arguments.check:
-            found = check_legible(arguments.folder, stored_recipe(arguments.folder))
-            print(f"{found.n} signs: {100 * found.full:.0f} % read at full size, {100 * found.shrunk:.0f} % at a third")
-            return 0
-        width, height = (int(side) for side in arguments.size.split("x"))
-        shape = VideoShape(width, height, **values_of(arguments, VideoShape))
-        seed = (DEVELOPMENT_SEED if arguments.dev else 0) if arguments.seed is None else arguments.seed
-        split: Split = "train" if arguments.train or arguments.dev else "test"
-        recipe = SignVidConfig(shape, split, seed=seed, **values_of(arguments, SignVidConfig))
-        options = {"workers": arguments.workers, "progress": True}
-        if arguments.train:
-            look = arguments.look
-            if look and look.startswith("{"):
-                look = json.loads(look)
-            written = {"turns": arguments.turns, "look": look, **options}
-            print(write_conversations(arguments.folder, arguments.train, recipe, **written))
-        else:
-            print(write_signvid(arguments.folder, recipe, **options))
-    except (InputError, ValueError) as error:
-        print(f"make_signvid: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    if arguments.check:
+        found = check_legible(arguments.folder, stored_recipe(arguments.folder))
+        print(f"{found.n} signs: {100 * found.full:.0f} % read at full size, {100 * found.shrunk:.0f} % at a third")
+        return
+    shape = VideoShape(*size_of(arguments.size), **values_of(arguments, VideoShape))
+    seed = (DEVELOPMENT_SEED if arguments.dev else 0) if arguments.seed is None else arguments.seed
+    split: Split = "train" if arguments.train or arguments.dev else "test"
+    recipe = SignVidConfig(shape, split, seed=seed, **values_of(arguments, SignVidConfig))
+    options = {"workers": arguments.workers, "progress": True}
+    if arguments.train:
+        look = arguments.look
+        if look and look.startswith("{"):
+            look = parse_object(look, "--look")
+        written = {"turns": arguments.turns, "look": look, **options}
+        print(write_conversations(arguments.folder, arguments.train, recipe, **written))
+    else:
+        print(write_signvid(arguments.folder, recipe, **options))
 
 
 if __name__ == "__main__":

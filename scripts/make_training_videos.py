@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from tqdm import tqdm
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.writer import write_video
 
@@ -184,8 +185,8 @@ def _fold(position: float, length: int) -> float:
     """Back and forth within the middle of `length`."""
     low, high = length * 0.3, length * 0.7
     span = high - low
-    place = (position - low) % (2 * span)
-    return low + (place if place < span else 2 * span - place)
+    phase = (position - low) % (2 * span)
+    return low + (phase if phase < span else 2 * span - phase)
 
 
 class Sprite:
@@ -223,8 +224,8 @@ class Sprite:
         if self.turning:
             image = image.rotate(self.turning * time, Image.Resampling.BILINEAR)
         x, y = self.path(time * self.speed)
-        place = (int((0.5 + x) * frame.width - image.width / 2), int((0.5 + y) * frame.height - image.height / 2))
-        frame.paste(image, place, image)
+        corner = (int((0.5 + x) * frame.width - image.width / 2), int((0.5 + y) * frame.height - image.height / 2))
+        frame.paste(image, corner, image)
 
 
 class Caption:
@@ -234,7 +235,7 @@ class Caption:
         size = int(rng.uniform(0.04, 0.16) * height)
         self.font = ImageFont.load_default(size=size)
         self.lines = ["\n".join(_words(rng) for _ in range(rng.integers(1, 4))) for _ in range(rng.integers(1, 4))]
-        self.place = rng.uniform(0.02, 0.75, 2) * (width, height)
+        self.corner = rng.uniform(0.02, 0.75, 2) * (width, height)
         self.scroll = rng.normal(0, 0.5, 2) * (width, height) * (rng.random() < 0.3)
         light = rng.random() < 0.5
         self.ink = tuple(int(c) for c in (rng.integers(200, 256, 3) if light else rng.integers(0, 60, 3)))
@@ -246,7 +247,7 @@ class Caption:
             return
         text = self.lines[min(int(time * len(self.lines)), len(self.lines) - 1)]
         pen = ImageDraw.Draw(frame)
-        x, y = (float(v) for v in self.place + self.scroll * time)
+        x, y = (float(v) for v in self.corner + self.scroll * time)
         if self.plate is not None:
             left, top, right, bottom = pen.multiline_textbbox((x, y), text, font=self.font)
             pen.rectangle((left - 4, top - 3, right + 4, bottom + 3), fill=self.plate)
@@ -294,8 +295,8 @@ def video(seed: int, split: str, number: int, frames: int, noisy: bool = True) -
     hold = rng.random() < 0.08
     last = None
     for start, end in zip([0, *cuts], [*cuts, frames], strict=True):
-        for place, frame in enumerate(scene(rng, split, width, height, end - start, noisy)):
-            last = last if hold and place % 8 and last is not None else frame
+        for index, frame in enumerate(scene(rng, split, width, height, end - start, noisy)):
+            last = last if hold and index % 8 and last is not None else frame
             yield last
 
 
@@ -308,27 +309,25 @@ def make(folder: Path, seed: int, split: str, number: int, frames: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=800, help="videos for training")
     parser.add_argument("--val", type=int, default=40, help="videos for validation")
     parser.add_argument("--frames", type=int, default=48, help="frames of each video")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
+    return run_program(parser, make_all)
+
+
+def make_all(arguments: argparse.Namespace) -> None:
     jobs = [("val", n) for n in range(arguments.val)] + [("train", n) for n in range(arguments.train)]
-    try:
-        with ProcessPoolExecutor(arguments.workers) as pool:
-            running = [
-                pool.submit(make, arguments.folder, arguments.seed, split, number, arguments.frames)
-                for split, number in jobs
-            ]
-            for job in tqdm(running, unit="video", desc="generating"):
-                job.result()
-    except InputError as error:
-        print(f"make_training_videos: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    with ProcessPoolExecutor(arguments.workers) as pool:
+        running = [
+            pool.submit(make, arguments.folder, arguments.seed, split, number, arguments.frames)
+            for split, number in jobs
+        ]
+        for job in tqdm(running, unit="video", desc="generating"):
+            job.result()
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from autogaze_mllm.cli import program_parser, run_program
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from make_training_videos import video as generated_video
@@ -37,7 +39,7 @@ FPS = 25  # of the packed files; what they are played at does not matter
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("videos", help="folder of real clips")
     parser.add_argument("pack", type=Path)
     parser.add_argument("--side", type=int, default=256, help="short side at most (default 256)")
@@ -46,13 +48,7 @@ def main() -> int:
     parser.add_argument("--generated-frames", type=int, default=24)
     parser.add_argument("--limit", type=int, help="real clips at most, for a trial")
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    try:
-        pack(arguments)
-    except InputError as error:
-        print(f"pack_clips: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, pack)
 
 
 def pack(arguments: argparse.Namespace) -> None:

@@ -6,23 +6,28 @@ python scripts/readme_picture.py demo_out/overlay.mp4 3
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from PIL import Image
 
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.video.reader import VideoReader
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "overlay.png"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main() -> int:
+    parser = program_parser(__doc__)
     parser.add_argument("overlay", type=Path, help="what the demo wrote")
     parser.add_argument("frame", type=int)
-    arguments = parser.parse_args()
+    return run_program(parser, draw)
+
+
+def draw(arguments: argparse.Namespace) -> None:
     chunk = next(VideoReader(arguments.overlay).read([arguments.frame]))
     Image.fromarray(chunk.frames[0]).save(TARGET, optimize=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

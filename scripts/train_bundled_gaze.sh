@@ -35,7 +35,7 @@ train() { # NAME and arguments of train-gaze
     local run=$1; shift
     if [ -f "$FOLDER/$run/gaze/model.safetensors" ]; then return; fi
     # shellcheck disable=SC2086
-    $PYTHON -m torch.distributed.run --standalone --nproc-per-node "$PROCESSES" -m autogaze_mllm.cli train-gaze \
+    $PYTHON "$HERE/launch.py" --standalone --nproc-per-node "$PROCESSES" -m autogaze_mllm.cli train-gaze \
         "$FOLDER/videos" --out "$FOLDER/$run" $DEVICE --decoded "$FOLDER/decoded" --val-clips $CLIPS --min-crop 0.3 --mirror "$@"
 }
 

@@ -11,14 +11,16 @@ left; one that is told to end (SIGTERM) saves first.
 
 from __future__ import annotations
 
+import sys
 import time
+
+from autogaze_mllm.cli import program_parser, run_program
 
 STARTED = time.monotonic()
 
 import argparse  # noqa: E402
 import dataclasses  # noqa: E402
 import logging  # noqa: E402
-import sys  # noqa: E402
 from pathlib import Path  # noqa: E402
 
 import torch  # noqa: E402
@@ -35,15 +37,15 @@ from autogaze_mllm.training.on_device.pool import PoolConfig  # noqa: E402
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask  # noqa: E402
 
 SIZES = {  # of each stage: clips of a pool and of a step, and their frames; clips to calibrate on
-    "cuda": {"short": (512, 64, 4), "search": (256, 32, 16), "own": (512, 32, 16), "calibration": 64},
+    "cuda": {"short": (2048, 64, 4), "search": (768, 16, 16), "own": (768, 16, 16), "calibration": 64},
     "cpu": {"short": (16, 8, 4), "search": (8, 4, 16), "own": (8, 4, 16), "calibration": 24},
     "small": {"short": (4, 2, 2), "search": (2, 1, 3), "own": (2, 1, 3), "calibration": 2},
 }
-SMALL_STEPS = 6
+SMALL_STEPS = 12
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("pack", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=5.0, help="in all (default 5)")
@@ -56,14 +58,8 @@ def main() -> int:
     parser.add_argument("--stages", help="those of short,search,own that are wanted (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", help="default: a GPU where there is one")
-    arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"train_gaze_real: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, run)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -103,7 +99,7 @@ def settings_of(arguments: argparse.Namespace, device: torch.device) -> Training
         convolution_lr=arguments.convolution_lr,
         precision=precision,
         hint_weight=0.0,
-        prediction_weight=0.2,
+        prediction_weight=0.5,
         relative_prediction=0.1,
         # Where nothing moves a budget is spent below any loss that is asked for: labels go down to 0.02.
         search=SearchConfig(target=(0.02, 0.8), max_patches=120, disturbance=0.2),
@@ -113,10 +109,10 @@ def settings_of(arguments: argparse.Namespace, device: torch.device) -> Training
 
 def stages_of(sizes: dict, wanted: str | None) -> list[Stage]:
     stages = []
-    for name, share, own in (("short", 0.25, 0.0), ("search", 0.35, 0.0), ("own", 0.4, 0.7)):
+    for name, share, own in (("short", 0.1, 0.0), ("search", 0.2, 0.0), ("own", 0.7, 1.0)):
         clips, batch, frames = sizes[name]
         # Two short clips are cut from a take: what is read and sampled for one serves both.
-        take = TakeConfig(2 * frames, (1, 8)) if name == "short" else TakeConfig(frames, (1, 4))
+        take = TakeConfig(2 * frames, (1, 8)) if name == "short" else TakeConfig(frames, (1.3, 4.3))
         stages.append(Stage(name, share, PoolConfig(clips, frames, take, own), batch))
     if wanted is None:
         return stages

@@ -27,7 +27,7 @@ from torch import nn
 from tqdm import tqdm
 
 import autogaze_mllm as am
-from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.common.pixels import PixelFormat
 from autogaze_mllm.common.storage.files import output_folder
 from autogaze_mllm.common.storage.json_text import to_json
@@ -69,7 +69,7 @@ class Tiles:
         every = np.full((count, self.grid.size, len(KINDS)), NOTHING, dtype=np.int64)
         every[:, -fine:] = np.stack(labels).reshape(count, fine, len(KINDS))
         kept = self.random.random(every.shape[:2]) < self._chances(every[..., 0] != NOTHING, fine)
-        frame, index = (torch.from_numpy(place) for place in kept.nonzero())
+        frame, index = (torch.from_numpy(part) for part in kept.nonzero())
         shown = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
         patches = self.pixels.normalize_patches(gather_patches(shown, self.grid, frame, index))
         counts = torch.from_numpy(kept.sum(axis=1))
@@ -109,9 +109,9 @@ class Tiles:
         own = labels[:, -fine:].reshape(-1, rows, columns, len(KINDS))
         right, left = np.zeros_like(there), np.zeros_like(there)
         right[:, :, :-1], left[:, :, 1:] = there[:, :, 1:], there[:, :, :-1]
-        place = own[..., 3]
-        own[..., 1] = np.where((place == 0) & ~right, UNKNOWN, own[..., 1])
-        own[..., 0] = np.where((place == 1) & ~left, UNKNOWN, own[..., 0])
+        half = own[..., 3]
+        own[..., 1] = np.where((half == 0) & ~right, UNKNOWN, own[..., 1])
+        own[..., 0] = np.where((half == 1) & ~left, UNKNOWN, own[..., 0])
         return labels
 
 
@@ -267,8 +267,8 @@ def train(arguments: argparse.Namespace) -> None:
         running += (loss.item() - running) / min(step + 1, 100)
         if (step + 1) % arguments.report_every == 0:
             minutes = (time.monotonic() - start) / 60
-            told = {"step": step + 1, "minutes": round(minutes, 2), "loss": round(running, 4)}
-            print(to_json(told | measure(tower, head, held)), flush=True)
+            line = {"step": step + 1, "minutes": round(minutes, 2), "loss": round(running, 4)}
+            print(to_json(line | measure(tower, head, held)), flush=True)
     tower.eval()
     train_projector(model, tiles, held, arguments)
     model.base.save_pretrained(arguments.output)
@@ -277,7 +277,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = program_parser(__doc__)
     parser.add_argument("model", type=Path, help="folder in the VILA layout")
     parser.add_argument("output", type=Path, help="folder of the same model with a tower that reads")
     parser.add_argument("--sheets", type=int, default=1500, help="training sheets, about 100 signs each")
@@ -291,13 +291,7 @@ def main() -> int:
     parser.add_argument("--report-every", type=int, default=200, metavar="STEPS")
     parser.add_argument("--seed", type=int, default=30)
     parser.add_argument("--workers", type=int, default=2)
-    arguments = parser.parse_args()
-    try:
-        train(arguments)
-    except InputError as error:
-        print(f"train_sign_tower: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_program(parser, train)
 
 
 if __name__ == "__main__":

@@ -19,9 +19,9 @@ from autogaze_mllm.finetuning.config import FinetuneConfig
 from autogaze_mllm.finetuning.run import prepare
 from autogaze_mllm.gaze.settings import PRESETS
 from autogaze_mllm.mllm.families import OWN
-from autogaze_mllm.mllm.families.llava import LlavaFamily
+from autogaze_mllm.mllm.families.llava.llava import LlavaFamily
 
-from .helpers.family_models import build
+from .helpers.families.models import build
 
 ROOT = Path(am.__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -47,7 +47,7 @@ def test_every_table_that_says_so_is_compared():
     tables = {"serve", "gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction", "required_ratio"}
     tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
     tables |= {"presets", "qwen_seconds", "qwen_tokens", "index"}
-    assert named == tables | {"real_gaze", "gaze_speed_h100", "latency_h100", "question_h100"}
+    assert named == tables | {"real_gaze", "gaze_speed_h100", "gaze_profile_h100", "latency_h100", "question_h100"}
 
 
 def test_what_the_server_does_by_the_number_of_clients():
@@ -110,6 +110,15 @@ def test_gaze_speed_on_an_h100():
         rivals = [per_second(before.get(kind, {})), per_second(row, "reference_seconds_per_clip", "{:.1f}")]
         expected.append([*map(str, kind), *measured, *rivals])
     assert table("gaze_speed_h100") == expected
+
+
+def test_where_gazing_spends_its_time_on_an_h100():
+    expected = []
+    for row in results("gaze_profile_h100"):
+        attention = sum(kernel["milliseconds"] for kernel in row["most"] if "flash" in kernel["kernel"])
+        spent = [f"{row['milliseconds']:.1f}", f"{row['device_milliseconds']:.1f}", str(row["kernels"])]
+        expected.append([str(row["batch"]), str(row["ratio"]), *spent, f"{attention:.1f}"])
+    assert table("gaze_profile_h100") == expected
 
 
 def test_latency_on_an_h100():

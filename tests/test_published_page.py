@@ -60,7 +60,11 @@ def test_there_is_a_row_for_every_feature() -> None:
 def options_of(command: str) -> set[str]:
     """The options of a verb, or of a script."""
     if command.endswith((".py", ".sh")):
-        return set(re.findall(r"--[a-z0-9][\w-]*", (ROOT / command).read_text(encoding="utf-8")))
+        text = (ROOT / command).read_text(encoding="utf-8")
+        for module in re.findall(r"^from autogaze_mllm\.commands\.arguments\.(\w+) import", text, re.MULTILINE):
+            shared = ROOT / f"autogaze_mllm/commands/arguments/{module}.py"
+            text += shared.read_text(encoding="utf-8")
+        return set(re.findall(r"--[a-z0-9][\w-]*", text))
     text = io.StringIO()
     with contextlib.redirect_stdout(text), pytest.raises(SystemExit):
         main([*command.split(), "--help"])

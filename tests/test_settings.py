@@ -13,7 +13,7 @@ import pytest
 
 import autogaze_mllm as am
 from autogaze_mllm.app.config import AppConfig
-from autogaze_mllm.commands.options import add_settings, chosen_settings, gaze_options, values_of
+from autogaze_mllm.commands.arguments.options import add_settings, chosen_settings, gaze_options, values_of
 from autogaze_mllm.common.fields import Names, Number, PerFrame, Span, WholeSpan, setting, settings, settings_of
 from autogaze_mllm.evaluation.config import EvalConfig
 from autogaze_mllm.evaluation.reports.published import differences_in_words
@@ -115,7 +115,7 @@ def test_no_setting_stands_in_one_place_only():
     parser = argparse.ArgumentParser()
     gaze_options(parser, "")
     options = set(vars(parser.parse_args([]))) - {one.key for one in FIELDS}
-    assert options == {"gaze", "preset", "device", "json"}
+    assert options == {"gaze", "revision", "preset", "device", "json"}
     assert sorted(SWEPT) == sorted(["gaze", *names(am.VideoSettings)])
 
 

@@ -54,7 +54,7 @@ def scale_names(grid: PatchGrid) -> list[str]:
 
 def scale_colours(count: int) -> list[str]:
     """Those of the overlay, as css has them."""
-    from ..common.palette import COLOURS
+    from ..common.drawing.palette import COLOURS
 
     return ["#{:02x}{:02x}{:02x}".format(*COLOURS[number % len(COLOURS)]) for number in range(count)]
 

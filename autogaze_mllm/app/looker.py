@@ -24,7 +24,7 @@ from ..common.errors import InputError
 from ..common.fields import settings_of
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.gazed_video import GazedVideo
-from ..gaze.overlay import pace
+from ..gaze.pictures.overlay import pace
 from ..gaze.pipeline import gaze_video
 from ..gaze.selector_registry import NAMED, load_selector
 from ..gaze.selectors.base import AnySelector, as_selector, selector_name, stop_rule

@@ -41,7 +41,7 @@ PROGRESS = gr.Progress()  # of whatever event is under way where it is called
 ONE_JOB = "model"  # all that looks or answers waits for each other
 OTHER_QUESTIONS = ("What happens in this video?", "What does the sign say?")
 
-Shown = tuple[Any, Any, Any, Any]
+PageOutputs = tuple[Any, Any, Any, Any]
 """What is shown after an event: the viewer, the json, what the viewer shows then, the answers."""
 
 
@@ -54,7 +54,7 @@ class Page:
 
     # -- what the buttons do -------------------------------------------------------------------------------------
 
-    def gaze(self, request: gr.Request, video: str | None, selector: str, *values: float) -> Shown:
+    def gaze(self, request: gr.Request, video: str | None, selector: str, *values: float) -> PageOutputs:
         with self._wanted(request) as wanted:
             seen, refusal = self._look(wanted, video, selector, values)
         if seen is None:
@@ -70,7 +70,7 @@ class Page:
         shown: str,
         selector: str,
         *values: float,
-    ) -> Iterator[Shown]:
+    ) -> Iterator[PageOutputs]:
         """As `gaze`; the answers again and again, as they are written."""
         if not question.strip():
             refusal = "the question has no text"
@@ -85,7 +85,7 @@ class Page:
 
     def _answer(
         self, wanted: Cancellation, seen: Seen, video: str, question: str, dense: bool, shown: str
-    ) -> Iterator[Shown]:
+    ) -> Iterator[PageOutputs]:
         askers: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
         if dense:
             askers["dense"] = lambda: self.looker.ask_dense(video, seen, question)
@@ -147,15 +147,7 @@ class Page:
             gr.HTML(self._head(), elem_id="head")
             with gr.Row(equal_height=False):
                 with gr.Column(scale=0, min_width=340, elem_id="choices"):
-                    video = gr.Video(label="Video", sources=["upload"], height=230, elem_id="video")
-                    gr.Examples(
-                        [[str(one.path)] for one in self.examples],
-                        [video],
-                        label="Examples, made by this package",
-                        example_labels=[one.path.stem for one in self.examples],
-                        elem_id="examples",
-                        api_visibility="private",
-                    )
+                    video = self._video()
                     selector, sliders = self._choices()
                     with gr.Row():
                         go = gr.Button("Gaze", variant="primary", scale=3, min_width=120, elem_id="go")
@@ -166,24 +158,7 @@ class Page:
                         elem_id="viewer",
                         js_on_load=(STATIC / "page.js").read_text(encoding="utf-8"),
                     )
-                    with gr.Row(elem_id="asking"):
-                        question = gr.Textbox(
-                            label="Question", placeholder=self._questions()[0], scale=1, elem_id="question"
-                        )
-                        ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
-                    dense = gr.Checkbox(
-                        True,
-                        label="Ask the dense model, too, which sees whole frames",
-                        container=False,
-                        elem_id="dense",
-                    )
-                    gr.Examples(
-                        [[text] for text in self._questions()],
-                        [question],
-                        label="Questions to try",
-                        elem_id="questions",
-                        api_visibility="private",
-                    )
+                    question, ask, dense = self._asking()
                     answers = gr.HTML("", elem_id="answers")
                     with gr.Accordion("Numbers and settings as json", open=False, elem_id="details"):
                         facts = gr.JSON(show_label=False, elem_id="facts")
@@ -213,6 +188,36 @@ class Page:
     def _head(self) -> str:
         note = f'<p class="ag-note">{fragments.escape(self.note)}</p>' if self.note else ""
         return f"<h1>{TITLE}</h1><p>{INTRODUCTION}</p>{note}"
+
+    def _video(self) -> gr.Video:
+        """What is looked at: uploaded, or one of the examples below it."""
+        video = gr.Video(label="Video", sources=["upload"], height=230, elem_id="video")
+        gr.Examples(
+            [[str(one.path)] for one in self.examples],
+            [video],
+            label="Examples, made by this package",
+            example_labels=[one.path.stem for one in self.examples],
+            elem_id="examples",
+            api_visibility="private",
+        )
+        return video
+
+    def _asking(self) -> tuple[gr.Textbox, gr.Button, gr.Checkbox]:
+        """The question, the button that asks it, and whether the dense model is asked, too."""
+        with gr.Row(elem_id="asking"):
+            question = gr.Textbox(label="Question", placeholder=self._questions()[0], scale=1, elem_id="question")
+            ask = gr.Button("Ask", variant="primary", scale=0, min_width=120, elem_id="ask")
+        dense = gr.Checkbox(
+            True, label="Ask the dense model, too, which sees whole frames", container=False, elem_id="dense"
+        )
+        gr.Examples(
+            [[text] for text in self._questions()],
+            [question],
+            label="Questions to try",
+            elem_id="questions",
+            api_visibility="private",
+        )
+        return question, ask, dense
 
     def _questions(self) -> Sequence[str]:
         """The examples' are for a model that reads what they show and little else."""

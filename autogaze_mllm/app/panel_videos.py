@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..gaze.overlay import Overlay, Panels
+from ..gaze.pictures.overlay import Overlay, Panels
 from ..gaze.pipeline import GazedChunk
 from ..video.writer import video_writer
 

@@ -1,1 +1,2 @@
-"""One file for each verb of the command line: `add` describes its options, `run` does it."""
+"""One file for each verb of the command line: `add` describes its options, `run` does it. Verbs that train are in
+`training/`, what verbs share is in `arguments/`."""

@@ -15,7 +15,7 @@ from ..app.ports import free_port
 from ..common.extras import require_extra
 from ..common.fields import settings_of
 from ..gaze.settings import VideoSettings
-from .options import BUNDLED_READS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
+from .arguments.options import BUNDLED_READS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
 
 if TYPE_CHECKING:
     from ..mllm.model import GazedModel
@@ -57,6 +57,7 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
     """What was said of model and gaze, as `ask` takes it."""
     named = {"--model": arguments.model, "--gaze": arguments.gaze, "--preset": arguments.preset}
     words = [word for option, value in named.items() if value is not None for word in (option, str(value))]
+    words += [word for one in arguments.revision or () for word in ("--revision", one)]
     for one in settings_of(VideoSettings):
         value = getattr(arguments, one.key)
         if value is True or value is False:

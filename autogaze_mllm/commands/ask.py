@@ -6,7 +6,7 @@ import argparse
 
 from ..common.errors import InputError
 from ..common.storage.json_text import is_text, to_json
-from .options import (
+from .arguments.options import (
     ONLY_SIGNS,
     cache_options,
     chosen_video,

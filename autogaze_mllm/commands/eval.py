@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from ..common.errors import InputError, listed
 from ..common.storage.json_text import to_json
 from ..evaluation.config import EvalConfig
-from .config_file import CONFIG, write_config
-from .options import (
+from .arguments.config_file import CONFIG, write_config
+from .arguments.options import (
     ONLY_SIGNS,
     add_settings,
     cache_options,
@@ -22,6 +22,7 @@ from .options import (
     quiet,
     values_of,
 )
+from .arguments.revisions import revision_option
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard
@@ -59,7 +60,9 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
     data.add_argument(
         "--made-up", metavar="FOLDER", help="write a small made-up data set there, unless there is one, and use it"
     )
-    parser.add_argument("--revision", help="branch, tag or commit of the data set on the hub")
+    revision_option(
+        parser, "a commit, tag or branch of the data set on the hub, or of a model there", "[MODEL=]REVISION"
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="folder of the run: answers and reports")
     parser.add_argument("--resume", action="store_true", help="go on with the run in --out")
     parser.add_argument("--retry-failed", action="store_true", help="with --resume: try unreadable videos again")
@@ -68,7 +71,7 @@ def _add_benchmark(parser: argparse.ArgumentParser, name: str) -> None:
         "--sweep", metavar="GRID", help='try a grid of settings, for example "gaze=pixel-diff,random; ratio=0.1,0.25"'
     )
     cache_options(parser, "do not keep or reuse what was seen of the videos")
-    gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise pixel-diff")
+    gaze_options(parser, "default: nvidia/AutoGaze with --model, otherwise pixel-diff", revision=False)
     parser.set_defaults(run=run_benchmark, benchmark=name)
 
 
@@ -139,7 +142,12 @@ def _checked(arguments: argparse.Namespace) -> EvalConfig:
 
 
 def _benchmark(arguments: argparse.Namespace, config: EvalConfig) -> tuple[Benchmark, str | None]:
-    """The benchmark, and its commit where it comes from the hub."""
+    """The benchmark, and its commit where it comes from the hub. A revision of no model is that of the data set; those
+    of models are left to `load_model`."""
+    revision = next((text for text in arguments.revision or () if "=" not in text), None)
+    arguments.revision = [text for text in arguments.revision or () if "=" in text]
+    if revision is not None and (arguments.data or arguments.made_up):
+        raise InputError(f"--revision {revision}: is of the data set on the hub, which another one takes the place of")
     from ..evaluation.benchmarks import BENCHMARKS
 
     kind, options = BENCHMARKS[arguments.benchmark], (config.split, config.subtitles)
@@ -152,7 +160,7 @@ def _benchmark(arguments: argparse.Namespace, config: EvalConfig) -> tuple[Bench
         return kind(Path(arguments.data), *options), None
     from ..evaluation.data.hub import fetch
 
-    folder, commit = fetch(kind, config.split, arguments.revision)
+    folder, commit = fetch(kind, config.split, revision)
     return kind(folder, *options), commit
 
 

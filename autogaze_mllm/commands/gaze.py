@@ -15,8 +15,8 @@ from ..common.fields import settings_of
 from ..common.storage.json_text import to_json
 from ..common.storage.paths import shown_name
 from ..gaze.settings import VideoSettings
-from .config_file import repeating
-from .options import (
+from .arguments.config_file import repeating
+from .arguments.options import (
     chosen_settings,
     chosen_video,
     gaze_options,
@@ -27,6 +27,7 @@ from .options import (
     seconds_row,
     usable_device,
 )
+from .arguments.revisions import at_revisions
 
 if TYPE_CHECKING:  # what is heavy is imported where it is needed, so that --help answers at once
     from ..app.report import Report
@@ -76,7 +77,7 @@ class _Seen:
 def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | None) -> _Seen:
     """out: the overlay's file, if there is to be one."""
     from ..gaze.autogaze.pretrained import BUNDLED
-    from ..gaze.overlay import Overlay, pace
+    from ..gaze.pictures.overlay import Overlay, pace
     from ..gaze.pipeline import gaze_video
     from ..gaze.selector_registry import load_selector
     from ..gaze.selectors.base import as_selector, stop_rule
@@ -85,7 +86,8 @@ def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | Non
     video = chosen_video(arguments)
     reader, numbers = video.sampled(settings.frames, settings.fps)
     device = usable_device(arguments.device)
-    selector = as_selector(load_selector(arguments.gaze or BUNDLED, device=device))
+    (source,) = at_revisions(arguments.revision, arguments.gaze or BUNDLED)
+    selector = as_selector(load_selector(source, device=device))
     output = video_writer(out, pace(reader.seconds[numbers])) if out else nullcontext(None)
     with output as write:
         overlay = Overlay(selector.grid, write)

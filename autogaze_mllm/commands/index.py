@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from ..common.errors import InputError
 from ..common.storage.json_text import to_json
-from .config_file import CONFIG, write_config
-from .options import gaze_options, given, print_rows, quiet
+from .arguments.config_file import CONFIG, write_config
+from .arguments.options import gaze_options, given, pinned_models, print_rows, quiet
 
 if TYPE_CHECKING:  # the verbs import what they need where they need it, so that --help answers at once
     from ..common.compute.distributed import Shard
@@ -70,19 +70,23 @@ def run(arguments: argparse.Namespace) -> int:
 def _job(arguments: argparse.Namespace, shard: Shard) -> IndexJob:
     import torch
 
+    from ..gaze.autogaze.pretrained import BUNDLED
     from ..gaze.settings import preset
     from ..indexing.job import IndexJob
-    from .options import usable_device
+    from .arguments.options import usable_device
 
     device = arguments.device
     if device is None and shard.world > 1 and torch.cuda.is_available():
         device = f"cuda:{shard.local_rank}"
+    model, gaze = arguments.encode or arguments.model, arguments.gaze
+    if arguments.revision:  # of the model's default, too
+        model, gaze = pinned_models(arguments, model or BUNDLED, gaze)
     return IndexJob(
         arguments.folder,
         arguments.out,
-        model=arguments.encode or arguments.model,
+        model=model,
         encode=arguments.encode is not None,
-        gaze=arguments.gaze,
+        gaze=gaze,
         settings=None if arguments.preset is None else preset(arguments.preset),
         overrides=given(arguments),
         device=device if device is None or arguments.ray else usable_device(device),

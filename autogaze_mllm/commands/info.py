@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from ..common.storage.json_text import to_json
-from .options import print_rows, quiet
+from .arguments.options import print_rows, quiet
 
 
 def add(verbs: argparse._SubParsersAction) -> None:

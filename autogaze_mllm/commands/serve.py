@@ -11,7 +11,7 @@ from ..common.extras import require_extra
 from ..common.fields import settings_of
 from ..common.storage.json_text import to_json
 from ..serving.config import GROUPS, ServeConfig
-from .options import ONLY_SIGNS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
+from .arguments.options import ONLY_SIGNS, add_settings, cache_options, gaze_options, load_model, quiet, values_of
 
 if TYPE_CHECKING:
     from ..mllm.model import GazedModel

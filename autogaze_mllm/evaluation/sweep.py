@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ..common.drawing.labels import told_apart
 from ..common.errors import InputError
 from ..common.fields import settings_of
-from ..common.labels import told_apart
 from ..gaze.selector_registry import NAMED, load_selector
 from ..gaze.selectors.base import AnySelector, selector_name
 from ..gaze.selectors.baselines import AllSelector, RandomSelector

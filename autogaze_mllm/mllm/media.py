@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.token_map import TokenMap
-from .prompt_cache import PromptPrefix
+
+if TYPE_CHECKING:
+    from .prompts.prompt_cache import PromptPrefix
 
 TAG = re.compile(r"(?<!\\)<(video|image)>")  # where a medium stands in a prompt; after a backslash it is text
 Layout = list[str | int]  # text between pictures, and how many placeholders stand for each

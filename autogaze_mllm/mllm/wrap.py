@@ -51,15 +51,14 @@ def wrap(
     cache: VideoCache | str | Path | bool = True,
     **overrides: Any,
 ) -> GazedModel:
-    """Puts gaze in front of a multimodal LLM.
+    """Puts gaze in front of a multimodal LLM. InputError for a model that is not supported or already wrapped.
 
     model: a hub id, a folder, or a loaded model (then its device and dtype are followed), also one in a PeftModel with
-    LoRA or its kin. gaze: the gaze model's id or
-    folder, "pixel-diff", "random", "all", or a selector object. processor: the base model's processor; default: loaded
-    from where the model came from. settings, overrides: VideoSettings, or its fields (frames, ratio, loss, ...);
-    default: the family's own.
-    scales: sides of the tower's multi-scale input; default: what the model's configuration says, or the gaze model's
-    own cells, as many whole times as come closest to the tower's image size; towers of any size follow each video.
+    LoRA or its kin. gaze: the gaze model's id or folder, "pixel-diff", "random", "all", or a selector object.
+    processor: the base model's; default: loaded from where the model came from. settings, overrides: VideoSettings, or
+    its fields (frames, ratio, loss, ...); default: the family's own. scales: sides of the tower's multi-scale input;
+    default: what the model's configuration says, or the gaze model's own cells, as many whole times as come closest to
+    the tower's image size; towers of any size follow each video.
     attn_type, frame_independent: default: what the configuration says, or what the family's tower was trained with.
     coarse_positions: of towers with rotary positions, those of coarse patches (`AnySizeTower`).
     compile: torch.compile the gazed tower, which takes a minute at its first call.
@@ -67,7 +66,6 @@ def wrap(
     gaze model, of which another revision than the newest is loaded by `AutoGaze.from_pretrained`.
     cache: keep gazed videos on disk, so that further questions on a video cost only the LLM (a folder, a VideoCache
     with a size limit, or False). A folder that `autogaze-mllm index` filled is looked into besides the usual one.
-    Raises InputError for a model that is not supported or already wrapped.
     """
     hub = hub or {}
     check_arguments(hub, (), "wrap(hub=)")
@@ -105,7 +103,7 @@ def inner_model(outer: object) -> Any:
     model: Any = outer
     if any(isinstance(part, GazedModel) for part in model.modules()):
         raise InputError("this model is already wrapped: use it as it is, or call unwrap() first")
-    if {"_orig_mod", "module"} & model._modules.keys():
+    if {"_orig_mod", "module"} & {name for name, _ in model.named_children()}:
         kind = type(model).__name__
         raise InputError(f"wrap the model inside of {kind}, then make a {kind} of the wrapped one")
     configs = getattr(model, "peft_config", None)

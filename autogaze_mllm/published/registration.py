@@ -1,13 +1,17 @@
-"""transformers' AutoConfig and AutoModel find gaze models once this room was imported."""
+"""transformers' AutoConfig, AutoModel and AutoImageProcessor find gaze models once this room was imported."""
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModel, PreTrainedConfig
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, PreTrainedConfig
+from transformers.image_processing_utils import BaseImageProcessor
 
-from .gaze import AutoGaze
+from . import gaze
+
+OF_AUTO_CLASSES = ("config", "trust_remote_code", "adapter_kwargs", "_from_auto")  # what they add to a call
 
 
 class AutoGazeHubConfig(PreTrainedConfig):
@@ -20,13 +24,29 @@ class _ForAutoModel:
     config_class = AutoGazeHubConfig
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *_: Any, **options: Any) -> AutoGaze:
-        """AutoModel adds a configuration, which is read again here, and arguments of adapters and code."""
-        for name in ("config", "trust_remote_code", "adapter_kwargs", "_from_auto"):
-            options.pop(name, None)
-        return AutoGaze.from_pretrained(source, **options)
+    def from_pretrained(cls, source: str | Path, *_: Any, **options: Any) -> gaze.AutoGaze:
+        """The configuration that AutoModel adds is read again here."""
+        return gaze.AutoGaze.from_pretrained(source, **_asked(options))
+
+
+class AutoGazeImageProcessor(BaseImageProcessor):
+    """Of the name that preprocessor_config.json says and of the base class that AutoImageProcessor demands; what it
+    loads is the one of this room."""
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *_: Any, **options: Any) -> gaze.AutoGazeImageProcessor:  # type: ignore[override]
+        return gaze.AutoGazeImageProcessor.from_pretrained(source, **_asked(options))
+
+
+def _asked(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in OF_AUTO_CLASSES}
 
 
 def register() -> None:
     AutoConfig.register("autogaze", AutoGazeHubConfig, exist_ok=True)
     AutoModel.register(AutoGazeHubConfig, _ForAutoModel, exist_ok=True)
+    both: dict[str, type] = dict.fromkeys(("pil", "torchvision"), AutoGazeImageProcessor)  # whichever is asked for
+    with contextlib.suppress(
+        ImportError
+    ):  # older versions of transformers have AutoImageProcessor with torchvision only
+        AutoImageProcessor.register(AutoGazeHubConfig, image_processor_classes=both, exist_ok=True)

@@ -1,7 +1,7 @@
 """SignVid's train split as fine-tuning samples: short conversations about each video, in LLaVA's convention.
 
 Some turns list all signs, which teaches reading many of them at once; the others are questions as in the benchmark,
-answered in an option's own words, of which the harness's strict rule knows the letter. The turns of a
+answered with what the answer rests on and the option's letter. The turns of a
 video are dealt out to several conversations in any order, so that most of them have to be answered from the video, as
 in the benchmark, and not from what was said before.
 """
@@ -32,9 +32,9 @@ Sample = dict[str, Any]
 
 
 def reply(asked: Asked) -> str:
-    """What the model is taught to answer: the option, after what it rests on. Not the option's letter: to find that is
-    a task of its own, which a model of this size learns far later than to read."""
-    return asked.option if asked.option == asked.seen else f"{asked.seen}. Answer: {asked.option}"
+    """What the model is taught to answer: the letter, after what it rests on, since a model of this size cannot do both
+    in one step; short enough for the 16 tokens that HLVid allows."""
+    return f"{asked.seen} ({asked.answer})"
 
 
 def plainly(plan: VideoPlan) -> list[tuple[str, str]]:

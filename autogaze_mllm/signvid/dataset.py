@@ -67,11 +67,17 @@ class SignVidConfig:
         return np.random.default_rng([self.seed, SPLITS.index(self.split), number, 4])
 
     def facts(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "shape": _shape_facts(self.shape)}
 
     def video_facts(self) -> dict[str, Any]:
         """All that decides what a video of a given number shows."""
-        return {"format": FORMAT, "shape": dataclasses.asdict(self.shape), "split": self.split, "seed": self.seed}
+        return {"format": FORMAT, "shape": _shape_facts(self.shape), "split": self.split, "seed": self.seed}
+
+
+def _shape_facts(shape: VideoShape) -> dict[str, Any]:
+    """Without noise where there is none, as it was before there could be any: clean data that are there stay good."""
+    facts = dataclasses.asdict(shape)
+    return facts if shape.noise else {name: value for name, value in facts.items() if name != "noise"}
 
 
 def video_name(number: int) -> str:

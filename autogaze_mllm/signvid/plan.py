@@ -22,6 +22,7 @@ TRIES = 400
 LARGEST = (3840, 2160, 1024)
 TILE, TILES_4K = 224, 16 * 9
 FONT_SIZES, RASTERS, JITTERS = (8, 48), (4, 128), (0, 8)  # pixels: least and most
+NOISIEST = 0.25
 
 
 @settings("SignVid: ")
@@ -72,6 +73,14 @@ class VideoShape:
         usual=False,
         at_least=JITTERS[0],
         at_most=JITTERS[1],
+    )
+    noise: Number = setting(
+        "noise of the camera's sensor, as a share of full scale at mid grey",
+        default=0.0,
+        usual=False,
+        manual="standard deviation of the sensor's noise at mid grey, black to white being 1; 0: a clean picture",
+        at_least=0,
+        at_most=NOISIEST,
     )
 
     def __post_init__(self) -> None:
@@ -162,9 +171,11 @@ def draw_digit(rng: np.random.Generator) -> str:
 def _scenes(shape: VideoShape, split: Split, rng: np.random.Generator) -> list[Scene]:
     """One scene, or several with cuts between them, none shorter than the signs' time."""
     hold = hold_of(shape)
-    places = np.arange(1, shape.frames // hold) * hold
-    most = min(len(places) // 2, 4) if shape.order else 0
-    cuts = sorted(int(cut) for cut in rng.choice(places, int(rng.integers(0, most + 1)), replace=False)) if most else []
+    moments = np.arange(1, shape.frames // hold) * hold
+    most = min(len(moments) // 2, 4) if shape.order else 0
+    cuts = (
+        sorted(int(cut) for cut in rng.choice(moments, int(rng.integers(0, most + 1)), replace=False)) if most else []
+    )
     edges = [0, *cuts, shape.frames]
     reach = camera_reach(shape)
     scenes = []

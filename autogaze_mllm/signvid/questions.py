@@ -24,7 +24,8 @@ TRIES = 50
 @dataclass(frozen=True)
 class Asked:
     """text: question, options and instruction, as HLVid has them in one. answer: the right letter. seen: what the
-    answer rests on, for answers in words. option: the right one, without its letter."""
+    answer rests on: a sign's code, or each code that was asked for with + where it is shown and - where it is not.
+    option: the right one, without its letter."""
 
     kind: str
     text: str
@@ -115,8 +116,8 @@ def _count(plan: VideoPlan, rng: np.random.Generator) -> _Draft:
     listed = [str(code) for code in rng.permutation(listed)]
     wrong = [str(number) for number in range(4) if number != shown]
     question = f"How many of these signs are shown: {', '.join(listed)}?"
-    answer = ", ".join(code for code in listed if code in seen) or "none"
-    return _Draft(question, str(shown), wrong, answer, ("count", frozenset(listed)))
+    verdicts = " ".join(f"{code}{'+' if code in seen else '-'}" for code in listed)
+    return _Draft(question, str(shown), wrong, verdicts, ("count", frozenset(listed)))
 
 
 def _unseen(taken: Sequence[str], rng: np.random.Generator, near: Sign | None = None) -> str:

@@ -39,7 +39,7 @@ class _Distractor:
 def render_video(plan: VideoPlan) -> Iterator[np.ndarray]:
     """Frames (height, width, 3) uint8; each is the caller's own."""
     shape = plan.shape
-    noise = _noise(plan)
+    noise, sensor = _noise(plan), _Sensor(plan)
     plates = [
         draw_sign(shown.sign, np.random.default_rng([*plan.seed, 2, number]), shape.size)
         for number, shown in enumerate(plan.signs)
@@ -59,7 +59,27 @@ def render_video(plan: VideoPlan) -> Iterator[np.ndarray]:
                     frame[y : y + plate.shape[0], x : x + plate.shape[1]] = plate
             dx, dy = rng.integers(0, ROOM, 2)
             frame += noise[dy : dy + shape.height, dx : dx + shape.width]  # bytes below zero count from 256 down
-            yield frame
+            yield sensor.expose(frame) if shape.noise else frame
+
+
+class _Sensor:
+    """What a camera adds: shot and read noise, larger where the picture is brighter, other in every frame. Drawn apart
+    from all else, so that a noisy video shows what the clean one does."""
+
+    def __init__(self, plan: VideoPlan) -> None:
+        shape = plan.shape
+        self.rng = np.random.default_rng([*plan.seed, 5])
+        size = (shape.height + ROOM, shape.width + ROOM, 3) if shape.noise else (0, 0, 3)
+        self.grain = self.rng.standard_normal(size, dtype=np.float32)
+        levels = np.arange(256, dtype=np.float32) / 255
+        self.strength = 255 * np.float32(shape.noise) * np.sqrt(0.3 + 1.4 * levels)
+
+    def expose(self, frame: np.ndarray) -> np.ndarray:
+        height, width = frame.shape[:2]
+        dy, dx = self.rng.integers(0, ROOM, 2)
+        grain = self.grain[dy : dy + height, dx : dx + width] * self.rng.choice([-1, 1])
+        noisy = frame + self.strength[frame] * grain
+        return noisy.round().clip(0, 255).astype(np.uint8)
 
 
 def _window(world: np.ndarray, scene: Scene, time: int, plan: VideoPlan) -> np.ndarray:

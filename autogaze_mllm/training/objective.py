@@ -203,9 +203,11 @@ def search_online(
     seeds: list[int],
     settings: SearchConfig,
     reference: torch.Tensor | None = None,
+    budgets: torch.Tensor | None = None,
 ) -> SearchResult:
     """Greedy labels of clips, each to a loss and with a share of random picks that its seed decides. reference: see
-    `search_mosaic`; losses to reach are above what noise leaves."""
+    `search_mosaic`; losses to reach are above what noise leaves. budgets: (B, T) patches at most, fewer than the
+    settings allow."""
     batch, frames = video.shape[:2]
     low, high = np.log(settings.target)
     targets, shares, draws = [], [], []
@@ -218,11 +220,13 @@ def search_online(
     disturbance = ExplorationNoise(
         torch.tensor(shares, dtype=torch.float32, device=device), torch.from_numpy(np.stack(draws)).to(device)
     )
+    if budgets is None:
+        budgets = torch.full((batch, frames), min(settings.max_patches, task.grid.size), device=device)
     return search_mosaic(
         task,
         video,
         torch.tensor(targets, device=device)[:, None].expand(batch, frames),
-        torch.full((batch, frames), min(settings.max_patches, task.grid.size), device=device),
+        budgets,
         disturbance if settings.disturbance else None,
         with_gains=settings.sharpness > 0,
         reference=reference,

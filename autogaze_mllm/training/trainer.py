@@ -29,16 +29,16 @@ from ..common.storage.files import output_folder, write_json
 from ..common.storage.locks import run_lock
 from ..gaze.autogaze.config import AutoGazeConfig
 from ..gaze.autogaze.model import AutoGaze
-from .checkpoints import METRICS, MetricsFile, Trained, save_checkpoint
 from .config import TrainingConfig
 from .data.clips import ClipSource
 from .data.labels import Label, collate_labels, key_of
-from .identity import run_facts
 from .monitoring.curves import plot_curves
 from .monitoring.log import EVERY, in_words, of_run, run_log
 from .monitoring.trackers import NONE, Trackers, check_tracker
 from .objective import Batch, GazeObjective
-from .resuming import begin_run
+from .run_folder.checkpoints import METRICS, MetricsFile, Trained, save_checkpoint
+from .run_folder.identity import run_facts
+from .run_folder.resuming import begin_run
 from .schedules import learning_rate, temperature
 from .selections import check_budget
 from .tasks.base import ReconstructionTask, TrainableTask
@@ -230,8 +230,8 @@ class GazeTrainer:
             raise InputError("labels are for ntp; grpo learns from the model's own selections")
         if labels is None and settings.algorithm == "ntp" and not isinstance(task, MosaicTask):
             raise InputError(
-                f"ntp searches labels with the mosaic only; search those of {task.name!r} once, with "
-                f"`autogaze-mllm label --task`, and give them to --labels"
+                f"ntp searches labels with the mosaic only, as {task.name!r} rebuilds a frame for every patch that "
+                "may come next; search those once, with `autogaze-mllm label --task`, and give them to --labels"
             )
 
     def _step(self, step: int, batches: Iterator[Batch]) -> dict[str, float]:

@@ -25,6 +25,8 @@ AttentionType = Literal["block_causal", "causal", "bidirectional"]
 Backend = Literal["sdpa", "eager", "flex_attention", "flash_attention_2"]
 
 MAX_PADDED_KEYS = 1 << 16  # tokens of one padded batch of spans; bounds the memory of the sdpa backend
+FEW_QUERIES = 16  # of a span on average: below, kernels are mostly busy with what is not there
+SHORT_CLIP = 256  # tokens; clips of at most so many are worth a mask of all their queries and keys
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,8 @@ class Span:
     keys: int
 
 
-def make_spans(clips: list[list[int]], attn_type: AttentionType, frame_independent: bool) -> tuple[list[Span], bool]:
-    """clips: kept tokens of each frame of each clip. -> spans in packed order, and whether they are causal inside."""
-    if attn_type not in get_args(AttentionType):
-        raise InputError(f"attn_type {attn_type!r} is not one of {', '.join(get_args(AttentionType))}")
+def make_spans(clips: list[list[int]], attn_type: AttentionType, frame_independent: bool) -> list[Span]:
+    """clips: kept tokens of each frame of each clip. -> spans in packed order; those of `causal` are causal inside."""
     if frame_independent:
         clips = [[count] for clip in clips for count in clip]
     spans, start = [], 0
@@ -54,7 +54,7 @@ def make_spans(clips: list[list[int]], attn_type: AttentionType, frame_independe
         elif sum(clip):
             spans.append(Span(start, sum(clip), start, sum(clip)))
         start += sum(clip)
-    return spans, attn_type == "causal"
+    return spans
 
 
 class PackedAttention:
@@ -69,8 +69,12 @@ class PackedAttention:
         device: torch.device,
         dropout: float = 0.0,
     ) -> None:
-        self.spans, self.causal = make_spans(clips, attn_type, frame_independent)
+        self.clips, self.attn_type, self.frame_independent = clips, attn_type, frame_independent
+        self.causal = attn_type == "causal"
+        self._biases: dict[torch.dtype, list[torch.Tensor]] = {}
         self.device, self.dropout = device, dropout
+        if attn_type not in get_args(AttentionType):
+            raise InputError(f"attn_type {attn_type!r} is not one of {', '.join(get_args(AttentionType))}")
         if backend not in get_args(Backend):
             raise InputError(f"attention backend {backend!r} is not one of {', '.join(get_args(Backend))}")
         self.backend = backend
@@ -78,6 +82,10 @@ class PackedAttention:
             require_extra("flash", backend)
         if backend == "flex_attention" and dropout:
             raise InputError("flex_attention has no attention dropout; use another backend or set it to 0")
+
+    @functools.cached_property
+    def spans(self) -> list[Span]:
+        return make_spans(self.clips, self.attn_type, self.frame_independent)
 
     def __call__(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         runners = {
@@ -136,6 +144,8 @@ class PackedAttention:
 
     def _sdpa(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """torch's own kernels: in half precision on a GPU the one for packed sequences, else batches of spans."""
+        if self._short_clips:
+            return self._whole_clips(q, k, v)
         if self.spans and not self.dropout and can_run(q, k, v):
             starts, keys, counts, most_queries, most_keys = self._sequences
             return varlen_attention(q, k, v, starts, keys, counts, most_queries, most_keys, self.causal)
@@ -153,6 +163,46 @@ class PackedAttention:
             rows.append(queries[real])
         # Every token is the query of exactly one span: put back in order with one copy.
         return torch.cat(outputs)[torch.cat(rows).argsort()] if outputs else torch.zeros_like(q)
+
+    @functools.cached_property
+    def _short_clips(self) -> bool:
+        """Whether clips have so few tokens, in so many frames, that a mask costs less than a span for each frame."""
+        if self.attn_type != "block_causal" or self.frame_independent:
+            return False
+        totals = [sum(clip) for clip in self.clips]
+        frames = sum(count > 0 for clip in self.clips for count in clip)
+        return frames > len(totals) and max(totals) <= SHORT_CLIP and sum(totals) < FEW_QUERIES * frames
+
+    @functools.cached_property
+    def _clip_batches(self) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """Clips of like length side by side: rows (b, L), and who sees whom (b, 1, L, L). Then the row of each token
+        among those of all batches, one after the other."""
+        counts = torch.tensor([count for clip in self.clips for count in clip])
+        frame = torch.arange(len(counts)).repeat_interleave(counts)  # of each token
+        totals = torch.tensor([sum(clip) for clip in self.clips])
+        starts, order = totals.cumsum(0) - totals, totals.argsort(stable=True)
+        order_back, offset, batches = torch.empty(len(frame), dtype=torch.long), 0, []
+        for clips in _alike(order[totals[order] > 0].tolist(), totals.tolist()):
+            longest = -(-int(totals[clips].max()) // 8) * 8  # kernels want masks with rows of multiples of 8
+            steps = torch.arange(longest)
+            rows = starts[clips, None] + steps.minimum(totals[clips, None] - 1)
+            real = steps < totals[clips, None]
+            seen = (frame[rows][:, None] <= frame[rows][..., None]) & real[:, None]
+            order_back[rows[real]] = offset + real.flatten().nonzero().squeeze(1)
+            offset += rows.numel()
+            batches.append((rows.to(self.device), seen[:, None].to(self.device)))
+        return batches, order_back.to(self.device)
+
+    def _whole_clips(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        batches, order_back = self._clip_batches
+        if q.dtype not in self._biases:  # once for all layers: of booleans the kernels would make numbers in each
+            self._biases[q.dtype] = [torch.where(seen, 0.0, -torch.inf).to(q.dtype) for _, seen in batches]
+        outputs = []
+        for (rows, _), bias in zip(batches, self._biases[q.dtype], strict=True):
+            queries, keys, values = (x[rows].transpose(1, 2) for x in (q, k, v))
+            output = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=self.dropout)
+            outputs.append(output.transpose(1, 2).flatten(0, 1))
+        return torch.cat(outputs)[order_back]
 
     @functools.cached_property
     def _block_mask(self) -> object:
@@ -202,6 +252,19 @@ class PackedAttention:
         settings = dict(self._varlen)
         rows = settings.pop("rows")
         return flash_attn_varlen_func(q, k[rows], v[rows], causal=self.causal, dropout_p=self.dropout, **settings)
+
+
+def _alike(order: list[int], lengths: list[int]) -> list[list[int]]:
+    """Numbers in ascending order of their lengths, cut into groups whose members are worth padding to the longest."""
+    groups: list[list[int]] = []
+    for number in order:
+        group = groups[-1] if groups else []
+        longest = lengths[number]
+        if group and longest <= 1.25 * lengths[group[0]] + 16 and (len(group) + 1) * longest <= MAX_PADDED_KEYS:
+            group.append(number)
+        else:
+            groups.append([number])
+    return groups
 
 
 def _rows(ranges: list[tuple[int, int]], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

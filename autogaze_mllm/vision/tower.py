@@ -23,7 +23,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from ..common.compute.cancelling import check_cancelled
-from ..common.compute.compiling import Compiled
+from ..common.compute.compiling import Compiled, may_vary
 from ..common.compute.offloading import execution_device, followed
 from ..common.errors import InputError
 from ..common.storage.loading import loading_arguments
@@ -216,7 +216,7 @@ class GazedVisionModel(nn.Module):
         x = adapter.first_norm(x)
         states = [x]
         if self.compiled:
-            torch._dynamo.maybe_mark_dynamic(x, 0)
+            may_vary(x, 0)
         for layer in adapter.layers[:stop]:
             check_cancelled()
             x = followed(x, layer)

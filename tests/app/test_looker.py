@@ -17,14 +17,14 @@ from autogaze_mllm.app.lines import one_line
 from autogaze_mllm.app.looker import SLIDERS, Looker, Reply
 from autogaze_mllm.cli import main
 from autogaze_mllm.common.compute.cancelling import Cancellation, CancelledCall, cancellable
-from autogaze_mllm.gaze.overlay import Overlay
+from autogaze_mllm.gaze.pictures.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import GazedChunk
 from autogaze_mllm.gaze.selectors.base import Selector
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.family_models import FAMILIES, build
+from ..helpers.families.models import FAMILIES, build
 from ..helpers.tiny_models import make
 
 

@@ -14,7 +14,7 @@ from autogaze_mllm.app.ports import free_port
 from autogaze_mllm.cli import main
 from autogaze_mllm.commands import app, ask
 from autogaze_mllm.commands.app import options_of
-from autogaze_mllm.commands.options import given
+from autogaze_mllm.commands.arguments.options import given
 from autogaze_mllm.common import extras
 from autogaze_mllm.common.fields import settings_of
 from autogaze_mllm.video.reader import VideoReader

@@ -66,14 +66,28 @@ def test_tiles_are_parts_of_the_frames(tmp_path: Path) -> None:
     path = tmp_path / "clip.mp4"
     write_video(path, moving_scene(640, 448, 12), fps=12)
     file = Footage("clip.mp4", path)
-    assert file.largest() == 448 and Footage("generated 0", None).largest() > 10_000
-    whole, two = cut(file, 6, 448, 1.0, 9), cut(file, 6, 448, 1.0, 2)
-    assert whole.shape == (4, 6, 3, 224, 224) and two.shape == (2, 6, 3, 224, 224)
-    frame = next(file.frames(6, 448, 1.0))
-    assert np.array_equal(whole[3, 0].permute(1, 2, 0).numpy(), frame[224:, 224:])
+    frame = next(file.frames(6, 672, 1.0))
+    assert frame.shape == (448, 672, 3), "two rows of three tiles"
+    whole, two = cut(file, 6, 672, 1.0, 9), cut(file, 6, 672, 1.0, 2)
+    assert whole.shape == (6, 6, 3, 224, 224) and two.shape == (2, 6, 3, 224, 224)
+    assert np.array_equal(whole[4, 0].permute(1, 2, 0).numpy(), frame[224:, 224:448])
     assert all(any(torch.equal(part, other) for other in whole) for part in two)
     assert cut(file, 30, 448, 0.5, 1).shape[1] == 6, "no more frames than the file has"
     assert cut(Footage("generated 0", None), 10, 224, 0.5, 1).shape[1] == 5
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "sides"),
+    [(640, 448, {224: (1, 1), 448: (1, 2)}), (240, 680, {224: (1, 1), 448: (2, 1), 672: (3, 1)})],
+)
+def test_a_file_is_shown_in_the_whole_tiles_that_it_has(
+    tmp_path: Path, width: int, height: int, sides: dict[int, tuple[int, int]]
+) -> None:
+    """Its longer edge has the pixels that are asked for, its shape is kept as far as whole tiles go; never enlarged."""
+    write_video(tmp_path / "clip.mp4", moving_scene(width, height, 2), fps=12)
+    file, scene = Footage("clip.mp4", tmp_path / "clip.mp4"), Footage("generated 0", None)
+    assert {side: file.tiling(side) for side in (224, 448, 672, 896) if file.has_pixels_for(side)} == sides
+    assert scene.tiling(3584) == (16, 16) and scene.has_pixels_for(3584)
 
 
 def test_a_run_goes_on_and_latency_reads_it(

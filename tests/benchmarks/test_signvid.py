@@ -151,7 +151,7 @@ def test_what_makes_no_sense_is_refused_in_a_line(tmp_path, monkeypatch, capsys,
     places = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out")]
     monkeypatch.setattr(sys, "argv", ["signvid.py", "--quick", *places, *arguments])
     assert signvid.main() == 2
-    assert capsys.readouterr().err == f"signvid: {line}\n"
+    assert capsys.readouterr().err == f"signvid: error: {line}\n"
 
 
 @pytest.mark.parametrize("kept", [0.0041, 0.0713, 0.15, 0.1489, 19 / 265, 1.0])

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from autogaze_mllm.cli import main
+from autogaze_mllm.common.drawing.palette import COLOURS
 from autogaze_mllm.common.extras import EXTRAS
-from autogaze_mllm.common.palette import COLOURS
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.video.reader import VideoReader
 

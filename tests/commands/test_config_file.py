@@ -9,12 +9,12 @@ import pytest
 import yaml
 
 from autogaze_mllm.cli import _parser, main
-from autogaze_mllm.commands.config_file import parse, write_config
-from autogaze_mllm.commands.options import chosen_settings
+from autogaze_mllm.commands.arguments.config_file import parse, write_config
+from autogaze_mllm.commands.arguments.options import chosen_settings
 from autogaze_mllm.gaze.settings import preset
 
 from ..helpers.eval_runs import evaluate, refused
-from ..helpers.finetune_files import mixed_data
+from ..helpers.files.finetune_files import mixed_data
 
 COMMANDS = {
     "ask": ["clip.mp4", "what?", "--max-new-tokens", "3", "--no-cache", "--no-enlarge"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -15,10 +16,10 @@ import torch
 
 from autogaze_mllm import cli
 from autogaze_mllm.cli import main
-from autogaze_mllm.commands import config_file, options
+from autogaze_mllm.commands.arguments import config_file, options
 from autogaze_mllm.common.errors import InputError
 
-from ..helpers.finetune_files import mixed_data
+from ..helpers.files.finetune_files import mixed_data
 from ..helpers.forked import command, forked
 from ..helpers.paths import ROOT
 from ..helpers.training_models import write_clips
@@ -105,6 +106,26 @@ def test_ctrl_c_within_an_import_that_makes_another_error_of_it_is_an_interrupti
     except ImportError as error:
         monkeypatch.setattr(config_file, "parse", failing(error))
     assert main([]) == cli.INTERRUPTED and capsys.readouterr().err == "autogaze-mllm: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (InputError("a file: is wrong"), 2, "judge: error: a file: is wrong\n"),
+        (KeyboardInterrupt(), 130, "judge: interrupted\n"),
+    ],
+)
+def test_programs_of_the_repository_end_as_the_verbs_do(error, code, said, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks/judge.py", "clip.mp4"])
+    parser = cli.program_parser("What it does.")
+    parser.add_argument("video")
+
+    def run(given: argparse.Namespace) -> None:
+        assert given.video == "clip.mp4"
+        raise error
+
+    assert cli.run_program(parser, run) == code and capsys.readouterr().err == said
+    assert cli.run_program(parser, lambda given: None) == 0 and cli.run_program(parser, lambda given: 1) == 1
 
 
 # -- output ----------------------------------------------------------------------------------------------------------
@@ -205,6 +226,13 @@ def test_a_device_that_is_not_there_is_one_line(device) -> None:
     with pytest.raises(InputError, match="device") as error:
         options.usable_device(device)
     assert repr(device) in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("size", ["", "3", "3x", "1y2", "0x5", "-1x5", "1x2x3", "9999999x1"])
+def test_a_size_that_is_none_is_one_line(size) -> None:
+    with pytest.raises(InputError, match="expected WIDTHxHEIGHT"):
+        options.size_of(size)
+    assert options.size_of("3840x2160") == (3840, 2160)
 
 
 def test_a_question_that_is_no_text_is_refused(clip, capsys) -> None:

@@ -15,8 +15,8 @@ import torch
 from filelock import FileLock
 from safetensors.torch import save_file
 
+from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.labels import in_plot, told_apart
 from autogaze_mllm.common.storage.files import (
     atomic_write,
     read_fields,

@@ -8,8 +8,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Annotation, Text
 
-from autogaze_mllm.common.plots import panels, save_png
-from autogaze_mllm.common.point_names import NamedPoint, name_points
+from autogaze_mllm.common.drawing.plots import panels, save_png
+from autogaze_mllm.common.drawing.point_names import NamedPoint, name_points
 
 
 def test_no_name_lies_on_another_or_on_a_point_or_outside(tmp_path: Path) -> None:

@@ -14,8 +14,8 @@ from huggingface_hub import constants
 from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.data.hub import unpack
 
-from ..helpers.data_hub import DataHub, serving
-from ..helpers.eval_data import HLVID, LAYOUTS, VIDEOMME, write_parquet, write_sample
+from ..helpers.files.data_hub import DataHub, serving
+from ..helpers.files.eval_data import HLVID, LAYOUTS, VIDEOMME, write_parquet, write_sample
 
 
 def fails(name: str, folder: Path, capsys, *more: str) -> str:

@@ -17,8 +17,8 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.benchmarks.synthetic import MARK, ensure_made_up
 from autogaze_mllm.mllm.tiny import tiny_model
 
-from ..helpers.eval_data import write_sample
 from ..helpers.eval_runs import command, evaluate, lines_of, refused
+from ..helpers.files.eval_data import write_sample
 from ..helpers.programs import run_script
 from ..helpers.tiny_models import tiny_gaze
 from ..helpers.training_models import small_gaze, write_clips

@@ -7,7 +7,7 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.evaluation.benchmarks import BENCHMARKS
 
-from ..helpers.eval_data import LAYOUTS, LONGVIDEOBENCH, write_json, write_sample
+from ..helpers.files.eval_data import LAYOUTS, LONGVIDEOBENCH, write_json, write_sample
 
 PROMPTS = {
     "hlvid": (

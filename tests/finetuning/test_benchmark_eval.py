@@ -15,7 +15,7 @@ from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
 from autogaze_mllm.finetuning.config import AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.run import finetune
 
-from ..helpers.finetune_files import ALL, config, save_base, turns, wrapped
+from ..helpers.files.finetune_files import ALL, config, save_base, turns, wrapped
 
 LIMIT = 5
 

@@ -23,7 +23,7 @@ from autogaze_mllm.finetuning.run import model_shape
 from autogaze_mllm.finetuning.trained_model import TrainedModel
 from autogaze_mllm.gaze.cache import VideoCache
 
-from ..helpers.finetune_files import ALL, mixed_data, save_base, wrapped
+from ..helpers.files.finetune_files import ALL, mixed_data, save_base, wrapped
 from ..helpers.paths import ROOT
 
 

@@ -12,7 +12,7 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.finetuning.data.media_store import GazedCache, MediaStore
 from autogaze_mllm.finetuning.data.samples import check_samples, load_samples, read_samples
 
-from ..helpers.finetune_files import turns, wrapped
+from ..helpers.files.finetune_files import turns, wrapped
 
 
 def write(folder, rows, name="data.jsonl"):

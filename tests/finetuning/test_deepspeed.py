@@ -17,9 +17,9 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.finetuning.deepspeed import FOLDER, NAMES, deepspeed_config, offloads, zero_stage
 from autogaze_mllm.finetuning.run import finetune
 
-from ..helpers.checkpoints import write_nvila
-from ..helpers.family_models import write_folder
-from ..helpers.finetune_files import config, launch, mixed_data, save_base
+from ..helpers.families.models import write_folder
+from ..helpers.files.checkpoints import write_nvila
+from ..helpers.files.finetune_files import config, launch, mixed_data, save_base
 
 needs_deepspeed = pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="deepspeed is not installed")
 RATES = ["--tower-lr", "1e-3", "--projector-lr", "1e-3", "--llm-lr", "1e-3"]

@@ -20,7 +20,7 @@ from autogaze_mllm.finetuning.config import PartConfig
 from autogaze_mllm.finetuning.deepspeed import deepspeed_config
 from autogaze_mllm.finetuning.run import finetune
 
-from ..helpers.finetune_files import ALL, config, mixed_data, save_base, wrapped
+from ..helpers.files.finetune_files import ALL, config, mixed_data, save_base, wrapped
 
 OFF = {part: PartConfig() for part in ALL}
 PROJECTOR = {**OFF, "projector": PartConfig("full", 1e-3)}

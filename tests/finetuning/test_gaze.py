@@ -22,7 +22,7 @@ from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.selection import build_info
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.finetune_files import config, mixed_data, save_base, turns, wrapped
+from ..helpers.files.finetune_files import config, mixed_data, save_base, turns, wrapped
 from ..helpers.tiny_models import tiny_gaze
 
 OFF = {part: PartConfig() for part in PARTS}

@@ -9,8 +9,8 @@ from autogaze_mllm.finetuning.data.conversation import IGNORED, encode_conversat
 from autogaze_mllm.finetuning.data.dataset import fitted
 from autogaze_mllm.finetuning.data.samples import Medium, Sample, Turn
 
-from ..helpers.checkpoints import CHATML, write_nvila, write_vila
-from ..helpers.finetune_files import wrapped
+from ..helpers.files.checkpoints import CHATML, write_nvila, write_vila
+from ..helpers.files.finetune_files import wrapped
 
 # As LLaVA-OneVision's: an earlier answer's header is written differently from the one that is to be answered.
 ONEVISION = (

@@ -13,7 +13,7 @@ from autogaze_mllm.finetuning.config import AdapterConfig, PartConfig
 from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.run import finetune
 
-from ..helpers.finetune_files import config, save_base
+from ..helpers.files.finetune_files import config, save_base
 from ..helpers.paths import ROOT
 
 SCRIPT = ROOT / "scripts" / "make_finetune_data.py"

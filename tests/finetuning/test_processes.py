@@ -17,7 +17,7 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
 from autogaze_mllm.finetuning.run import finetune
 
-from ..helpers.finetune_files import config, launch, mixed_data, save_base
+from ..helpers.files.finetune_files import config, launch, mixed_data, save_base
 from ..helpers.paths import ROOT
 from ..helpers.tiny_models import tiny_gaze
 

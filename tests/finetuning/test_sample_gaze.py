@@ -13,7 +13,7 @@ from autogaze_mllm.finetuning.data.media_store import GazedCache, MediaStore
 from autogaze_mllm.finetuning.data.samples import load_samples, read_samples
 from autogaze_mllm.finetuning.run import finetune
 
-from ..helpers.finetune_files import box_clip, config, turns, wrapped
+from ..helpers.files.finetune_files import box_clip, config, turns, wrapped
 from ..helpers.tiny_models import tiny_gaze
 
 

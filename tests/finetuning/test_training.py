@@ -24,8 +24,8 @@ from autogaze_mllm.finetuning.trained_model import TrainedModel
 from autogaze_mllm.gaze.cache import VideoCache
 from autogaze_mllm.mllm.native import NvilaModel
 
-from ..helpers.checkpoints import write_nvila
-from ..helpers.finetune_files import ALL, config, mixed_data, save_base, wrapped
+from ..helpers.files.checkpoints import write_nvila
+from ..helpers.files.finetune_files import ALL, config, mixed_data, save_base, wrapped
 from ..helpers.tiny_models import tiny_gaze
 
 OFF = {part: PartConfig() for part in ALL}

@@ -23,8 +23,8 @@ from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
+from ..helpers.files.video_files import encode, numbered_frames, wipe_packet
 from ..helpers.selections import SELECTORS, as_info, random_kept
-from ..helpers.video_files import encode, numbered_frames, wipe_packet
 
 GRIDS = {
     "square": PatchGrid.of("32+64", 16),

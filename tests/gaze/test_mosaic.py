@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.gaze.grid import PatchGrid
-from autogaze_mllm.gaze.mosaic import BLANK, psnr, rebuild
-from autogaze_mllm.gaze.overlay import Overlay
+from autogaze_mllm.gaze.pictures.mosaic import BLANK, psnr, rebuild
+from autogaze_mllm.gaze.pictures.overlay import Overlay
 from autogaze_mllm.gaze.pipeline import GazedChunk
 
 GRIDS = {

@@ -12,8 +12,7 @@ import autogaze_mllm as am
 from autogaze_mllm.common.compute.workers import Prefetch
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.pixels import PixelFormat, resize_frames
-from autogaze_mllm.gaze.nvila_format import from_gazing_info, to_gazing_info
-from autogaze_mllm.gaze.pipeline import cut_tiles, shared_batch
+from autogaze_mllm.gaze.pipeline import shared_batch
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
@@ -123,44 +122,6 @@ def test_saved_video_comes_back_the_same(wide, tmp_path):
     for bad in ("cut.safetensors", "none.safetensors"):
         with pytest.raises(am.InputError, match="not a saved gazed video"):
             am.GazedVideo.load(tmp_path / bad)
-
-
-@pytest.mark.parametrize("frames", [16, 20])
-def test_interchange_form_and_back_is_exact(wide, frames):
-    gazed = am.gaze_video(wide, tiny_gaze(), HD.changed(frames=frames), grid=GRID)
-    info = to_gazing_info([gazed, gazed])
-    assert sorted(info) == sorted(
-        f"{name}_{kind}"
-        for name in ("gazing_pos", "num_gazing_each_frame", "if_padded_gazing")
-        for kind in ("tiles", "thumbnails")
-    )
-    chunks = -(-frames // 8)
-    assert info["gazing_pos_tiles"][0].shape[0] == chunks * 2 and info["gazing_pos_tiles"][0].dtype == torch.int64
-    assert info["gazing_pos_thumbnails"][1].shape == (5, GRID.size)
-    pixels, small = processor_pixels(wide, frames)
-    back = from_gazing_info(info, [pixels, pixels], [small, small], [2, 2], GRID)
-    for video in back:
-        for name in ("positions", "frame_counts", "clip_frames", "pictures"):
-            assert torch.equal(getattr(video, name), getattr(gazed, name)), name
-        assert torch.allclose(video.patches, gazed.patches, atol=1e-5)
-        assert video.thumbnails == 5
-
-
-def processor_pixels(path, frames):
-    """What the published processor puts beside gazing_info: tiles (chunks * 2, 8, ...), thumbnails (5, 1, ...)."""
-    reader = VideoReader(path)
-    indices = [int(n) for n in np.round(np.linspace(0, len(reader) - 1, frames))]
-    chunk = next(iter(reader.read(indices, chunk=frames)))
-    big = resize_frames(chunk.frames, 64, 128, torch.device("cpu"))
-    small = resize_frames(chunk.frames, 64, 64, torch.device("cpu"))
-    if frames % 8:  # it knows whole chunks only
-        big = torch.cat([big, big[-1:].expand(8 - frames % 8, -1, -1, -1)])
-    clips = torch.cat([cut_tiles(big[n : n + 8], (2, 1), 0, 2) for n in range(0, len(big), 8)])
-
-    def normal(x):
-        return PixelFormat().normalize(x.float() / 255)
-
-    return normal(clips), normal(small[:: frames // 5][:5])[:, None]
 
 
 def test_frame_local_indices_are_caught():

@@ -9,7 +9,7 @@ import torch
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.gaze.grid import PatchGrid
-from autogaze_mllm.gaze.mosaic import psnr, rebuild
+from autogaze_mllm.gaze.pictures.mosaic import psnr, rebuild
 from autogaze_mllm.gaze.selection import GazingInfo
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.selectors.base import Selector, selector_name

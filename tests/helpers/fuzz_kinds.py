@@ -148,8 +148,8 @@ def make_tensors(folder: Path) -> list[Path]:
 
 
 def _models(source: Path) -> None:
-    from .checkpoints import write_nvila, write_vila
-    from .family_models import write_folder
+    from .families.models import write_folder
+    from .files.checkpoints import write_nvila, write_vila
     from .tiny_models import make, tiny_gaze
 
     make("llava_onevision", tiny_gaze(), frames=2)[1].save_pretrained(source / "saved")
@@ -189,7 +189,7 @@ def make_videomaes(folder: Path) -> list[Path]:
     """A published one with what it names beside it, one of our own, and plain ViT-MAEs."""
     from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 
-    from .videomae_files import write_published, write_vit_mae
+    from .files.videomae_files import write_published, write_vit_mae
 
     source = folder / "source"
     (source / "all").mkdir(parents=True)

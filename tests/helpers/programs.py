@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 
-def run_script(name: str, *arguments: str | Path) -> int:
-    """`python scripts/NAME.py ARGUMENTS` -> its exit code. Imported by its name, so that processes which it starts find
+def run_script(name: str, *arguments: str | Path, room: str = "scripts") -> int:
+    """`python ROOM/NAME.py ARGUMENTS` -> its exit code. Imported by its name, so that processes which it starts find
     its functions."""
-    main = importlib.import_module(f"scripts.{name}").main
+    main = importlib.import_module(f"{room}.{name}").main
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [f"{name}.py", *map(str, arguments)])
         try:

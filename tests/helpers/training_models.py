@@ -9,6 +9,8 @@ import torch
 
 from autogaze_mllm import AutoGaze, AutoGazeConfig, AutoGazeImageProcessor
 from autogaze_mllm.gaze.autogaze.config import GazeDecoderConfig, GazeEncoderConfig
+from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
+from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.video.writer import write_video
 
 
@@ -60,3 +62,9 @@ CONFIG = {
     "scales": "32+64",
     "max_num_frames": 4,
 }
+
+
+def small_videomae(seed: int = 0) -> VideoMAETask:
+    """Random weights on the grid of `small_gaze`, with the pixels alone as its loss."""
+    torch.manual_seed(seed)
+    return VideoMAETask(VideoMAEConfig.from_dict(CONFIG))

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from autogaze_mllm.cli import _parser, main
-from autogaze_mllm.commands.config_file import parse
-from autogaze_mllm.commands.options import load_model
+from autogaze_mllm.commands.arguments.config_file import parse
+from autogaze_mllm.commands.arguments.options import load_model
 
 from ..helpers.eval_runs import command, lines_of, refused
-from ..helpers.finetune_files import mixed_data
+from ..helpers.files.finetune_files import mixed_data
 from ..helpers.index_runs import index, make_videos, tiny_base
 
 GAZE = ["--gaze", "pixel-diff", "--frames", "4"]

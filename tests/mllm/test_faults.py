@@ -24,7 +24,7 @@ from autogaze_mllm.mllm.loading import load_or_wrap
 from autogaze_mllm.mllm.prompts import chat_template
 from autogaze_mllm.training.tasks.videomae.features import FeatureLoss, PixelStatistics
 
-from ..helpers.checkpoints import write_vila
+from ..helpers.files.checkpoints import write_vila
 from ..helpers.tiny_models import make, tiny_gaze
 
 MAPS = {"AutoConfig": "evil.C", "AutoModelForImageTextToText": "evil.C", "AutoTokenizer": [None, "evil.C"]}

@@ -14,7 +14,7 @@ from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.selectors.post_tower import tokens_to_keep
 from autogaze_mllm.gaze.token_map import TokenMap
 
-from ..helpers.family_models import build, write_folder
+from ..helpers.families.models import build, write_folder
 from ..helpers.tiny_models import make
 
 

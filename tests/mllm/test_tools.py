@@ -16,8 +16,8 @@ import autogaze_mllm as am
 from autogaze_mllm.mllm.families import FAMILIES as KNOWN
 from autogaze_mllm.mllm.tiny import tiny_model
 
-from ..helpers.family_models import FAMILIES as FAMILY
-from ..helpers.family_models import NAMES, build
+from ..helpers.families.models import FAMILIES as FAMILY
+from ..helpers.families.models import NAMES, build
 from ..helpers.tiny_models import FAMILIES, QUESTION, logits, make, tiny_gaze
 
 LORA = {"target_modules": ["q_proj", "v_proj"], "r": 4}
@@ -315,7 +315,7 @@ def test_natively_loaded_models_answer_too(vila):
 
 @pytest.fixture
 def vila(tmp_path):
-    from ..helpers.checkpoints import write_vila
+    from ..helpers.files.checkpoints import write_vila
 
     write_vila(tmp_path)
     return am.wrap(tmp_path, "pixel-diff", frames=2, cache=False)

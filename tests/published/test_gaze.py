@@ -14,8 +14,8 @@ from autogaze_mllm import InputError
 from autogaze_mllm.gaze.autogaze.processor import AutoGazeImageProcessor as OurProcessor
 from autogaze_mllm.published import AutoGaze, AutoGazeImageProcessor
 
+from ..helpers.files.published_folders import small_gaze, write_golden, write_siglip
 from ..helpers.golden_data import assert_close, cases, independent_rows, label, load, names, part, video
-from ..helpers.published_folders import small_gaze, write_golden, write_siglip
 
 KEYS = {
     "gazing_pos", "log_action_probs", "gazing_mask", "scales", "frame_sampling_rate", "num_vision_tokens_each_frame",

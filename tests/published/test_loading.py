@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 import autogaze_mllm as am
 from autogaze_mllm import InputError
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.published import AutoGaze, AutoGazeImageProcessor
 
-from ..helpers.published_folders import small_gaze
+from ..helpers.files.published_folders import small_gaze
 
 BOTH = [am.AutoGaze, AutoGaze]
 
@@ -78,6 +79,21 @@ def test_transformers_finds_it_by_its_model_type(folder: Path) -> None:
     assert isinstance(model, AutoGaze) and model.dtype == torch.bfloat16
     with pytest.raises(InputError, match="unknown argument 'use_flash_atn'"):
         AutoModel.from_pretrained(folder, use_flash_atn=False)
+
+
+def test_transformers_finds_its_image_processor(folder: Path) -> None:
+    if type(AutoImageProcessor).__name__ == "DummyObject":
+        pytest.skip("this transformers has no AutoImageProcessor without torchvision")
+    frames = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
+    found = AutoImageProcessor.from_pretrained(folder, size=(392, 392))
+    assert isinstance(found, AutoGazeImageProcessor)
+    wanted = AutoGazeImageProcessor.from_pretrained(folder, size=(392, 392))
+    pixels, expected = (one(frames, return_tensors="pt").pixel_values for one in (found, wanted))
+    assert pixels.shape == (1, 2, 3, 392, 392) and torch.equal(pixels, expected)
+    for more in ({"use_fast": False}, {"use_fast": True}, {"trust_remote_code": False}):
+        assert AutoImageProcessor.from_pretrained(folder, **more) == AutoGazeImageProcessor.from_pretrained(folder)
+    with pytest.raises(InputError, match="unknown argument 'sise'"):
+        AutoImageProcessor.from_pretrained(folder, sise=(392, 392))
 
 
 # The hub

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ..helpers.published_folders import small_gaze, write_siglip
+from ..helpers.files.published_folders import small_gaze, write_siglip
 
 WALK = """
 import av

@@ -16,8 +16,8 @@ from autogaze_mllm import InputError
 from autogaze_mllm.gaze.autogaze.bundled import BUNDLED_FOLDER
 from autogaze_mllm.published import GazedSiglipVisionModel, SiglipVisionModel
 
+from ..helpers.files.published_folders import write_siglip
 from ..helpers.golden_data import assert_close, load, names, part, video, weights
-from ..helpers.published_folders import write_siglip
 
 GOLDEN = [(name, case) for name in names("siglip_") for case in load(name)[0]["cases"]]
 

@@ -20,8 +20,8 @@ from autogaze_mllm.published import AutoGazeImageProcessor, read_video_pyav
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 
+from ..helpers.files.published_folders import write_siglip
 from ..helpers.paths import GOLDEN, ROOT
-from ..helpers.published_folders import write_siglip
 from ..helpers.training_models import CONFIG, small_gaze
 
 Run = Callable[..., tuple[int, str, str]]

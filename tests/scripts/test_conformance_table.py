@@ -13,7 +13,7 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.mllm.families import OWN
 
-from ..helpers.conformance import ALL, PROPERTIES, model_type_of
+from ..helpers.families.conformance import ALL, PROPERTIES, model_type_of
 
 ROOT = Path(am.__file__).resolve().parents[1]
 SCRIPT = ROOT / "scripts" / "conformance_table.py"

@@ -4,6 +4,7 @@ in two processes; what they fetch; and what they ask for."""
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,9 @@ from safetensors.torch import load_file
 
 from autogaze_mllm import AutoGaze
 
-from ..helpers.data_hub import DataHub, serving
+from ..helpers.files.data_hub import DataHub, serving
+from ..helpers.files.published_folders import small_gaze
 from ..helpers.paths import GOLDEN, ROOT
-from ..helpers.published_folders import small_gaze
 from ..helpers.training_models import write_clips
 
 NTP, GRPO = "train_gaze_ntp.sh", "train_gaze_grpo.sh"
@@ -173,7 +175,9 @@ def test_the_manual_s_way_for_newcomers(tmp_path: Path) -> None:
 def published_command(script: str, tmp_path: Path, **variables: object) -> list[str]:
     """What is started on eight GPUs, by a python that writes down what it is to launch."""
     listing = tmp_path / "python"
-    listing.write_text(f'#!/bin/sh\n[ "$1" = -m ] || exec "{sys.executable}" "$@"\nprintf "%s\\n" "$@"\n')
+    listing.write_text(
+        f'#!/bin/sh\ncase "$1" in -m | */launch.py) ;; *) exec "{sys.executable}" "$@" ;; esac\nprintf "%s\\n" "$@"\n'
+    )
     listing.chmod(0o755)
     return run(script, **{**variables, "PYTHON": listing}).stdout.splitlines()
 
@@ -227,6 +231,25 @@ def test_what_is_published_is_what_is_started(data: Path, tmp_path: Path) -> Non
     assert {name: option(words, name) for name in expected} == expected
 
 
+@pytest.mark.slow
+def test_two_processes_say_once_what_is_wrong(data: Path, tmp_path: Path) -> None:
+    """In one line and with the exit code of one process, whatever torchrun would say; a fault is told in full."""
+    done = run(NTP, "--val-clips", "-5", check=False, SMALL=1, DATA=data, OUTPUT=tmp_path / "run", PROCESSES=2)
+    assert done.returncode == 2 and done.stderr.strip().count("\n") == 0, done.stderr
+    assert "val_clips must be at least -1" in done.stderr
+    (tmp_path / "fault.py").write_text("raise RuntimeError('a fault')")
+    command = [
+        sys.executable,
+        ROOT / "scripts/launch.py",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        tmp_path / "fault.py",
+    ]
+    fault = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert fault.returncode == 1 and "RuntimeError: a fault" in fault.stderr and "ChildFailedError" in fault.stderr
+
+
 @pytest.mark.parametrize(
     ("script", "variables", "message"),
     [
@@ -255,22 +278,32 @@ def test_the_training_data_are_fetched_and_unpacked(data: Path, tmp_path: Path) 
     class Hub(DataHub):
         repository = "bfshi/AutoGaze-Training-Data"
 
-    archive = io.BytesIO()
-    with tarfile.open(fileobj=archive, mode="w") as tar:
-        tar.add(data / "one/train", "one/train")
-        tar.add(data / "one/val", "one/val")
+    whole, part, zipped = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=whole, mode="w") as tar:
+        for split in ("train", "val"):
+            tar.add(data / "one" / split, f"one/{split}")
+    with tarfile.open(fileobj=part, mode="w:gz") as tar:
+        tar.add(data / "two/train", "train")
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for path in (data / "two/val").iterdir():
+            archive.write(path, f"val/{path.name}")
     Hub.files = {
-        "one.tar": archive.getvalue(),
+        "one.tar": whole.getvalue(),
         "one/gazing_labels.json": (data / "one/gazing_labels.json").read_bytes(),
+        "two/train.tar.gz": part.getvalue(),  # archives in a folder hold what belongs into it
+        "two/val.zip": zipped.getvalue(),
+        "two/gazing_labels.json": (data / "two/gazing_labels.json").read_bytes(),
     }
     place = tmp_path / "fetched"
     with serving(Hub) as address:
         hub = {"HF_ENDPOINT": address, "HF_HUB_OFFLINE": 0, "HF_HOME": tmp_path / "home"}
         words = published_command(NTP, tmp_path, DOWNLOAD=1, OUTPUT="out", DATA=place, **hub)
-    assert option(words, "train-gaze") == f"{place}/one"
-    assert option(words, "--labels") == f"{place}/one/gazing_labels.json"
+    assert option(words, "train-gaze") == f"{place}/one,{place}/two"
+    assert option(words, "--labels") == f"{place}/one/gazing_labels.json,{place}/two/gazing_labels.json"
     assert option(words, "--task") == "bfshi/VideoMAE_AutoGaze"
-    assert sorted(path.name for path in (place / "one/train").iterdir()) == ["000.mp4", "001.mp4"]
+    for root, split in itertools.product(("one", "two"), ("train", "val")):
+        for path in (data / root / split).iterdir():
+            assert (place / root / split / path.name).read_bytes() == path.read_bytes()
     offline = {"DOWNLOAD": 1, "OUTPUT": "out", "HF_HUB_OFFLINE": 1, "HF_HOME": tmp_path / "home"}
     assert published_command(NTP, tmp_path, **offline, DATA=place) == words  # it is there, so no hub is asked
     failed = run(NTP, check=False, **offline, DATA=tmp_path / "other")

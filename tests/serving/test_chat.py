@@ -12,7 +12,7 @@ from PIL import Image
 import autogaze_mllm as am
 from autogaze_mllm.video.synthetic import moving_scene
 
-from ..helpers.servers import Served, asked, body_of, data_url, served, talkative, video_part
+from ..helpers.serving.servers import Served, asked, body_of, data_url, served, talkative, video_part
 
 Q = "What is there?"
 

@@ -19,10 +19,10 @@ from autogaze_mllm.serving.engines.vllm_images import VllmImagesEngine
 from autogaze_mllm.serving.engines.ways import refusal, rows
 from autogaze_mllm.serving.export import causal_llm, export_llm
 
-from ..helpers.conformance import copy_of
+from ..helpers.families.conformance import copy_of
 from ..helpers.forked import command
-from ..helpers.servers import asked, body_of, data_url, served, talkative, video_part
-from ..helpers.vllm_route import vllm_route
+from ..helpers.serving.servers import asked, body_of, data_url, served, talkative, video_part
+from ..helpers.serving.vllm_route import vllm_route
 
 TEXT = [{"role": "user", "content": "Hello"}]
 ENGINES = [family.model_type for family in OWN if refusal(family, "prompt") is None]

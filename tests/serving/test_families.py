@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from ..helpers.conformance import wrapped
-from ..helpers.family_models import NAMES
-from ..helpers.servers import asked, data_url, served
+from ..helpers.families.conformance import wrapped
+from ..helpers.families.models import NAMES
+from ..helpers.serving.servers import asked, data_url, served
 
 # One with mRoPE, one with deepstack and times in the text, one with recurrent layers, one that is told types, one that
 # reads a video in the light of the question.

@@ -14,8 +14,8 @@ import pytest
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.load import GOOD, Load
-from ..helpers.servers import asked, data_url, served, talkative, video_part
+from ..helpers.serving.load import GOOD, Load
+from ..helpers.serving.servers import asked, data_url, served, talkative, video_part
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from pathlib import Path
 import autogaze_mllm as am
 from autogaze_mllm.mllm.families import OWN
 
-from ..helpers.servers import served, talkative
+from ..helpers.serving.servers import served, talkative
 
 ROOT = Path(am.__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "serving.md"

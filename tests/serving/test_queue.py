@@ -22,7 +22,7 @@ from autogaze_mllm.serving.engines.base import Emit, Finish
 from autogaze_mllm.serving.engines.local import LocalEngine
 from autogaze_mllm.serving.intake.sampling import Sampling
 
-from ..helpers.servers import PATIENCE, Served, asked, body_of, data_url, served, talkative
+from ..helpers.serving.servers import PATIENCE, Served, asked, body_of, data_url, served, talkative
 
 TEXT = [{"role": "user", "content": "Hello"}]
 

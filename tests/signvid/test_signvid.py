@@ -12,19 +12,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer
 
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid, options_within
-from autogaze_mllm.evaluation.extraction import named_option, strict
+from autogaze_mllm.evaluation.benchmarks.hlvid import HLVid
+from autogaze_mllm.evaluation.extraction import first_word, strict
 from autogaze_mllm.finetuning.data.sample_gaze import GazeSpec
 from autogaze_mllm.finetuning.data.samples import check_samples
+from autogaze_mllm.mllm.loading import BUNDLED_FOLDER
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, ensure_signvid, read_truth, write_signvid
 from autogaze_mllm.signvid.backgrounds import FAMILIES
 from autogaze_mllm.signvid.conversations import BY_COLOUR, BY_SIGN, BY_TIME, reply, write_conversations
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED, stored_recipe, video_name, write_videos
 from autogaze_mllm.signvid.legible import check_legible
 from autogaze_mllm.signvid.plan import hold_of, plan_video
-from autogaze_mllm.signvid.questions import LETTERS, ask_about, balanced_letters
+from autogaze_mllm.signvid.questions import LETTERS
 from autogaze_mllm.signvid.render import render_video
 from autogaze_mllm.signvid.signs import FONTS, plate_size
 from autogaze_mllm.video.reader import VideoReader
@@ -285,7 +287,7 @@ def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
     for shown in recipe.plan(0).signs:
         assert said.pop(BY_SIGN.format(shown.sign.colour)) == shown.sign.code
     assert len(said) == 2
-    assert all(named_option(answer, LETTERS, options_within(text)) for text, answer in said.items())
+    assert all(first_word(answer, LETTERS) for answer in said.values())
     looked, _ = check_samples([write_conversations(tmp_path, "clips", recipe, look={"name": "all", "frames": 2})])
     looks = {medium.gaze_spec for sample in looked for medium in sample.media}
     assert looks == {GazeSpec("all", (("frames", 2),))} and samples[0].media[0].gaze_spec is None
@@ -297,7 +299,7 @@ def test_training_samples_are_accepted_and_never_from_the_test_split(tmp_path):
     "wrong",
     [
         *({"width": 3842}, {"height": 101}, {"frames": 1025}, {"signs": 7}, {"frames": 3}),
-        *({"size": 0}, {"size": 200}, {"raster": 0}, {"jitter": -1}, {"jitter": 30}),
+        *({"size": 0}, {"size": 200}, {"raster": 0}, {"jitter": -1}, {"jitter": 30}, {"noise": -0.1}, {"noise": 2}),
     ],
 )
 def test_sizes_out_of_reach_are_refused(wrong):
@@ -342,11 +344,54 @@ def test_scenes_have_texture_and_motion():
     assert (np.abs(np.diff(frames, axis=0)).mean(axis=(1, 2, 3)) > 1).all()
 
 
-def test_what_the_model_is_taught_to_say_names_an_option():
-    plan = SignVidConfig(VideoShape(448, 448, 8, signs=4), "train", seed=3).plan(0)
-    rng = np.random.default_rng(0)
-    for asked in ask_about(plan, 8, balanced_letters(8, rng), rng):
-        said = reply(asked)
-        assert said.startswith(asked.seen) and asked.option in said
-        assert strict(said, LETTERS) is None
-        assert named_option(said, LETTERS, options_within(asked.text)) == asked.answer
+def test_what_the_model_is_taught_to_say_names_the_letter():
+    """By HLVid's own rule, within the tokens that HLVid allows, after what the letter rests on."""
+    recipe = SignVidConfig(VideoShape(448, 448, 8, signs=4), "train", videos=40, questions=8, seed=3)
+    tokenizer = Tokenizer.from_file(str(BUNDLED_FOLDER / "llm/tokenizer.json"))
+    for _, plan, questions in recipe.asked():
+        for asked in questions:
+            said = reply(asked)
+            assert first_word(said, LETTERS) == strict(said, LETTERS) == asked.answer
+            assert len(tokenizer.encode(said.removesuffix(")")).ids) <= 16
+            if asked.kind == "count":
+                verdicts = said.partition(" (")[0]
+                codes = listed(parts(asked.text)[0])
+                assert verdicts == " ".join(f"{code}{'+' if code in plan.codes else '-'}" for code in codes)
+                assert parts(asked.text)[1][asked.answer] == str(verdicts.count("+"))
+            else:
+                assert said == f"{asked.option} ({asked.answer})"
+
+
+def test_a_noisy_video_shows_what_the_clean_one_does():
+    """Sensor noise of the strength that was asked for, stronger where it is bright, other in every frame; the codec and
+    all questions see the same video."""
+    clean = SignVidConfig(VideoShape(448, 448, 8, signs=4), "train", videos=1, questions=8, seed=3)
+    noisy = dataclasses.replace(clean, shape=dataclasses.replace(clean.shape, noise=0.05))
+    assert [q for _, _, q in clean.asked()] == [q for _, _, q in noisy.asked()]
+    assert clean.plan(0).signs == noisy.plan(0).signs
+    frames = [np.stack(list(render_video(recipe.plan(0)))).astype(np.float32) for recipe in (clean, noisy)]
+    noise = frames[1] - frames[0]
+    level = frames[0] / 255
+    expected = 255 * 0.05 * np.sqrt(0.3 + 1.4 * level)
+    inside = (level > 0.25) & (level < 0.75)  # where nothing is clipped
+    assert (noise / expected)[inside].std() == pytest.approx(1, abs=0.03)
+    assert abs(noise[inside].mean()) < 0.2
+    pairs = [np.corrcoef(noise[0].ravel(), other.ravel())[0, 1] for other in noise[1:]]
+    assert np.abs(pairs).max() < 0.05
+
+
+def test_noisy_signs_are_still_read_by_the_template_reader(tmp_path):
+    recipe = SignVidConfig(VideoShape(448, 448, 8, signs=4, noise=0.05), "train", videos=3, questions=2, seed=3)
+    write_signvid(tmp_path, recipe)
+    assert stored_recipe(tmp_path) == recipe
+    assert check_legible(tmp_path, recipe, signs=12).full >= 0.9
+
+
+def test_clean_data_of_earlier_versions_stay_good(data):
+    """What was stored before there was noise has no word of it."""
+    stored = json.loads((data / "signvid.json").read_text())
+    assert "noise" not in stored["recipe"]["shape"]
+    assert ensure_signvid(data, SMALL) == data
+    other = dataclasses.replace(SMALL, shape=dataclasses.replace(SMALL.shape, noise=0.1))
+    with pytest.raises(InputError, match="another recipe"):
+        ensure_signvid(data, other)

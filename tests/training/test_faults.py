@@ -17,10 +17,10 @@ from autogaze_mllm import InputError
 from autogaze_mllm.cli import main
 from autogaze_mllm.common.errors import DivergenceError
 from autogaze_mllm.common.storage.locks import run_lock
-from autogaze_mllm.training.checkpoints import checkpoint_folders
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
 from autogaze_mllm.training.data.labels import read_labels
+from autogaze_mllm.training.run_folder.checkpoints import checkpoint_folders
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 

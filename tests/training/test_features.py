@@ -18,8 +18,8 @@ from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.files.videomae_files import SMALL, write_networks
 from ..helpers.training_models import small_gaze, write_clips
-from ..helpers.videomae_files import SMALL, write_networks
 
 MINE = PixelStatistics(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), scale=1 / 127.5, offset=True)
 

@@ -17,8 +17,8 @@ import pytest
 import torch
 from PIL import Image
 
+from autogaze_mllm.common.drawing.palette import COLOURS
 from autogaze_mllm.common.errors import DivergenceError
-from autogaze_mllm.common.palette import COLOURS
 from autogaze_mllm.gaze.selection import Selection
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
@@ -27,8 +27,8 @@ from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, kept_pat
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.files.published_folders import small_gaze as published_gaze
 from ..helpers.paths import ROOT
-from ..helpers.published_folders import small_gaze as published_gaze
 from ..helpers.training_models import small_gaze, write_clips
 
 
@@ -128,15 +128,18 @@ def test_a_film_has_a_picture_for_each_frame() -> None:
 def test_curves_say_what_their_axes_are() -> None:
     rows = [
         {"step": step, "loss": 1.0, "lr": 0.1, "task_loss": 2.0, "val_loss": 3.0, "made_up": 4.0, "val_clips": 2}
+        | {"val_patches": 5.0, "val_greedy_patches": 4.0}
         for step in range(3)
     ]
     figure = curves(rows)
     assert figure is not None
     axes = {axis.get_title(): axis for axis in figure.axes}
-    assert list(axes) == ["Loss that is minimised", "Reconstruction", "Learning rate", "made_up"]
+    assert list(axes) == ["Loss that is minimised", "Reconstruction", "Patches of a clip", "Learning rate", "made_up"]
     assert all(axis.get_xlabel() == "optimizer step" and axis.get_ylabel() for axis in axes.values())
     legend = axes["Reconstruction"].get_legend()
     assert legend is not None and [text.get_text() for text in legend.get_texts()] == ["training", "validation"]
+    colours = {line.get_color() for axis in axes.values() for line in axis.lines if line.get_label() == "validation"}
+    assert len(colours) == 1 and axes["Learning rate"].lines[0].get_color() not in colours
     assert curves(rows[:1]) is None
     assert len({name for _, _, lines in PANELS for name in lines}) == sum(len(lines) for _, _, lines in PANELS)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from autogaze_mllm import AutoGazeImageProcessor, InputError, PatchGrid
-from autogaze_mllm.gaze.mosaic import rebuild
+from autogaze_mllm.gaze.pictures.mosaic import rebuild
 from autogaze_mllm.training.config import SearchConfig
 from autogaze_mllm.training.hints import AuxiliaryHead, token_shares
 from autogaze_mllm.training.objective import search_online, soft_targets

@@ -26,10 +26,17 @@ from autogaze_mllm.training.tasks.videomae.pixels import published_processor
 from autogaze_mllm.training.tasks.videomae.published import KNOWN, read_published
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 
+from ..helpers.files.videomae_files import (
+    LOSSES,
+    cached,
+    training_config,
+    write_networks,
+    write_published,
+    write_vit_mae,
+)
 from ..helpers.golden_data import part
 from ..helpers.paths import GOLDEN
 from ..helpers.training_models import CONFIG
-from ..helpers.videomae_files import LOSSES, cached, training_config, write_networks, write_published, write_vit_mae
 
 PUBLISHED = GOLDEN / "videomae_published"
 INFO = {

@@ -21,6 +21,7 @@ from autogaze_mllm.common.storage.hashing import fingerprint
 from autogaze_mllm.training.reconstruction.clips import ClipPlan, plan_clips
 from autogaze_mllm.training.reconstruction.models import load_models
 
+from ..helpers.files.hub_cache import COMMITS, cached_model, use_cache
 from ..helpers.paths import ROOT
 from ..helpers.programs import run_script
 from ..helpers.training_models import busy_clip, small_gaze, write_clips
@@ -207,6 +208,13 @@ def test_a_killed_run_goes_on(videos: Path, tmp_path: Path, capsys: pytest.Captu
     assert "models.gaze.selector.weights" in capsys.readouterr().err
 
 
+def test_the_attention_of_the_fork_s_command(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("--gaze", "pixel-diff", "--settings", "ratio_0.10", "--viz-clips", 0, "--frames", 1, "--attn-mode")
+    assert evaluate(videos, tmp_path / "out", *options, "sdpa") == 0
+    assert evaluate(videos, tmp_path / "other", *options, "eager") == 2
+    assert "invalid choice: 'eager' (choose from 'sdpa')" in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_the_seed_decides_random_choice(videos: Path) -> None:
     pixels = torch.from_numpy(busy_clip(0, 2)).permute(0, 3, 1, 2)[None] / 255
     kept = []
@@ -219,16 +227,10 @@ def test_the_seed_decides_random_choice(videos: Path) -> None:
 
 def test_a_revision_is_the_one_that_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two commits of a model in the hub's cache; `main` is the second one."""
-    from huggingface_hub import constants
-
-    stored, commits = tmp_path / "models--someone--gaze", ("a" * 40, "b" * 40)
-    models = [small_gaze(seed) for seed in (0, 1)]
-    for model, commit in zip(models, commits, strict=True):
-        model.save_pretrained(stored / "snapshots" / commit)
-    (stored / "refs").mkdir()
-    (stored / "refs" / "main").write_text(commits[1])
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    commits, models = COMMITS, [small_gaze(seed) for seed in (0, 1)]
+    writers = {commit: model.save_pretrained for model, commit in zip(models, commits, strict=True)}
+    cached_model(tmp_path, "someone/gaze", writers)
+    use_cache(monkeypatch, tmp_path)
     for model, commit in zip(models, commits, strict=True):
         (one,) = load_models(["someone/gaze"], "mosaic", CPU, revisions={"someone/gaze": commit}).contenders
         assert (one.label, one.metadata["revision"], one.metadata["commit"]) == ("gaze", commit, commit)

@@ -17,10 +17,10 @@ import torch
 from autogaze_mllm import AutoGaze, InputError
 from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.autogaze.config import BudgetConfig
-from autogaze_mllm.training.checkpoints import checkpoint_folders
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
 from autogaze_mllm.training.data.labels import key_of, read_labels
+from autogaze_mllm.training.run_folder.checkpoints import checkpoint_folders
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask

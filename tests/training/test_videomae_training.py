@@ -16,20 +16,20 @@ import torch
 from autogaze_mllm import AutoGaze, InputError
 from autogaze_mllm.cli import main
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig, BudgetConfig
-from autogaze_mllm.training.checkpoints import checkpoint_folders
 from autogaze_mllm.training.config import TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
 from autogaze_mllm.training.data.labels import key_of, read_labels
 from autogaze_mllm.training.reconstruction.models import load_models
 from autogaze_mllm.training.reconstruction.scores import score_clip
 from autogaze_mllm.training.reconstruction.settings import Setting
+from autogaze_mllm.training.run_folder.checkpoints import checkpoint_folders
 from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.files.videomae_files import write_published, write_vit_mae
 from ..helpers.paths import ROOT
 from ..helpers.training_models import CONFIG, small_gaze, write_clips
-from ..helpers.videomae_files import write_published, write_vit_mae
 
 PLAIN = ["--frames", "2", "--batch-size", "2", "--device", "cpu", "--val-clips", "0", "--save-every", "1", "--json"]
 WIDE = {"image_size": 64, "patch_size": 16, "scales": "32+64+112+224", "max_num_frames": 4}  # on the published grid
@@ -228,7 +228,10 @@ def test_the_stop_rule_is_in_the_unit_of_the_task(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ([], "ntp searches labels with the mosaic only; search those of 'videomae' once, with `autogaze-mllm label"),
+        (
+            [],
+            "ntp searches labels with the mosaic only, as 'videomae' rebuilds a frame for every patch",
+        ),
         (["--train-task"], "ntp searches labels with the mosaic only"),
         (["--only-task", "--frame-ratio", "self"], "'self' is what a gaze model wants to keep"),
         (["--only-task", "--task", "mosaic"], "the task 'mosaic' has no parameters to train"),

@@ -13,8 +13,8 @@ from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
+from ..helpers.files.video_files import encode, encoder, numbered_frame, numbered_frames, shown, wipe_packet
 from ..helpers.paths import shared_video
-from ..helpers.video_files import encode, encoder, numbered_frame, numbered_frames, shown, wipe_packet
 
 GROUPS_OF_10 = {"g": "10", "keyint_min": "10", "bf": "2", "sc_threshold": "0"}
 

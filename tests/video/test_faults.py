@@ -23,8 +23,16 @@ from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
+from ..helpers.files.video_files import (
+    encode,
+    encoder,
+    first_frame,
+    numbered_frame,
+    numbered_frames,
+    read_number,
+    shown,
+)
 from ..helpers.paths import shared_video
-from ..helpers.video_files import encode, encoder, first_frame, numbered_frame, numbered_frames, read_number, shown
 
 RED = (200, 60, 30)
 

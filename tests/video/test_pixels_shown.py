@@ -17,7 +17,15 @@ from autogaze_mllm.video import reader as reader_module
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.video_files import encode, encoder, first_frame, numbered_frame, numbered_frames, read_number, shown
+from ..helpers.files.video_files import (
+    encode,
+    encoder,
+    first_frame,
+    numbered_frame,
+    numbered_frames,
+    read_number,
+    shown,
+)
 
 RED = (200, 60, 30)
 

@@ -12,8 +12,8 @@ from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.writer import write_video
 
+from ..helpers.files.video_files import encode, encoder, numbered_frame, numbered_frames, read_number, shown
 from ..helpers.paths import shared_video
-from ..helpers.video_files import encode, encoder, numbered_frame, numbered_frames, read_number, shown
 
 COUNT = 130
 

@@ -13,7 +13,7 @@ from autogaze_mllm.video.reader import VideoReader
 from autogaze_mllm.video.synthetic import moving_scene
 from autogaze_mllm.video.writer import write_video
 
-from ..helpers.video_files import numbered_frame, numbered_frames, shown
+from ..helpers.files.video_files import numbered_frame, numbered_frames, shown
 
 
 @pytest.mark.parametrize("name", ["clip.mp4", "clip.mov", "clip.mkv", "clip.ts", "CLIP.MP4"])

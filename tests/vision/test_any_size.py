@@ -11,7 +11,7 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.gaze.cache import VideoCache
 
-from ..helpers.family_models import build
+from ..helpers.families.models import build
 
 
 def features(model: am.GazedModel, gazed: am.GazedVideo, positions: str) -> torch.Tensor:

@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from autogaze_mllm.common.errors import InputError
+from autogaze_mllm.vision import attention
 from autogaze_mllm.vision.attention import MAX_PADDED_KEYS, PackedAttention
 
 from ..helpers.attention import CHANNELS, CPU, HEADS, RAGGED, Clips, inputs, plain
@@ -30,8 +31,13 @@ def packed(
 
 @each_shape
 @each_kind
-@pytest.mark.parametrize("backend", ["sdpa", "eager"])
-def test_against_the_plain_softmax(clips: Clips, attn_type: str, frame_independent: bool, backend: str) -> None:
+@pytest.mark.parametrize("backend", ["sdpa", "sdpa by spans", "eager"])
+def test_against_the_plain_softmax(
+    clips: Clips, attn_type: str, frame_independent: bool, backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if backend == "sdpa by spans":  # as longer clips are done
+        monkeypatch.setattr(attention, "FEW_QUERIES", 0)
+        backend = "sdpa"
     q, k, v = inputs(clips)
     result = packed(clips, attn_type, frame_independent, backend)(q, k, v)
     assert torch.allclose(result, plain(clips, attn_type, frame_independent, q, k, v), atol=2e-6)
@@ -75,8 +81,8 @@ def test_index_plan_of_the_flash_kernel(attn_type: str, frame_independent: bool)
     """A plain loop with the meaning that the kernel gives to its arguments."""
     clips = RAGGED["ragged"]
     q, k, v = inputs(clips)
-    attention = packed(clips, attn_type, frame_independent, "sdpa")
-    plan: dict[str, Any] = dict(attention._varlen)
+    planned = packed(clips, attn_type, frame_independent, "sdpa")
+    plan: dict[str, Any] = dict(planned._varlen)
     keys, values = k[plan["rows"]], v[plan["rows"]]
     q_ends, k_ends = plan["cu_seqlens_q"], plan["cu_seqlens_k"]
     assert q_ends.dtype == k_ends.dtype == torch.int32
@@ -87,7 +93,7 @@ def test_index_plan_of_the_flash_kernel(attn_type: str, frame_independent: bool)
     for i in range(len(q_ends) - 1):
         queries, part = q[q_ends[i] : q_ends[i + 1]], slice(int(k_ends[i]), int(k_ends[i + 1]))
         scores = torch.einsum("qhd,khd->hqk", queries, keys[part]) / CHANNELS**0.5
-        if attention.causal:  # aligned at the bottom right, as the kernel does
+        if planned.causal:  # aligned at the bottom right, as the kernel does
             hidden = torch.ones(scores.shape[1:], dtype=torch.bool).triu(1 + scores.shape[2] - scores.shape[1])
             scores = scores.masked_fill(hidden, -torch.inf)
         outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), values[part]))

@@ -18,6 +18,12 @@ def _warn(reason: str) -> None:
     logger.warning("torch.compile does not work here, going on without: %s", reason)
 
 
+def may_vary(tensor: torch.Tensor, dimension: int) -> None:
+    """Says before a compiled call that the size along this dimension differs from call to call, so that nothing is
+    compiled anew for another one. torch names no public function for it."""
+    torch._dynamo.maybe_mark_dynamic(tensor, dimension)
+
+
 class Compiled:
     """A function that is compiled at its first call; where that fails it says why and runs uncompiled."""
 

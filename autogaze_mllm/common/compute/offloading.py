@@ -31,20 +31,20 @@ def execution_device(module: nn.Module) -> torch.device:
 
 def followed(x: torch.Tensor, module: nn.Module) -> torch.Tensor:
     """x where the module computes, if accelerate has dispatched the model."""
-    return x.to(execution_device(module)) if hasattr(module, "_hf_hook") else x
+    return x if hook_of(module) is None else x.to(execution_device(module))
 
 
 @contextmanager
 def present(*modules: nn.Module) -> Iterator[None]:
     """Inside, the modules' own parameters have their values. What was read of them stays."""
-    with_hooks = [(module, module._hf_hook) for module in modules if hasattr(module, "_hf_hook")]
+    with_hooks = [(module, hook) for module in modules if (hook := hook_of(module)) is not None]
     for module, hook in with_hooks:
-        hook.pre_forward(module)  # type: ignore[operator, union-attr]
+        hook.pre_forward(module)
     try:
         yield
     finally:
         for module, hook in reversed(with_hooks):
-            hook.post_forward(module, None)  # type: ignore[operator, union-attr]
+            hook.post_forward(module, None)
 
 
 def bring_back(module: nn.Module) -> None:
@@ -67,7 +67,12 @@ def _kept(module: nn.Module) -> bool:
     return any(getattr(hook, "offload", False) for hook in _hooks(module))
 
 
+def hook_of(module: nn.Module) -> Any | None:
+    """accelerate's hook of a module, which chains those that were put there. accelerate has no public way to ask for
+    it: `align_module_device`, its own `present`, passes over chains."""
+    return getattr(module, "_hf_hook", None)
+
+
 def _hooks(module: nn.Module) -> list[Any]:
-    """accelerate's hooks of a module; it chains several in one."""
-    hook: Any = getattr(module, "_hf_hook", None)
+    hook = hook_of(module)
     return [] if hook is None else list(getattr(hook, "hooks", [hook]))

@@ -74,14 +74,14 @@ def _check_room(folder: Path, repository: str, size: int) -> None:
         )
 
 
-def unpack(folder: Path) -> None:
-    """Unpacks all zip and tar files, also tar files in parts, into the folder itself."""
+def unpack(folder: Path, *, beside: bool = False) -> None:
+    """Unpacks all zip and tar files, also tar files in parts, into the folder itself, or each beside where it lies."""
     for path in sorted(folder.rglob("*.zip")):
         with zipfile.ZipFile(path) as archive:
-            archive.extractall(folder)
+            archive.extractall(path.parent if beside else folder)
     for parts in _tar_files(folder):
         with tarfile.open(fileobj=_Joined(parts), mode="r|*") as archive:  # type: ignore[call-overload]
-            archive.extractall(folder, filter="data")
+            archive.extractall(parts[0].parent if beside else folder, filter="data")
 
 
 def _tar_files(folder: Path) -> list[list[Path]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ...common.labels import in_plot
-from ...common.plots import legend, panels, png
+from ...common.drawing.labels import in_plot
+from ...common.drawing.plots import legend, panels, png
 
 SIZE = (7.0, 3.6)  # inches
 

@@ -20,7 +20,7 @@ import torch
 
 from ...common.pixels import resize_bicubic
 from ..grid import PatchGrid
-from ..mosaic import BLANK, Atoms, PatchPainter
+from ..pictures.mosaic import BLANK, Atoms, PatchPainter
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, info_of_masks
 from .base import PIXEL_LOSS, Selector

@@ -1,4 +1,6 @@
-"""One small adapter per family of base models. Adding a family is adding a file and naming it here."""
+"""One small adapter per family of base models, in the room of its kind: `framed/` pictures of one size, `any_size/`
+pictures of any size, `llava/` LLaVA and its kin, `native/` models that transformers does not have. Adding a family is
+adding a file and naming it here."""
 
 from __future__ import annotations
 
@@ -6,21 +8,21 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from ...common.errors import InputError
-from .aya_vision import AyaVisionFamily
+from .any_size.gemma4 import Gemma4Family
+from .any_size.qwen import Qwen3Family, Qwen3MoeFamily, Qwen25Family, Qwen35Family, Qwen35MoeFamily, QwenFamily
+from .any_size.video_llama3 import VideoLlama3Family
 from .base import Family
-from .gemma3 import Gemma3Family
-from .gemma4 import Gemma4Family
-from .internvl import InternVLFamily
-from .llava import LlavaFamily
-from .llava_next_video import LlavaNextVideoFamily
-from .llava_onevision import LlavaOnevisionFamily
-from .nvila import NvilaFamily
-from .paligemma import PaliGemmaFamily
-from .qwen import Qwen3Family, Qwen3MoeFamily, Qwen25Family, Qwen35Family, Qwen35MoeFamily, QwenFamily
-from .smolvlm import Idefics3Family, SmolVLMFamily
-from .video_llama3 import VideoLlama3Family
-from .video_llava import VideoLlavaFamily
-from .vila import VilaFamily
+from .framed.aya_vision import AyaVisionFamily
+from .framed.gemma3 import Gemma3Family
+from .framed.internvl import InternVLFamily
+from .framed.paligemma import PaliGemmaFamily
+from .framed.smolvlm import Idefics3Family, SmolVLMFamily
+from .llava.llava import LlavaFamily
+from .llava.llava_next_video import LlavaNextVideoFamily
+from .llava.llava_onevision import LlavaOnevisionFamily
+from .llava.video_llava import VideoLlavaFamily
+from .native.nvila import NvilaFamily
+from .native.vila import VilaFamily
 
 OWN: tuple[type[Family], ...] = (
     LlavaFamily,

@@ -24,7 +24,7 @@ from ...vision.adapters import adapter_of, square, tower_kinds
 from ...vision.tower import GazedVisionModel
 from ..media import Layout, Media
 from ..preprocessing import Preprocessing
-from ..weights_identity import weights_fingerprint
+from .weights_identity import weights_fingerprint
 
 
 class Family(ABC):

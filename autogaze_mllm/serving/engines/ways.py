@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Literal
 
 from ...mllm.families import OWN
+from ...mllm.families.any_size.mrope import mrope_positions
 from ...mllm.families.base import Family
-from ...mllm.families.llava import LlavaFamily
-from ...mllm.families.mrope import mrope_positions
+from ...mllm.families.llava.llava import LlavaFamily
 
 Way = Literal["prompt", "images"]
 

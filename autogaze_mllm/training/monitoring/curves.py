@@ -8,14 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...common.plots import legend, panels, save_png
-from ..checkpoints import read_metrics
+from ...common.drawing.palette import line_colours
+from ...common.drawing.plots import legend, panels, save_png
+from ..run_folder.checkpoints import read_metrics
 
 if TYPE_CHECKING:  # it takes a second to import
     from matplotlib.figure import Figure
 
 SMOOTH = 50  # points that a line has at most; each is the mean of the steps it stands for
-PREDICTION = "prediction of the loss"
+PREDICTION, VALIDATION = "prediction of the loss", "validation"
 # Numbers that are looked at together: panel, its axis, and the numbers with their names there.
 PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     ("Loss that is minimised", "loss", {"loss": "training"}),
@@ -24,10 +25,10 @@ PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
     (PREDICTION.capitalize(), "median error, as a share of the loss", {"prediction_off": "of the predicted loss"}),
     ("Hints", "loss of the hints", {"hint_worth": "worth of patches", "hint_attention": "attention"}),
     ("Rollouts", "reward (minus the loss)", {"reward": "reward"}),
-    ("Reconstruction", "loss of the reconstruction", {"task_loss": "training", "val_loss": "validation"}),
-    ("Patches kept", "share of all patches", {"gazing_ratio": "training", "val_gazing_ratio": "validation"}),
-    ("Patches of a clip", "patches", {"val_patches": "validation", "val_greedy_patches": "greedy search, same loss"}),
-    ("Stop rule", "loss at the stop / loss asked for", {"val_asked": "validation"}),
+    ("Reconstruction", "loss of the reconstruction", {"task_loss": "training", "val_loss": VALIDATION}),
+    ("Patches kept", "share of all patches", {"gazing_ratio": "training", "val_gazing_ratio": VALIDATION}),
+    ("Patches of a clip", "patches", {"val_patches": VALIDATION, "val_greedy_patches": "greedy search, same loss"}),
+    ("Stop rule", "loss at the stop / loss asked for", {"val_asked": VALIDATION}),
     ("Gradient", "norm before clipping", {"grad_norm": "gradient"}),
     ("Learning rate", "learning rate", {"lr": "learning rate"}),
 )
@@ -54,10 +55,15 @@ def curves(rows: Sequence[Mapping[str, Any]]) -> Figure | None:
         return None
     figure, axes = panels(len(drawn), columns=3, size=(4.6, 3.0))
     for axis, (title, unit, lines) in zip(axes, drawn, strict=True):
-        for name in (name for name in lines if name in series):
+        first = int(next(iter(lines.values())) == VALIDATION)  # it has the same colour in every panel
+        for name, colour in zip(lines, line_colours()[first:], strict=False):
+            if name not in series:
+                continue
             parts = np.array_split(np.array(series[name]), min(SMOOTH, len(series[name])))
             means = np.array([part.mean(axis=0) for part in parts])
-            axis.plot(means[:, 0], means[:, 1], label=lines[name], marker="." if len(means) < 10 else None)
+            axis.plot(
+                means[:, 0], means[:, 1], color=colour, label=lines[name], marker="." if len(means) < 10 else None
+            )
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("optimizer step", fontsize=9)
         axis.set_ylabel(unit, fontsize=9)

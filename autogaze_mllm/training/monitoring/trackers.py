@@ -97,5 +97,5 @@ def _to_tensorboard(tracker: Any, step: int, sheets: Sequence[Image.Image], movi
         tracker.log_images({f"validation/clip-{number}": np.asarray(one)[None]}, step, dataformats="NHWC")
     image = Summary.Image(encoded_image_string=moving, colorspace=3)
     summary = Summary(value=[Summary.Value(tag="validation/film", image=image)])
-    tracker.tracker._get_file_writer().add_summary(summary, step)  # its `add_video` would need another package
+    tracker.tracker.file_writer.add_summary(summary, step)  # its `add_video` would need another package
     tracker.tracker.flush()

@@ -23,9 +23,9 @@ from ...common.storage.files import output_folder
 from ...common.storage.json_text import Fields
 from ...common.storage.locks import run_lock
 from ...gaze.autogaze.model import AutoGaze
-from ..checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
 from ..config import TrainingConfig
 from ..objective import GazeObjective
+from ..run_folder.checkpoints import MetricsFile, Trained, load_newest, save_checkpoint
 from ..tasks.mosaic_task import MosaicTask
 from ..trainer import make_optimizer
 from .augment import TakeSource

@@ -16,11 +16,16 @@ import numpy as np
 import torch
 
 from ...gaze.autogaze.model import AutoGaze
+from ...gaze.ratio import patches_per_frame
 from ..config import SearchConfig
 from ..objective import Batch, full_precision, search_online
 from ..search.greedy import SearchResult, follow_mosaic
 from ..tasks.mosaic_task import MosaicTask
 from .augment import TakeConfig, TakeSource
+
+FEWEST = 0.015  # share of the patches of a frame that a budget has at least
+USUAL = 0.18  # and at most, in four pools of five; in the others what the search allows
+FIRST = 4.0  # times as many patches, at most, has the first frame of a clip
 
 
 @dataclass(frozen=True)
@@ -76,25 +81,49 @@ class PoolSource:
             pools.append(self._search(shown[own:], seen[own:]))
         return pools
 
+    def _budgets(self, clips: int, frames: int) -> torch.Tensor:
+        """(clips, frames) shares of a frame's patches. Whoever has too few for what moves must know what to leave, so
+        half of the clips have budgets of their own, log-uniform, and the first frame often more."""
+        most = min(self.search.max_patches / self.task.grid.size, 1.0)
+        if self.rng.random() < 0.8:  # few long ones: a batch costs what its longest frame does
+            most = min(most, USUAL)
+        own = np.exp(self.rng.uniform(np.log(min(FEWEST, most)), np.log(most), (clips, 1)))
+        shares = np.where(self.rng.random((clips, 1)) < 0.5, own, most).repeat(frames, axis=1)
+        shares[:, :1] *= np.exp(self.rng.uniform(0, np.log(FIRST), (clips, 1)))
+        return torch.from_numpy(shares.clip(max=most).astype(np.float32))
+
     def _search(self, shown: torch.Tensor, seen: torch.Tensor) -> Pool:
+        budgets = patches_per_frame(self._budgets(*seen.shape[:2]), self.task.grid.size, *seen.shape[:2])
         with full_precision(seen):
             seeds = self.rng.integers(2**63, size=len(seen)).tolist()
             found = search_online(
-                self.task, self._normalize(seen), seeds, self.search, reference=self._normalize(shown)
+                self.task,
+                self._normalize(seen),
+                seeds,
+                self.search,
+                reference=self._normalize(shown),
+                budgets=budgets,
             )
         return Pool(seen, found)
 
     def _follow(self, shown: torch.Tensor, seen: torch.Tensor) -> Pool:
-        """Each clip is gone through to a loss of its own, half of them by drawing from what the model would do."""
+        """Each clip is gone through to a loss of its own or to the end of its budgets; a quarter of them by drawing
+        from what the model would do. No more: the heads of a step do not see what those before them drew, so that
+        their labels would be noise."""
         low, high = np.log(self.search.target)
-        walker, pools = self._walker(seen.device), []
+        budgets, walker, pools = self._budgets(*seen.shape[:2]), self._walker(seen.device), []
         with full_precision(seen):
-            for number, rows in enumerate(torch.arange(len(seen)).chunk(2)):
-                losses = torch.tensor(np.exp(self.rng.uniform(low, high, (len(rows), 1))), dtype=torch.float32)
+            certain = -(-3 * len(seen) // 4)
+            for number, rows in enumerate(torch.arange(len(seen)).split([certain, len(seen) - certain])):
+                if not len(rows):
+                    continue
+                drawn = np.exp(self.rng.uniform(low, high, (len(rows), 1)))
+                drawn = np.where(self.rng.random((len(rows), 1)) < 0.5, drawn, 0.0)
+                losses = torch.tensor(drawn, dtype=torch.float32)
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 info = walker.generate(
                     self.gaze.processor.normalize(seen[part].float() / 255),
-                    min(self.search.max_patches / self.task.grid.size, 1.0),
+                    budgets[part],
                     losses,
                     do_sample=number == 1,
                     capture="off",

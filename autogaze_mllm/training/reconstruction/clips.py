@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
+from ...common.drawing.labels import told_apart
 from ...common.errors import InputError
-from ...common.labels import told_apart
 from ...common.pixels import resize_frames
 from ...gaze.grid import PatchGrid
 from ...video.reader import VideoReader

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...common.labels import in_plot
-from ...common.palette import heat_colours, line_colours
-from ...common.plots import panels, plain_log, save_png
-from ...common.point_names import NamedPoint, name_points
+from ...common.drawing.labels import in_plot
+from ...common.drawing.palette import heat_colours, line_colours
+from ...common.drawing.plots import panels, plain_log, save_png
+from ...common.drawing.point_names import NamedPoint, name_points
 from .settings import Setting
 
 if TYPE_CHECKING:  # it takes a second to import

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...common.labels import in_plot
-from ...common.palette import heat_colours
-from ...common.plots import panels, save_png
+from ...common.drawing.labels import in_plot
+from ...common.drawing.palette import heat_colours
+from ...common.drawing.plots import panels, save_png
 from .figures import LETTERS, SHARP
 from .settings import Setting
 

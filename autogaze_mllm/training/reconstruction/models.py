@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
-from ...common.errors import InputError, first_line
-from ...common.labels import told_apart
+from ...common.drawing.labels import told_apart
 from ...common.storage.hashing import fingerprint
+from ...common.storage.pinned import FILES, check_named, pinned
 from ...gaze.autogaze.model import AutoGaze
 from ...gaze.autogaze.pretrained import BUNDLED, BUNDLED_FOLDER
 from ...gaze.selector_registry import NAMED, load_selector
@@ -25,7 +25,6 @@ from ..tasks.registry import load_task
 from .selectors import GreedySelector, default_task
 
 BUILT_IN = (*NAMED, "greedy", "mosaic")  # what has no files
-FILES = ("*.json", "*.yaml", "*.safetensors", "*.pt", "*.bin")  # of a model
 
 
 @dataclass(frozen=True)
@@ -65,9 +64,7 @@ def load_models(
     revisions: of models on the hub, by their ids. Raises InputError for a revision of something else."""
     revisions = revisions or {}
     asked = list(dict.fromkeys(gaze))
-    unknown = revisions.keys() - {*asked, task}
-    if unknown:
-        raise InputError(f"--revision: {min(unknown)!r} is none of the models: {', '.join([*asked, task])}")
+    check_named(revisions, [*asked, task])
     sources = {name: pinned(name, revisions.get(name)) for name in [*asked, task]}
     selectors = {name: _selector(name, sources[name], seed, device) for name in asked}
     shared: ReconstructionTask | None = None
@@ -88,18 +85,6 @@ def load_models(
         **_task_identity(contenders[0].task),
     }
     return Models(contenders, metadata)
-
-
-def pinned(name: str, revision: str | None) -> str:
-    """A folder with the files of a model as they are at a revision; without one the name as it is."""
-    if revision is None:
-        return name
-    if name in (BUNDLED, *BUILT_IN) or Path(name).is_dir():
-        raise InputError(f"--revision: {name} is no model of the hub, so it has no revisions")
-    try:
-        return snapshot_download(name, revision=revision, allow_patterns=list(FILES))
-    except (HFValidationError, LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise InputError(f"{name} at revision {revision!r}: cannot be had ({first_line(error)})") from error
 
 
 def _selector(name: str, source: str, seed: int, device: torch.device) -> AnySelector:

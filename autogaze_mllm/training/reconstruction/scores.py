@@ -14,7 +14,7 @@ import torch
 
 from ...common.extras import require_extra
 from ...gaze.grid import PatchGrid
-from ...gaze.mosaic import psnr
+from ...gaze.pictures.mosaic import psnr
 from ...gaze.ratio import patches_per_frame
 from ...gaze.selection import GazingInfo, read_selection
 from ...gaze.selectors.base import AnySelector, selector_name

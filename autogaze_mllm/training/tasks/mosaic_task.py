@@ -17,7 +17,7 @@ import torch
 from ...common.errors import InputError
 from ...gaze.autogaze.processor import AutoGazeImageProcessor
 from ...gaze.grid import PatchGrid
-from ...gaze.mosaic import BLANK, Atoms, PatchPainter
+from ...gaze.pictures.mosaic import BLANK, Atoms, PatchPainter
 from ...gaze.selection import read_selection
 from ..config import MOSAIC_LOSS
 from .base import GazeInput, TaskResult, kept_in_frames, trajectory_lengths

@@ -1,1 +1,5 @@
-"""What `family_models` and `family_reference` are made of: one part of every family a file."""
+"""Tiny base models of every family, and what they are compared with.
+
+`configs`, `folders`, `layouts`, `native_layouts`, `qwen_configs` and `templates` are what `models` and `reference` are
+made of.
+"""

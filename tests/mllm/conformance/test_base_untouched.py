@@ -10,7 +10,7 @@ import torch
 
 import autogaze_mllm as am
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     ALL,
     NATIVE,
     QUESTION,
@@ -27,8 +27,8 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_models import NAMES
-from ...helpers.family_reference import dense_inputs, greedy
+from ...helpers.families.models import NAMES
+from ...helpers.families.reference import dense_inputs, greedy
 
 
 def dense_frames(model: am.GazedModel, frames: np.ndarray) -> torch.Tensor:
@@ -119,7 +119,7 @@ def test_a_native_base_is_what_it_was(name: str) -> None:
 @each([name for name in NAMES if name != "llava_onevision"])
 def test_options_that_look_at_the_prompt_see_the_same(name: str) -> None:
     """Everything kept: repetition_penalty and no_repeat_ngram_size count placeholders and text as the base does."""
-    from ...helpers.conformance import keep_all, pixels_of
+    from ...helpers.families.conformance import keep_all, pixels_of
 
     base, model = wrapped(name)
     frames = frames_of(name, count=2)

@@ -20,8 +20,8 @@ from autogaze_mllm.finetuning.data.samples import load_samples
 from autogaze_mllm.finetuning.run import finetune
 from autogaze_mllm.finetuning.trained_model import TrainedModel
 
-from ...helpers.conformance import ALL, QUESTION, copy_of, each, frames_of, holds, prepared, wrapped, written
-from ...helpers.finetune_files import config, mixed_data
+from ...helpers.families.conformance import ALL, QUESTION, copy_of, each, frames_of, holds, prepared, wrapped, written
+from ...helpers.files.finetune_files import config, mixed_data
 from ...helpers.tiny_models import tiny_gaze
 
 # The trainer of early transformers asks accelerate for names of DeepSpeed, whether it is there or not.

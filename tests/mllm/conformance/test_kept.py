@@ -13,7 +13,7 @@ import autogaze_mllm as am
 from autogaze_mllm.common.pixels import resize_bicubic
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     ANY_SIZE,
     EQUAL,
     PAIRS,
@@ -35,8 +35,8 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_reference import dense_inputs, dense_logits, dense_step_logits, greedy
-from ...helpers.family_thinned import thinned_logits
+from ...helpers.families.reference import dense_inputs, dense_logits, dense_step_logits, greedy
+from ...helpers.families.thinned import thinned_logits
 
 KEPT = holds("all")
 

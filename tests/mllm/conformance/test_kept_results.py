@@ -12,7 +12,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import autogaze_mllm as am
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     ALL,
     EQUAL,
     QUESTION,
@@ -28,8 +28,8 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_models import NAMES
-from ...helpers.family_reference import continued, dense_inputs, greedy
+from ...helpers.families.models import NAMES
+from ...helpers.families.reference import continued, dense_inputs, greedy
 
 # A prefix LM reads a video in the light of the question; windows and recurrent states cannot go back.
 REFUSED = [name for name in NAMES if name.startswith("paligemma")]

@@ -7,7 +7,7 @@ import torch
 
 import autogaze_mllm as am
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     ALL,
     ANY_SIZE,
     EQUAL,
@@ -27,8 +27,8 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_models import NAMES
-from ...helpers.family_reference import dense_inputs, dense_logits, dense_step_logits, greedy
+from ...helpers.families.models import NAMES
+from ...helpers.families.reference import dense_inputs, dense_logits, dense_step_logits, greedy
 
 TEXTS = (QUESTION, "first <video>then <video>or rather <image>which of the two?")
 

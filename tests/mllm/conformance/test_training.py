@@ -17,7 +17,7 @@ from autogaze_mllm.finetuning.run import _checkpoint_layers, prepare
 from autogaze_mllm.finetuning.trained_model import TrainedModel
 from autogaze_mllm.mllm.trained_parts import load_parts, save_parts
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     ALL,
     EQUAL,
     LOOSE,
@@ -36,7 +36,7 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_reference import continued, dense_inputs
+from ...helpers.families.reference import continued, dense_inputs
 
 QUICK = ["llava_clip", "paligemma", "qwen3_vl", "qwen3_5", "gemma4"]
 

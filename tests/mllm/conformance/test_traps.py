@@ -16,11 +16,12 @@ import torch
 import autogaze_mllm as am
 from autogaze_mllm.gaze.gazed_video import GazedVideo
 from autogaze_mllm.gaze.token_map import TokenMap
-from autogaze_mllm.mllm import splice
-from autogaze_mllm.mllm.families import Family, mrope
+from autogaze_mllm.mllm.calls import splice
+from autogaze_mllm.mllm.families import Family
+from autogaze_mllm.mllm.families.any_size import mrope
 from autogaze_mllm.mllm.media import Layout
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     EQUAL,
     PAIRS,
     QUESTION,
@@ -37,8 +38,8 @@ from ...helpers.conformance import (
     third,
     wrapped,
 )
-from ...helpers.family_reference import dense_inputs, dense_logits, greedy
-from ...helpers.family_thinned import thinned_logits
+from ...helpers.families.reference import dense_inputs, dense_logits, greedy
+from ...helpers.families.thinned import thinned_logits
 
 TRAP = holds("traps")
 GROUPED = [

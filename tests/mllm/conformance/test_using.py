@@ -15,9 +15,9 @@ import autogaze_mllm as am
 from autogaze_mllm.cli import main
 from autogaze_mllm.mllm import families
 from autogaze_mllm.mllm.families import family_of_type
-from autogaze_mllm.mllm.families.llava import LlavaFamily
+from autogaze_mllm.mllm.families.llava.llava import LlavaFamily
 
-from ...helpers.conformance import (
+from ...helpers.families.conformance import (
     ALL,
     QUESTION,
     assert_close,
@@ -31,8 +31,8 @@ from ...helpers.conformance import (
     wrapped,
     written,
 )
-from ...helpers.family_models import NAMES, build
-from ...helpers.family_reference import greedy
+from ...helpers.families.models import NAMES, build
+from ...helpers.families.reference import greedy
 
 
 @holds("ask")
@@ -164,7 +164,7 @@ def test_a_family_of_ones_own_that_tells_its_llm_more_is_not_packed() -> None:
 
 
 PACKAGE = """
-from autogaze_mllm.mllm.families.llava import LlavaFamily
+from autogaze_mllm.mllm.families.llava.llava import LlavaFamily
 
 
 class PackagedFamily(LlavaFamily):

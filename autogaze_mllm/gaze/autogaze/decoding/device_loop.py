@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 
 import torch
 
-from ....common.compute.compiling import Compiled
+from ....common.compute.compiling import Compiled, may_vary
 from ....common.compute.varlen import can_run
 from ....common.errors import InputError
 from ..config import AutoGazeConfig
@@ -166,7 +166,7 @@ class DeviceFrames:
         self.longest += new
         held = self.slots[: min(-(-self.longest // SLOTS) * SLOTS, self.capacity)]
         if self.capture == "compile":
-            torch._dynamo.maybe_mark_dynamic(held, 0)
+            may_vary(held, 0)
         return held
 
     def _run(self, name: str, new: int = 0) -> None:

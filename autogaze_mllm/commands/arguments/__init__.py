@@ -1,0 +1,1 @@
+"""What the verbs share of the command line: options that become settings, and files that fill them."""

@@ -1,0 +1,1 @@
+"""Drawing: colours, plots in one style, and names that are short enough for them."""

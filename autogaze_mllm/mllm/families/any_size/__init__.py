@@ -1,0 +1,1 @@
+"""Families whose tower takes pictures of any size."""

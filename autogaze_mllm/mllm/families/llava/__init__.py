@@ -1,0 +1,1 @@
+"""LLaVA and its kin in transformers."""

@@ -1,0 +1,1 @@
+"""Families that transformers does not have; their models are in `mllm/native`."""

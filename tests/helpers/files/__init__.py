@@ -1,0 +1,1 @@
+"""Files and folders that tests write: checkpoints, data sets, videos."""

@@ -1,0 +1,1 @@
+"""A server under test, its clients, and a stand-in for vLLM that speaks its route."""
