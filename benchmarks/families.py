@@ -178,13 +178,13 @@ def _native(published: Published) -> Any:
 
 @dataclass(frozen=True)
 class Row:
-    """One published model. places: what a frame is selected on; dense, gazed: visual tokens of FRAMES frames, gazed
+    """One published model. positions: what a frame is selected on; dense, gazed: visual tokens of FRAMES frames, gazed
     ones at most; pixels: bytes of their patches; written: an example of the layout; runs: of FRAMES frames; shares:
     questions share what the LLM made of the video."""
 
     published: Published
     family: Family
-    places: int
+    positions: int
     dense: int
     gazed: int
     pixels: int

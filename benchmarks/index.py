@@ -64,11 +64,11 @@ class CoreSeconds:
             self.sample()
 
     def sample(self) -> None:
-        for place in Path("/proc").glob("[0-9]*"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
-                if self.tag in (place / "environ").read_bytes():
-                    user, system = (place / "stat").read_text().rpartition(")")[2].split()[11:13]
-                    self.spent[place.name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                if self.tag in (process / "environ").read_bytes():
+                    user, system = (process / "stat").read_text().rpartition(")")[2].split()[11:13]
+                    self.spent[process.name] = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
             except OSError:  # it has ended
                 continue
 
@@ -87,8 +87,8 @@ def run(videos: Path, out: Path, launched: int, options: list[str]) -> dict[str,
     processes = []
     with CoreSeconds(tag) as cores:
         for rank in range(launched):
-            told = {"RANK": str(rank), "WORLD_SIZE": str(launched), "LOCAL_WORLD_SIZE": str(launched)}
-            environment = {**os.environ, "INDEX_BENCHMARK": tag, **(told if launched > 1 else {})}
+            ranks = {"RANK": str(rank), "WORLD_SIZE": str(launched), "LOCAL_WORLD_SIZE": str(launched)}
+            environment = {**os.environ, "INDEX_BENCHMARK": tag, **(ranks if launched > 1 else {})}
             processes.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
         printed = [process.communicate()[0] for process in processes]
     wall = time.perf_counter() - start

@@ -148,8 +148,8 @@ def seconds(arguments: argparse.Namespace, folder: Path) -> list[dict[str, Any]]
                     "times_faster": times,
                 }
             )
-            told = f"{side} px, {scales or 'own ladder'}, ratio {ratio}"
-            print(f"{told}: {found['tokens']} of {dense['tokens']} tokens, {times:.1f} times", flush=True)
+            point = f"{side} px, {scales or 'own ladder'}, ratio {ratio}"
+            print(f"{point}: {found['tokens']} of {dense['tokens']} tokens, {times:.1f} times", flush=True)
     return rows
 
 
@@ -208,9 +208,9 @@ def run(arguments: argparse.Namespace) -> None:
     arguments.frames = arguments.frames or {"seconds": 8, "tokens": 64, "memory": 1024}[arguments.what]
     with tempfile.TemporaryDirectory() as folder:
         rows = {"seconds": seconds, "tokens": tokens, "memory": memory}[arguments.what](arguments, Path(folder))
-    told = {name: value for name, value in vars(arguments).items() if name not in ("out", "video")}
+    settings = {name: value for name, value in vars(arguments).items() if name not in ("out", "video")}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps({"machine": machine(), "settings": told, "rows": rows}, indent=1) + "\n")
+    arguments.out.write_text(json.dumps({"machine": machine(), "settings": settings, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

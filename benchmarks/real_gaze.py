@@ -180,10 +180,10 @@ class Judge:
         """-> patches and loss of each frame, (T,)"""
         grid, painter = self.task.grid, self.task.tables(self.video.device).painter
         selection = read_selection(info, grid, "the judge")
-        place = (selection.index + selection.frame * grid.size)[selection.keep]
+        index = (selection.index + selection.frame * grid.size)[selection.keep]
         mask = (
             self.video.new_zeros(self.video.shape[1] * grid.size)
-            .index_fill(0, place, 1.0)
+            .index_fill(0, index, 1.0)
             .unflatten(0, (-1, grid.size))
         )
         canvas, losses = self.task.blank(self.video[:, 0]), []
@@ -202,9 +202,9 @@ class Judge:
     def _curve(self, rival: str) -> list[list[float]]:
         """The least loss for any number of patches: pairs (loss, patches), losses rising and patches falling."""
         selector = RandomSelector() if rival.startswith("random") else PixelDiffSelector("raw" not in rival)
-        ways = [(share, None) for share in SHARES] if rival.endswith("_budget") else [(1.0, rule) for rule in RULES]
+        limits = [(share, None) for share in SHARES] if rival.endswith("_budget") else [(1.0, rule) for rule in RULES]
         best: list[list[float]] = []
-        for patches, loss in sorted(self._point(selector, *way) for way in ways):
+        for patches, loss in sorted(self._point(selector, *limit) for limit in limits):
             if not best or loss < best[-1][0]:
                 best.append([loss, float(patches)])
         return best[::-1]
@@ -293,12 +293,12 @@ def _bars(
 ) -> None:
     by_name = {line["condition"]: line for line in lines}
     width = 0.8 / of
-    places = [i + (number - (of - 1) / 2) * width for i in range(len(conditions))]
+    xs = [i + (number - (of - 1) / 2) * width for i in range(len(conditions))]
     values = [by_name[c][key] for c in conditions]
     spans = [
         [v - by_name[c][f"{key}_low"], by_name[c][f"{key}_high"] - v] for v, c in zip(values, conditions, strict=True)
     ]
-    axis.bar(places, values, width, yerr=np.abs(np.array(spans).T), label=label, error_kw={"linewidth": 0.8})
+    axis.bar(xs, values, width, yerr=np.abs(np.array(spans).T), label=label, error_kw={"linewidth": 0.8})
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ def request_of(model: str, video: bytes, end: float, dense: bool) -> bytes:
         {"type": "video_url", "video_url": {"url": url, "end": end}},
         {"type": "text", "text": QUESTION},
     ]
-    told: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": content}], "stream": True}
-    return json.dumps({**told, "max_tokens": 32, **({"gaze": False} if dense else {})}).encode()
+    request: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": content}], "stream": True}
+    return json.dumps({**request, "max_tokens": 32, **({"gaze": False} if dense else {})}).encode()
 
 
 def ask(address: str, body: bytes) -> Timing:
@@ -111,19 +111,19 @@ def run(arguments: argparse.Namespace, videos: list[bytes], engine: str | None) 
         line = process.stdout.readline()
         if not line:
             sys.exit("the server did not start")
-        told = json.loads(line)
-        address, parts = told["url"].removeprefix("http://").removesuffix("/v1"), itertools.count(10_000)
-        ask(address, request_of(told["model"], videos[0], 9_999, False))  # what is loaded at the first call
+        started = json.loads(line)
+        address, parts = started["url"].removeprefix("http://").removesuffix("/v1"), itertools.count(10_000)
+        ask(address, request_of(started["model"], videos[0], 9_999, False))  # what is loaded at the first call
         rows = []
         for clients in arguments.clients:
-            places = [
+            pairs = [
                 (video, float(next(parts))) for _, video in zip(range(arguments.requests), itertools.cycle(videos))
             ]
             for kind in KINDS:
                 if kind == "dense" and arguments.no_dense:
                     continue
-                bodies = [request_of(told["model"], video, end, kind == "dense") for video, end in places]
-                row = {"engine": told["engine"], "requests_are": kind, **measure(address, bodies, clients)}
+                bodies = [request_of(started["model"], video, end, kind == "dense") for video, end in pairs]
+                row = {"engine": started["engine"], "requests_are": kind, **measure(address, bodies, clients)}
                 print(to_json(row), flush=True)
                 rows.append(row)
         return rows
@@ -153,9 +153,13 @@ def measure_all(arguments: argparse.Namespace) -> None:
     rows = run(arguments, videos, None) + (run(arguments, videos, arguments.engine) if arguments.engine else [])
     if arguments.out:
         load = [round(value, 1) for value in os.getloadavg()]
-        told = {"command": " ".join(["python", *sys.argv]), "machine": machine("cpu"), "load_average_at_the_end": load}
+        about = {
+            "command": " ".join(["python", *sys.argv]),
+            "machine": machine("cpu"),
+            "load_average_at_the_end": load,
+        }
         video = {"video": f"{arguments.videos} of {arguments.side}x{arguments.side}, {arguments.frames} frames"}
-        arguments.out.write_text(to_json({**told, **video, "rows": rows}, indent=2) + "\n", encoding="utf-8")
+        arguments.out.write_text(to_json({**about, **video, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

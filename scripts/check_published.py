@@ -208,18 +208,18 @@ def check_golden(folder: Path) -> Iterator[Line]:
             continue
         about, tensors = read_json(path.with_suffix(".json")), read_weights(path)
         weights = {name.removeprefix("weights/"): one for name, one in tensors.items() if name.startswith("weights/")}
-        with tempfile.TemporaryDirectory() as place:
+        with tempfile.TemporaryDirectory() as folder:
             config = about["config"] | ({} if kind == "gaze" else {"model_type": "siglip_vision_model"})
-            write_json(Path(place) / "config.json", config)
-            save_file(weights, Path(place) / "model.safetensors", metadata={"format": "pt"})
+            write_json(Path(folder) / "config.json", config)
+            save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
             check = _gaze_cases if kind == "gaze" else _siglip_cases
-            yield from check(path, about, tensors, place)
+            yield from check(path, about, tensors, folder)
 
 
 def _gaze_cases(
-    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], place: str
+    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], folder: str
 ) -> Iterator[Line]:
-    model, rows = AutoGaze.from_pretrained(place), path.with_name("independent_rows.safetensors")
+    model, rows = AutoGaze.from_pretrained(folder), path.with_name("independent_rows.safetensors")
     alone = read_weights(rows) if rows.is_file() else {}
     for case in about["cases"]:
         if case["mode"] not in ("call", "default", "labels"):
@@ -239,14 +239,14 @@ def _gaze_cases(
 
 
 def _siglip_cases(
-    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], place: str
+    path: Path, about: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], folder: str
 ) -> Iterator[Line]:
     info = _below(tensors, "inputs")
     info["gazing_pos"] = info["gazing_pos"].long()
     real = info["if_padded_gazing"] == 0
     for case in about["cases"]:
         tower = SiglipVisionModel.from_pretrained(
-            place,
+            folder,
             attn_implementation="eager" if case["impl"] == "eager" else "sdpa",
             attn_type=case["attn_type"],
             frame_independent_encoding=case.get("indep", False),

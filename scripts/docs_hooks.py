@@ -36,11 +36,11 @@ def help_text(command: str) -> str:
     return printed.getvalue()
 
 
-def settings_table(place: str) -> str:
+def settings_table(target: str) -> str:
     """The fields of a class ("gaze.settings:VideoSettings"): option, default and meaning."""
     from autogaze_mllm.common.fields import settings_of
 
-    module, _, name = place.partition(":")
+    module, _, name = target.partition(":")
     rows = ["| field, option | default | meaning |", "|---|---|---|"]
     for one in settings_of(getattr(importlib.import_module(f"autogaze_mllm.{module}"), name)):
         option = one.option.replace("--", "--[no-]", 1) if one.paired else one.option
@@ -53,8 +53,8 @@ def engines_table() -> str:
     """What each family can send to an engine, as the families themselves tell it."""
     from autogaze_mllm.serving.engines.ways import rows
 
-    told = [f"| {title} | {prompt} | {images} |" for title, prompt, images in rows()]
-    return "\n".join(["| family | prompt embeddings | image embeddings |", "|---|---|---|", *told])
+    lines = [f"| {title} | {prompt} | {images} |" for title, prompt, images in rows()]
+    return "\n".join(["| family | prompt embeddings | image embeddings |", "|---|---|---|", *lines])
 
 
 def on_files(files: Any, config: Any) -> Any:

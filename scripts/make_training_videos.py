@@ -185,8 +185,8 @@ def _fold(position: float, length: int) -> float:
     """Back and forth within the middle of `length`."""
     low, high = length * 0.3, length * 0.7
     span = high - low
-    place = (position - low) % (2 * span)
-    return low + (place if place < span else 2 * span - place)
+    phase = (position - low) % (2 * span)
+    return low + (phase if phase < span else 2 * span - phase)
 
 
 class Sprite:
@@ -224,8 +224,8 @@ class Sprite:
         if self.turning:
             image = image.rotate(self.turning * time, Image.Resampling.BILINEAR)
         x, y = self.path(time * self.speed)
-        place = (int((0.5 + x) * frame.width - image.width / 2), int((0.5 + y) * frame.height - image.height / 2))
-        frame.paste(image, place, image)
+        corner = (int((0.5 + x) * frame.width - image.width / 2), int((0.5 + y) * frame.height - image.height / 2))
+        frame.paste(image, corner, image)
 
 
 class Caption:
@@ -235,7 +235,7 @@ class Caption:
         size = int(rng.uniform(0.04, 0.16) * height)
         self.font = ImageFont.load_default(size=size)
         self.lines = ["\n".join(_words(rng) for _ in range(rng.integers(1, 4))) for _ in range(rng.integers(1, 4))]
-        self.place = rng.uniform(0.02, 0.75, 2) * (width, height)
+        self.corner = rng.uniform(0.02, 0.75, 2) * (width, height)
         self.scroll = rng.normal(0, 0.5, 2) * (width, height) * (rng.random() < 0.3)
         light = rng.random() < 0.5
         self.ink = tuple(int(c) for c in (rng.integers(200, 256, 3) if light else rng.integers(0, 60, 3)))
@@ -247,7 +247,7 @@ class Caption:
             return
         text = self.lines[min(int(time * len(self.lines)), len(self.lines) - 1)]
         pen = ImageDraw.Draw(frame)
-        x, y = (float(v) for v in self.place + self.scroll * time)
+        x, y = (float(v) for v in self.corner + self.scroll * time)
         if self.plate is not None:
             left, top, right, bottom = pen.multiline_textbbox((x, y), text, font=self.font)
             pen.rectangle((left - 4, top - 3, right + 4, bottom + 3), fill=self.plate)
@@ -295,8 +295,8 @@ def video(seed: int, split: str, number: int, frames: int, noisy: bool = True) -
     hold = rng.random() < 0.08
     last = None
     for start, end in zip([0, *cuts], [*cuts, frames], strict=True):
-        for place, frame in enumerate(scene(rng, split, width, height, end - start, noisy)):
-            last = last if hold and place % 8 and last is not None else frame
+        for index, frame in enumerate(scene(rng, split, width, height, end - start, noisy)):
+            last = last if hold and index % 8 and last is not None else frame
             yield last
 
 

@@ -69,7 +69,7 @@ class Tiles:
         every = np.full((count, self.grid.size, len(KINDS)), NOTHING, dtype=np.int64)
         every[:, -fine:] = np.stack(labels).reshape(count, fine, len(KINDS))
         kept = self.random.random(every.shape[:2]) < self._chances(every[..., 0] != NOTHING, fine)
-        frame, index = (torch.from_numpy(place) for place in kept.nonzero())
+        frame, index = (torch.from_numpy(part) for part in kept.nonzero())
         shown = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
         patches = self.pixels.normalize_patches(gather_patches(shown, self.grid, frame, index))
         counts = torch.from_numpy(kept.sum(axis=1))
@@ -109,9 +109,9 @@ class Tiles:
         own = labels[:, -fine:].reshape(-1, rows, columns, len(KINDS))
         right, left = np.zeros_like(there), np.zeros_like(there)
         right[:, :, :-1], left[:, :, 1:] = there[:, :, 1:], there[:, :, :-1]
-        place = own[..., 3]
-        own[..., 1] = np.where((place == 0) & ~right, UNKNOWN, own[..., 1])
-        own[..., 0] = np.where((place == 1) & ~left, UNKNOWN, own[..., 0])
+        half = own[..., 3]
+        own[..., 1] = np.where((half == 0) & ~right, UNKNOWN, own[..., 1])
+        own[..., 0] = np.where((half == 1) & ~left, UNKNOWN, own[..., 0])
         return labels
 
 
@@ -267,8 +267,8 @@ def train(arguments: argparse.Namespace) -> None:
         running += (loss.item() - running) / min(step + 1, 100)
         if (step + 1) % arguments.report_every == 0:
             minutes = (time.monotonic() - start) / 60
-            told = {"step": step + 1, "minutes": round(minutes, 2), "loss": round(running, 4)}
-            print(to_json(told | measure(tower, head, held)), flush=True)
+            line = {"step": step + 1, "minutes": round(minutes, 2), "loss": round(running, 4)}
+            print(to_json(line | measure(tower, head, held)), flush=True)
     tower.eval()
     train_projector(model, tiles, held, arguments)
     model.base.save_pretrained(arguments.output)

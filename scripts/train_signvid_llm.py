@@ -21,23 +21,21 @@ import argparse  # noqa: E402
 import dataclasses  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
 import torch  # noqa: E402
 
+from autogaze_mllm.cli import program_parser, run_program  # noqa: E402
 from autogaze_mllm.common.errors import InputError  # noqa: E402
 from autogaze_mllm.common.storage.files import output_folder, write_json  # noqa: E402
 from autogaze_mllm.finetuning.on_device.course import Course, CourseConfig, Encoded, Group, encode  # noqa: E402
 from autogaze_mllm.finetuning.on_device.looks import Look  # noqa: E402
-from autogaze_mllm.finetuning.on_device.signs import SignSource, Speech, VideoJob  # noqa: E402
+from autogaze_mllm.finetuning.on_device.signs import SignSource, VideoJob, speech_of  # noqa: E402
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED  # noqa: E402
 from autogaze_mllm.gaze.selector_registry import load_selector  # noqa: E402
 from autogaze_mllm.gaze.settings import VideoSettings  # noqa: E402
 from autogaze_mllm.mllm.loading import BUNDLED_FOLDER, load_or_wrap  # noqa: E402
-from autogaze_mllm.mllm.model import GazedModel  # noqa: E402
-from autogaze_mllm.mllm.prompts.prompt import render_chat  # noqa: E402
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED  # noqa: E402
 from autogaze_mllm.signvid.plan import VideoShape  # noqa: E402
 from autogaze_mllm.training.on_device.loop import Clock  # noqa: E402
@@ -114,14 +112,6 @@ def groups_of(looks: Looks, sizes: dict[str, Any], tiny: bool) -> list[Group]:
     ]
 
 
-def speech_of(model: GazedModel, tokenizer: Path) -> Speech:
-    """How the model's conversations are written, from its own chat format."""
-    mark = "QUESTION"
-    before, _, after = render_chat(f"<video>{mark}", model.preprocessing, model.family).partition(f"<video>{mark}")
-    end = model.family.answer("")
-    return Speech(str(tokenizer), before, model.family.after_media, after, end)
-
-
 def measure(course: Course, looks: Looks, group: Group, count: int, tiles: int) -> dict[str, Any]:
     """On development videos, clean and noisy: shares of right answers by look and kind."""
     found: dict[str, Any] = {}
@@ -154,7 +144,7 @@ def run(arguments: argparse.Namespace) -> None:
     settings = CourseConfig(lr=arguments.lr, seed=arguments.seed)
     if arguments.small:
         settings = dataclasses.replace(
-            settings, packs=2, questions=4, texts=8, text_chunk=4, text_batch=2, text_only=4, window=4
+            settings, packs=2, questions=4, texts=8, text_chunk=4, text_batch=2, text_only=4, waiting=2
         )
     looks = Looks(device, model.dtype)
     groups = groups_of(looks, sizes, arguments.small)
@@ -176,25 +166,21 @@ def run(arguments: argparse.Namespace) -> None:
     print(f"done after {time.monotonic() - STARTED:.1f} s", flush=True)
 
 
-def main(given: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=5.0, help="in all (default 5)")
-    parser.add_argument("--steps", type=int, help="at most so many, where there is time for more")
-    parser.add_argument("--small", action="store_true", help="the same in small: a few steps on a few tiny videos")
-    parser.add_argument("--model", default=BUNDLED, help="folder of the model to start from (default: the bundled one)")
-    parser.add_argument("--lr", type=float, default=1.2e-3)
-    parser.add_argument("--workers", type=int, default=12, help="processes that make videos (default 12)")
-    parser.add_argument("--seed", type=int, default=60, help=f"of the videos; not {DEVELOPMENT_SEED}")
-    parser.add_argument("--device", help="default: a GPU where there is one")
-    arguments = parser.parse_args(given)
-    try:
-        run(arguments)
-    except InputError as error:
-        print(f"train_signvid_llm: error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def parser() -> argparse.ArgumentParser:
+    options = program_parser(__doc__)
+    options.add_argument("out", type=Path)
+    options.add_argument("--minutes", type=float, default=5.0, help="in all (default 5)")
+    options.add_argument("--steps", type=int, help="at most so many, where there is time for more")
+    options.add_argument("--small", action="store_true", help="the same in small: a few steps on a few tiny videos")
+    options.add_argument(
+        "--model", default=BUNDLED, help="folder of the model to start from (default: the bundled one)"
+    )
+    options.add_argument("--lr", type=float, default=1.2e-3)
+    options.add_argument("--workers", type=int, default=12, help="processes that make videos (default 12)")
+    options.add_argument("--seed", type=int, default=60, help=f"of the videos; not {DEVELOPMENT_SEED}")
+    options.add_argument("--device", help="default: a GPU where there is one")
+    return options
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(parser(), run))

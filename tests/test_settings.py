@@ -14,7 +14,7 @@ import pytest
 import autogaze_mllm as am
 from autogaze_mllm.app.config import AppConfig
 from autogaze_mllm.commands.arguments.options import add_settings, chosen_settings, gaze_options, values_of
-from autogaze_mllm.common.fields import Number, PerFrame, Span, setting, settings, settings_of
+from autogaze_mllm.common.fields import Names, Number, PerFrame, Span, WholeSpan, setting, settings, settings_of
 from autogaze_mllm.evaluation.config import EvalConfig
 from autogaze_mllm.evaluation.reports.published import differences_in_words
 from autogaze_mllm.evaluation.sweep import NAMES as SWEPT
@@ -266,3 +266,26 @@ def test_one_name_in_place_of_a_list_of_files_is_told_so():
     for given in ({"data": "a.json"}, {"data": ("a.json",), "eval_data": "b.json"}):
         with pytest.raises(am.InputError, match=r"data must be a list of file names, got '[ab]\.json'"):
             FinetuneConfig(output="out", **given)
+
+
+@settings()
+class Shelf:
+    holds: Names = setting("what stands there", default=())
+    boards: WholeSpan = setting("from the first to the last", default=(1, 2))
+
+
+def test_errors_say_of_what_a_list_is():
+    for given in ("a", 5, ("a", 5), {"a": 1}):
+        with pytest.raises(am.InputError, match=r"^holds must be a list of texts, got "):
+            Shelf(holds=given)  # type: ignore[arg-type]
+    for other in ((1, 2.5), (1,), "1:2"):
+        with pytest.raises(am.InputError, match=r"^boards must be two whole numbers, got "):
+            Shelf(boards=other)  # type: ignore[arg-type]
+    with pytest.raises(am.InputError, match=r"^allow_domain must be a list of texts, got 'example.org'"):
+        ServeConfig(allow_domain="example.org")  # type: ignore[arg-type]
+
+
+def test_lists_and_paths_are_names():
+    given: Any = ["a", Path("b")]
+    assert Shelf(holds=given).holds == ("a", "b") and Shelf(holds=None).holds == ()  # type: ignore[arg-type]
+    assert FinetuneConfig(data=given, output="out").data == ("a", "b")

@@ -41,7 +41,7 @@ PROGRESS = gr.Progress()  # of whatever event is under way where it is called
 ONE_JOB = "model"  # all that looks or answers waits for each other
 OTHER_QUESTIONS = ("What happens in this video?", "What does the sign say?")
 
-Shown = tuple[Any, Any, Any, Any]
+PageOutputs = tuple[Any, Any, Any, Any]
 """What is shown after an event: the viewer, the json, what the viewer shows then, the answers."""
 
 
@@ -54,7 +54,7 @@ class Page:
 
     # -- what the buttons do -------------------------------------------------------------------------------------
 
-    def gaze(self, request: gr.Request, video: str | None, selector: str, *values: float) -> Shown:
+    def gaze(self, request: gr.Request, video: str | None, selector: str, *values: float) -> PageOutputs:
         with self._wanted(request) as wanted:
             seen, refusal = self._look(wanted, video, selector, values)
         if seen is None:
@@ -70,7 +70,7 @@ class Page:
         shown: str,
         selector: str,
         *values: float,
-    ) -> Iterator[Shown]:
+    ) -> Iterator[PageOutputs]:
         """As `gaze`; the answers again and again, as they are written."""
         if not question.strip():
             refusal = "the question has no text"
@@ -85,7 +85,7 @@ class Page:
 
     def _answer(
         self, wanted: Cancellation, seen: Seen, video: str, question: str, dense: bool, shown: str
-    ) -> Iterator[Shown]:
+    ) -> Iterator[PageOutputs]:
         askers: dict[str, Callable[[], Iterator[Reply]]] = {"gaze": lambda: self.looker.ask(seen, question)}
         if dense:
             askers["dense"] = lambda: self.looker.ask_dense(video, seen, question)

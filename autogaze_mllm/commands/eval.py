@@ -83,7 +83,7 @@ def run_benchmark(arguments: argparse.Namespace) -> int:
 
     shard = Shard.from_environment()
     out = Path(arguments.out)  # where there is a run, who else is at it is told before anything large is read
-    with run_lock(out, f"-{shard.rank:05}") if out.is_dir() else nullcontext():
+    with run_lock(out, f"-{shard.rank:05}", shard.world) if out.is_dir() else nullcontext():
         return _run(arguments, config, shard)
 
 

@@ -8,6 +8,7 @@ tables of the manual.
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from types import NoneType, UnionType
@@ -26,15 +27,28 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
 
+def _as_names(value: Any) -> Any:
+    if value is None:
+        return ()
+    given = _as_tuple(value)
+    return tuple(map(_as_name, given)) if isinstance(given, tuple) else given
+
+
+def _as_name(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 Span = Annotated[tuple[Number, Number], BeforeValidator(_as_tuple)]
 """From the first to the second; on the command line A or A:B."""
 WholeSpan = Annotated[tuple[int, int], BeforeValidator(_as_tuple)]
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
+"""Names or paths."""
 PerFrame = Annotated[Number | tuple[Number, ...], BeforeValidator(_as_tuple)]
 """One number, or one for each frame of a chunk."""
 
 LARGEST = 2**63 - 1  # of counts
 LARGEST_FLOAT = 1e30  # of other numbers: float32, in which they are computed with, has no room for much more
-_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text", tuple: "two numbers"}
+_TYPES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +76,7 @@ class Setting:
     choices: tuple[str, ...] = ()
     per_frame: bool = False
     whole: bool = False  # of two numbers
+    texts: bool = False  # any number of them
     default: Any = None
 
     @property
@@ -115,6 +130,8 @@ class Setting:
     def what_it_is(self) -> str:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
+        if self.kind is tuple:
+            return "a list of texts" if self.texts else "two whole numbers" if self.whole else "two numbers"
         return _TYPES[self.kind] + (", or one per frame of a chunk" if self.per_frame else "")
 
     def refused(self, value: Any, must: str) -> str:
@@ -209,6 +226,7 @@ def settings_of(kind: type) -> list[Setting]:
                 "choices": tuple(one for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)),
                 "per_frame": float in kinds and tuple in kinds,
                 "whole": field.annotation == tuple[int, int],
+                "texts": field.annotation == tuple[str, ...],
             }
             found.append(dataclasses.replace(declared, name=name, default=field.default, **seen))
     return found
@@ -232,7 +250,7 @@ def _in_one_line(error: ValidationError, known: dict[str, Setting]) -> str:
     if own is not None:  # raised by ourselves, in our words
         return str(own)
     name = str(first["loc"][0])
-    if first["type"].startswith("missing"):
+    if first["type"].startswith("missing") and len(first["loc"]) == 1:  # and no part of a value
         return f"{name} is missing"
     if name not in known:
         return f"unknown setting {name!r}; known: {', '.join(sorted(known))}"

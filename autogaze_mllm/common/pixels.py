@@ -17,17 +17,21 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .errors import InputError, first_line
 from .storage.paths import check_path, shown_name
 
-PictureSource = str | Path | bytes | BinaryIO | Image.Image
+PictureSource = str | Path | bytes | BinaryIO | Image.Image | np.ndarray | torch.Tensor
+TAKEN = "a path, bytes, an open file, Pillow's, an array or tensor (H, W, 3) or (3, H, W)"
 # What Pillow raises for files that are damaged, too large, or of a kind that it does not know.
 PICTURE_ERRORS = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError, RuntimeError,
                   MemoryError, Image.DecompressionBombError)  # fmt: skip
+CHANNELS = 3
+ROUNDING = 1e-3  # how far above 1 or below 0 a float may be after somebody's resizing
 DEEP = 65535  # white of a picture with 16 bits to a channel
 
 
 def open_picture(source: PictureSource) -> Image.Image:
     """A picture as a viewer shows it: RGB, upright, what is transparent over white, deep ones in 8 bits.
 
-    source: a path, bytes, an open binary file, or a picture of Pillow. Of several pictures in a file, the first.
+    source: a path, bytes, an open binary file, a picture of Pillow, or an array or tensor as `picture_array` takes it.
+    Of several pictures in a file, the first.
     Raises InputError for what is no picture, is cut off, or has more pixels than Pillow takes for safe.
     """
     if isinstance(source, Image.Image):
@@ -40,8 +44,10 @@ def open_picture(source: PictureSource) -> Image.Image:
         name, opened = f"picture of {len(source)} bytes", io.BytesIO(source)
     elif callable(getattr(source, "read", None)):
         name, opened = f"open file {shown_name(str(getattr(source, 'name', '')))}".rstrip(), source
+    elif hasattr(source, "shape") and not isinstance(source, type):
+        return Image.fromarray(picture_array(source, "picture"))
     else:
-        raise InputError(f"{type(source).__name__} is no picture; what is: a path, bytes, an open file, Pillow's")
+        raise InputError(f"{type(source).__name__} is no picture; what is: {TAKEN}")
     try:
         with Image.open(opened) as image:
             return rgb_picture(image, name)
@@ -55,6 +61,40 @@ def open_picture(source: PictureSource) -> Image.Image:
 def pictures_in(given: Any) -> list[Any]:
     """One picture, or several -> a list."""
     return [] if given is None else list(given) if isinstance(given, (list, tuple)) else [given]
+
+
+def picture_array(picture: Any, name: str, channels_last: bool | None = None) -> np.ndarray:
+    """One picture in memory, an array or a tensor on any device, uint8 or float in [0, 1] -> uint8 (H, W, 3).
+
+    channels_last: whether it is (H, W, 3) and not (3, H, W), where that is known. name: what an error calls it. Raises
+    InputError for anything else.
+    """
+    pixels = _as_array(picture, name)
+    if pixels.ndim != 3 or 0 in pixels.shape or CHANNELS not in (pixels.shape[0], pixels.shape[-1]):
+        raise InputError(f"{name} has the shape {tuple(pixels.shape)}, expected (H, W, 3) or (3, H, W)")
+    last = pixels.shape[-1] == CHANNELS if channels_last is None else channels_last
+    return _as_bytes(pixels if last else pixels.transpose(1, 2, 0), name)
+
+
+def _as_bytes(pixels: np.ndarray, name: str) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return np.ascontiguousarray(pixels)
+    if not np.issubdtype(pixels.dtype, np.floating):
+        raise InputError(f"{name} is of type {pixels.dtype}, expected uint8, or float in [0, 1]")
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
+        raise InputError(f"{name} has values from {low:g} to {high:g}; floats must lie in [0, 1]")
+    return np.round(pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
+
+
+def _as_array(picture: Any, name: str) -> np.ndarray:
+    try:
+        if isinstance(picture, torch.Tensor):
+            picture = picture.detach().cpu()
+            return (picture.float() if picture.dtype == torch.bfloat16 else picture).numpy()
+        return np.asarray(picture.asnumpy() if hasattr(picture, "asnumpy") else picture)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor without values, say, or a sparse one
+        raise InputError(f"{name} of type {type(picture).__name__} gives no pixels ({first_line(error)})") from error
 
 
 def rgb_picture(image: Image.Image, name: str) -> Image.Image:

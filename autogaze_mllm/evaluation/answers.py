@@ -45,8 +45,9 @@ class Answer:
 class AnswerLog(JsonLines):
     """Appends answers to one file, which is this process's alone."""
 
-    def __init__(self, folder: Path, rank: int = 0) -> None:
-        super().__init__(folder / f"answers-{rank:05}.jsonl", f"-{rank:05}", "go on with --resume")
+    def __init__(self, folder: Path, rank: int = 0, world: int = 1) -> None:
+        """rank: of this process, one of `world`."""
+        super().__init__(folder / f"answers-{rank:05}.jsonl", f"-{rank:05}", "go on with --resume", world)
 
     def add(self, answer: Answer) -> None:
         self.append(dataclasses.asdict(answer))

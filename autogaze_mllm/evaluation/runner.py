@@ -70,7 +70,8 @@ class Runner:
         """Returns when this process's questions have answers; in the first process, when all have."""
         mine = self.shard.part(by_video(self.questions))
         with ExitStack() as files:
-            logs = [files.enter_context(AnswerLog(job.run.folder, self.shard.rank)) for job in self.jobs]
+            rank, world = self.shard.rank, self.shard.world
+            logs = [files.enter_context(AnswerLog(job.run.folder, rank, world)) for job in self.jobs]
             self._answer(mine, logs)
         self._wait()
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ..common.errors import InputError
-from ..common.fields import Number, setting, settings
+from ..common.fields import Names, Number, setting, settings
 
 Mode = Literal["off", "full", "lora"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -112,9 +112,7 @@ def _count(name: str, help: str = "", *, least: int, default: int, **words: Any)
 class FinetuneConfig:
     """A fine-tuning: of what, on what, how long and how fast."""
 
-    data: tuple[str, ...] = setting(
-        "json or jsonl files of samples", flag="", refusal="data must be a list of file names"
-    )
+    data: Names = setting("json or jsonl files of samples", flag="", refusal="data must be a list of file names")
     output: str = setting("where checkpoints and the result go", flag="")
     media_root: str | None = setting(
         "what relative media paths start from",
@@ -123,7 +121,7 @@ class FinetuneConfig:
         manual="what relative media paths start from, by default each data file's folder",
         metavar="FOLDER",
     )
-    eval_data: tuple[str, ...] = setting(
+    eval_data: Names = setting(
         "samples that are not trained on", default=(), flag="", refusal="eval_data must be a list of file names"
     )
     # What is trained, for tower, projector and llm, and for gaze unless that is frozen.

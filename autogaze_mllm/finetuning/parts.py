@@ -99,7 +99,7 @@ def set_precision(model: GazedModel, precision: Literal["bf16", "fp32"], mixed: 
     low = torch.bfloat16 if precision == "bf16" else torch.float32
     for parameter in model.family.base.parameters():
         parameter.data = parameter.data.to(torch.float32 if mixed and parameter.requires_grad else low)
-    if isinstance(model.gaze, AutoGaze) and any(parameter.requires_grad for parameter in model.gaze.parameters()):
+    if isinstance(model.gaze, nn.Module) and any(parameter.requires_grad for parameter in model.gaze.parameters()):
         model.gaze.to(torch.float32 if mixed else low)
 
 

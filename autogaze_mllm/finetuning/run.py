@@ -15,7 +15,7 @@ from transformers import TrainerState, TrainingArguments, set_seed
 
 from ..common.compute import distributed
 from ..common.errors import DivergenceError, InputError
-from ..common.storage.files import as_new_files, output_folder
+from ..common.storage.files import output_folder, written_by_others
 from ..common.storage.hashing import default_folder
 from ..common.storage.locks import run_lock
 from ..gaze.index_info import check_finds, read_index
@@ -178,7 +178,7 @@ def _finetune(model: GazedModel, config: FinetuneConfig, base_source: str | None
         set_z3_leaf_modules(trained, [type(trained.embedder)])
     trainer = GazedTrainer(trained, arguments, config, prepared.train, prepared.evaluation, source, prepared.lora)
     if asked is not None:
-        trainer.examination = BenchmarkEval(model, config, *asked)
+        trainer.benchmark = BenchmarkEval(model, config, *asked)
     loss = _train(trainer, resume, prepared.steps(distributed.count()))
     if not math.isfinite(loss):
         raise DivergenceError(f"the loss is not finite after {trainer.state.global_step} updates; {LOWER}")
@@ -220,9 +220,9 @@ def _base_source(model: GazedModel, output: Path, given: str | None) -> str:
     own = output.resolve() / "base"
     if distributed.rank() == 0 and not own.exists():
         part = output_folder(own.with_name(".base.part"))
-        model.family.base.save_pretrained(part)
+        with written_by_others(part):
+            model.family.base.save_pretrained(part)
         model.preprocessing.save_pretrained(part)
-        as_new_files(part)
         part.replace(own)
     distributed.wait()
     return str(own)
@@ -252,11 +252,11 @@ def describe(prepared: Prepared, count: int = 1) -> dict[str, Any]:
     members = [member for number in ranked for member in train.groups[number]]
     # A batch is padded to its longest sample; packs are put into one row.
     tokens = sum(train.lengths[n] for n in ranked) if config.packing else config.batch_size * train.lengths[ranked[0]]
-    ways = config.rollouts.rollouts if config.trains_gaze else 1
+    times = config.rollouts.rollouts if config.trains_gaze else 1
     load = Load(
-        ways * tokens,
-        ways * sum(train.store.patches(train.samples[member]) for member in members),
-        ways * sum(train.learnt[member] for member in members),
+        times * tokens,
+        times * sum(train.store.patches(train.samples[member]) for member in members),
+        times * sum(train.learnt[member] for member in members),
     )
     sizes = part_sizes(prepared.model)
     memory = estimate_memory(

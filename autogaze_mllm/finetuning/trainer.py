@@ -4,9 +4,9 @@ What this package writes is safetensors and json. A checkpoint also holds what t
 from it (optimiser, scheduler, random states), which these libraries write with torch.save and, DeepSpeed's apart, read
 back with weights_only. It is read from the training's own output folder only, and nothing but --resume reads it.
 
-Four methods that are overridden have an underscore: transformers has no public place to say which order samples come
-in, that the weights of a checkpoint are there already, that DeepSpeed need not write frozen ones, or what is to become
-of a checkpoint that could not be written.
+Three methods that are overridden have an underscore: transformers has no public place to say that the weights of a
+checkpoint are there already, that DeepSpeed need not write frozen ones, or what is to become of a checkpoint that could
+not be written: callbacks are called when it has been.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate.utils import DeepSpeedSchedulerWrapper
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer import SCHEDULER_NAME
+from transformers.trainer_utils import seed_worker
 
 from ..common.compute import distributed
 from ..common.errors import DivergenceError
@@ -40,12 +43,12 @@ from .data.dataset import ConversationDataset, LengthSampler, collator, padding_
 from .parts import trained_groups
 from .trained_model import TrainedModel
 
-TOLD_FILE = "finetune.json"
+CONFIG_FILE = "finetune.json"
 LOWER = "a lower learning rate may help"
 
 
 class GazedTrainer(Trainer):
-    """examination: the benchmark that is asked at every evaluation, if any.
+    """benchmark: what is asked at every evaluation, if any.
 
     base_source: where the base model is found: a hub id or an absolute path. lora: the LoraConfig in use."""
 
@@ -61,7 +64,7 @@ class GazedTrainer(Trainer):
     ) -> None:
         self.config, self.base_source, self.lora = config, base_source, lora
         self.trained, self.gazed = model, model.gazed
-        self.examination: BenchmarkEval | None = None
+        self.benchmark: BenchmarkEval | None = None
         batch = config.batch_size * config.accumulate * distributed.count()
         self.order = LengthSampler(train.lengths, batch, config.seed, config.group_by_length)
         super().__init__(
@@ -77,8 +80,21 @@ class GazedTrainer(Trainer):
 
     # -- order and optimiser -------------------------------------------------------------------------------------
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> LengthSampler:
-        return self.order
+    def get_train_dataloader(self) -> DataLoader:
+        """The trainer's own, but for the order."""
+        given = self.args
+        seeded = partial(seed_worker, num_workers=given.dataloader_num_workers, rank=given.process_index)
+        loader: DataLoader = DataLoader(
+            cast(ConversationDataset, self.train_dataset),
+            batch_size=given.train_batch_size,
+            sampler=self.order,
+            collate_fn=self.data_collator,
+            num_workers=given.dataloader_num_workers,
+            pin_memory=given.dataloader_pin_memory,
+            persistent_workers=given.dataloader_persistent_workers,
+            worker_init_fn=seeded,
+        )
+        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         if self.optimizer is None:
@@ -98,10 +114,10 @@ class GazedTrainer(Trainer):
 
     def evaluation_loop(self, *given: Any, **named: Any) -> Any:
         output = super().evaluation_loop(*given, **named)  # leaves the model in evaluation mode
-        if self.examination is None:
+        if self.benchmark is None:
             return output
         with self.accelerator.autocast():  # as what the trainer calls computes by itself
-            accuracy = self.examination.accuracy(self.state.global_step)
+            accuracy = self.benchmark.accuracy(self.state.global_step)
         return output._replace(metrics={**(output.metrics or {}), "eval_accuracy": accuracy})
 
     # -- saving --------------------------------------------------------------------------------------------------
@@ -124,7 +140,7 @@ class GazedTrainer(Trainer):
         folder = output_folder(output_dir or result)
         (folder / SETTINGS_FILE).unlink(missing_ok=True)
         tuned = save_parts(folder, self.gazed.family, tensors, self.lora)
-        write_json(folder / TOLD_FILE, self.config.to_dict())
+        write_json(folder / CONFIG_FILE, self.config.to_dict())
         own = result.resolve() / "base"  # moves with the folder that it lies in
         inside = Path(self.base_source) == own
         save_settings(self.gazed, folder, os.path.relpath(own, folder) if inside else self.base_source, tuned)

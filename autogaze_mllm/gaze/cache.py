@@ -99,8 +99,8 @@ class VideoCache:
             tokens = tensors["tokens"]
             if not tokens.is_floating_point():
                 raise InputError(f"{path}: not visual tokens ({tokens.dtype})")
-            places = tensors["positions"], tensors["tile"]
-            token_map = facts.made("map", dict[str, Any], lambda found: TokenMap.from_facts(found, *places))
+            positions = tensors["positions"], tensors["tile"]
+            token_map = facts.made("map", dict[str, Any], lambda found: TokenMap.from_facts(found, *positions))
             return tokens, facts.get("stats", dict[str, Any]), token_map
 
         return self._read(key + TOKENS, read)

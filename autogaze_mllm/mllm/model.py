@@ -28,7 +28,8 @@ from ..video.sources import VideoLike, videos_in
 from ..vision.tower import GazedVisionModel
 from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_stats, new_stats
 from .calls.asking import Asking
-from .calls.inputs import MediaRows, ModelInputs, check_complete, stats_of
+from .calls.inputs import MediaRows, ModelInputs, check_complete, check_media, stats_of
+from .calls.options import check_decoding, options_explained, with_tokenizer
 from .calls.pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
 from .calls.splice import check_helpers, spliced
 from .families import Family
@@ -39,6 +40,7 @@ from .prompts.prompt import (
     encode_prompt,
     media_per_prompt,
     pad_rows,
+    prompts_in,
     render_chat,
     tags_in,
 )
@@ -202,15 +204,13 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """Prompts with `<video>` and `<image>` tags -> input for `forward` and `generate`.
 
         One prompt: videos and images are lists in the order of the tags. Several: one such list per prompt. A video is
-        what `Video` takes (a path, frames, ...), a `Video` or a GazedVideo, an image a path or a PIL image. A tag that
-        is meant as text is written with a backslash: `\\<image>`. chat: put the prompt into the model's chat format.
+        what `Video` takes (a path, frames, ...), a `Video` or a GazedVideo; an image a path, an array, a PIL image, ...
+        A tag that is meant as text is written with a backslash: `\\<image>`. chat: put the prompt into the model's chat
+        format.
         reuse: take visual tokens from the cache and keep them there; they carry no gradients.
         -> input_ids, attention_mask (B, L) and media (per prompt, in order), which belong together.
         """
-        single = isinstance(prompts, str)
-        texts = [prompts] if isinstance(prompts, str) else list(prompts)
-        if not texts:
-            raise InputError("no prompt was given")
+        single, texts = isinstance(prompts, str), prompts_in(prompts)
         video_lists = media_per_prompt(videos, videos_in, single, len(texts), "videos")
         image_lists = media_per_prompt(images, pictures_in, single, len(texts), "images")
         stats = keep_stats(self, new_stats())
@@ -351,6 +351,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
 
         Labels at visual placeholders and at padding never count: nobody wants a model that predicts placeholders.
         """
+        check_media(media)
         if media is not None and labels is not None and input_ids is not None:
             given, labels = labels, self.learnt_labels(input_ids, attention_mask, labels)
             if kwargs.get("num_items_in_batch") is not None:  # a trainer's count of targets, by which it divides
@@ -373,6 +374,9 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """As the base model's generate. With media, only the new ids are returned (B, new). inputs: as input_ids."""
         input_ids = inputs if input_ids is None else input_ids
         stats, base = stats_of(media), self.family.base
+        check_media(media)
+        check_decoding(base, kwargs, media is not None)
+        kwargs = with_tokenizer(kwargs, base, self.tokenizer)
         clock = Stopwatch(self.device)
         with ExitStack() as stack:
             prefix = media[0][0].prefix if media is not None and [len(items) for items in media] == [1] else None
@@ -380,7 +384,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
                 text_config = getattr(self.config, "text_config", self.config)
                 kwargs = {**kwargs, "past_key_values": stack.enter_context(prefix.shared(input_ids, text_config))}
             ready = stack.enter_context(self.base_inputs(input_ids, media, kwargs, generating=True, stats=stats))
-            with clock.stage("llm"):
+            with clock.stage("llm"), options_explained():
                 output = base.generate(**ready)
         add_stats(stats, {"seconds": clock.seconds})
         keep_stats(self, stats)  # last of all: a streamer may have asked something else meanwhile

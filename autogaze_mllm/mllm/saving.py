@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..common.errors import InputError
-from ..common.storage.files import as_new_files, output_folder, write_json
+from ..common.storage.files import output_folder, write_json, written_by_others
 from ..gaze.selectors.base import as_selector
 
 if TYPE_CHECKING:
@@ -32,9 +32,9 @@ def save_base(model: GazedModel, folder: str | Path, below: str, options: Mappin
     """below: where in the folder the base model lies; "" for the folder itself."""
     target = output_folder(folder)
     (target / SETTINGS_FILE).unlink(missing_ok=True)
-    model.family.base.save_pretrained(target / below, **(options or {}))
+    with written_by_others(output_folder(target / below)):
+        model.family.base.save_pretrained(target / below, **(options or {}))
     model.preprocessing.save_pretrained(target / below)
-    as_new_files(target / below)
     save_settings(model, target, base=below or ".")
 
 

@@ -49,9 +49,9 @@ class ChatRoute:
             status = 499  # as web servers note it
         except Exception as error:
             # Without its traceback, which would hold this frame, and with it the body, until Python looks for circles.
-            told = as_api_error(error).with_traceback(None)
-            status = told.status
-            await exchange.fail(told)
+            refusal = as_api_error(error).with_traceback(None)
+            status = refusal.status
+            await exchange.fail(refusal)
         self._gateway.metrics.requests.labels(str(status)).inc()
         self._gateway.metrics.seconds.labels("whole").observe(time.monotonic() - begin)
 
@@ -111,8 +111,8 @@ class _Exchange:
     async def _body(self) -> bytes:
         config = self._gateway.config
         most, found = config.max_body << 20, bytearray()
-        told = self.request.headers.get("content-length", "0")
-        if told.isdecimal() and int(told[:20]) > most:
+        length = self.request.headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > most:
             raise _too_large(config.max_body)
         upload = asyncio.timeout(config.max_upload_seconds)
         try:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-
-from pydantic import BeforeValidator
+from typing import Literal
 
 from ..common.errors import InputError
-from ..common.fields import Number, setting, settings
+from ..common.fields import Names, Number, setting, settings
 
 LISTENING, ALLOWED, LIMITS, ENGINE = "listening", "allowed", "limits of what clients may ask", "engine"
 GROUPS = (LISTENING, ALLOWED, LIMITS, ENGINE)
-
-
-def _as_names(value: object) -> object:
-    return tuple(value) if isinstance(value, list) else () if value is None else value
-
-
-Names = Annotated[tuple[str, ...], BeforeValidator(_as_names)]
 
 
 @settings()

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..common.errors import InputError
-from ..common.storage.files import output_folder
+from ..common.storage.files import output_folder, written_by_others
 from ..mllm.model import GazedModel
 from .engines.ways import refusal
 
@@ -30,7 +30,8 @@ def export_llm(model: GazedModel, folder: str | Path) -> Path:
     llm = causal_llm(model)
     output_folder(target)
     llm.generation_config = model.generation_config
-    llm.save_pretrained(target)
+    with written_by_others(target):
+        llm.save_pretrained(target)
     tokenizer = model.tokenizer
     template = model.preprocessing.chat_template
     if template is not None and not tokenizer.chat_template:

@@ -171,9 +171,11 @@ def draw_digit(rng: np.random.Generator) -> str:
 def _scenes(shape: VideoShape, split: Split, rng: np.random.Generator) -> list[Scene]:
     """One scene, or several with cuts between them, none shorter than the signs' time."""
     hold = hold_of(shape)
-    places = np.arange(1, shape.frames // hold) * hold
-    most = min(len(places) // 2, 4) if shape.order else 0
-    cuts = sorted(int(cut) for cut in rng.choice(places, int(rng.integers(0, most + 1)), replace=False)) if most else []
+    moments = np.arange(1, shape.frames // hold) * hold
+    most = min(len(moments) // 2, 4) if shape.order else 0
+    cuts = (
+        sorted(int(cut) for cut in rng.choice(moments, int(rng.integers(0, most + 1)), replace=False)) if most else []
+    )
     edges = [0, *cuts, shape.frames]
     reach = camera_reach(shape)
     scenes = []

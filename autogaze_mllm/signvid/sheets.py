@@ -66,10 +66,10 @@ def sheet_labels(plan: VideoPlan, frame: int) -> np.ndarray:
         columns = slice(max(shown.x // RASTER, 0), (shown.x + width - 1) // RASTER + 1)
         labels[rows, columns] = UNKNOWN
     for shown in there:
-        column, row = (round((place + BORDER) / RASTER) for place in (shown.x, shown.y))
+        column, row = (round((edge + BORDER) / RASTER) for edge in (shown.x, shown.y))
         known = (MARKS.index(shown.sign.mark), DIGITS.index(shown.sign.digit), colours.index(shown.sign.colour))
-        for place in range(2):
-            labels[row, column + place] = (*known, place)
+        for half in range(2):
+            labels[row, column + half] = (*known, half)
     return labels
 
 

@@ -100,10 +100,10 @@ def glyphs(mark: str, digit: str, font: str, size: int, warp: Warp | None = None
         image = _draw_glyphs(mark, digit, font, size, STROKE)
     else:
         large = _draw_glyphs(mark, digit, font, FINER * size, FINER * STROKE)
-        halves = [large.crop((place, 0, place + large.height, large.height)) for place in (0, large.height)]
+        halves = [large.crop((left, 0, left + large.height, large.height)) for left in (0, large.height)]
         image = Image.new("L", (2 * cell, cell))
-        for place, half in zip((0, cell), halves, strict=True):
-            image.paste(_warped(half, warp).resize((cell, cell), Image.Resampling.BOX), (place, 0))
+        for left, half in zip((0, cell), halves, strict=True):
+            image.paste(_warped(half, warp).resize((cell, cell), Image.Resampling.BOX), (left, 0))
     mask = np.asarray(image, dtype=np.float32) / 255
     ink = mask - gaussian_filter(mask, CORE * size / SIZE)
     return ink / np.abs(ink).max()

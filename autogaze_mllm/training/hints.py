@@ -54,8 +54,8 @@ class AuxiliaryHead(nn.Module):
         self._states: torch.Tensor | None = None
         self._attended: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None
         self._handles: list[Any] = []
-        self.places: torch.Tensor
-        self.register_buffer("places", token_shares(grid, self.side), persistent=False)
+        self.shares: torch.Tensor
+        self.register_buffer("shares", token_shares(grid, self.side), persistent=False)
 
     def __enter__(self) -> AuxiliaryHead:
         def keep_states(_: nn.Module, __: Any, output: torch.Tensor) -> None:
@@ -134,7 +134,7 @@ class AuxiliaryHead(nn.Module):
         """-> (B, readouts, P) the label's probabilities over the places, mean over the entries that each readout
         decides, and (B, readouts) 1 where there is one."""
         real = (found.ids[:, first : first + count] >= 0).float()
-        shares = (targets[:, first : first + count] @ self.places) * real[..., None]
+        shares = (targets[:, first : first + count] @ self.shares) * real[..., None]
         padding = -count % self.step
         shares = F.pad(shares, (0, 0, 0, padding)).unflatten(1, (-1, self.step)).sum(dim=2)
         entries = F.pad(real, (0, padding)).unflatten(1, (-1, self.step)).sum(dim=2)

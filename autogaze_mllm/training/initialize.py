@@ -97,9 +97,9 @@ def _initialize_places(gaze: AutoGaze, generator: torch.Generator) -> None:
     prompt = code(line.repeat_interleave(side), line.repeat(side))
     gaze.gazing_model.connector.pos_embed.copy_(TOKENS * prompt)
     rows, columns, scale = _centres(grid, side)
-    places = code(rows, columns)
+    positions = code(rows, columns)
     kinds = torch.randn(len(grid.scales), width, generator=generator)[scale]
-    mixed = (places + kinds) / math.sqrt(2)
+    mixed = (positions + kinds) / math.sqrt(2)
     decoder.model.embed_tokens.weight[: grid.size] = 0.5 * mixed
     head = decoder.lm_head.weight.view(config.heads_per_step, -1, width)
     head[:, : grid.size] += 0.03 * mixed

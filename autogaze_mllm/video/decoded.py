@@ -10,12 +10,9 @@ import torch
 from PIL import Image
 
 from ..common.errors import InputError, first_line
-from ..common.pixels import PICTURE_ERRORS, rgb_picture
+from ..common.pixels import CHANNELS, PICTURE_ERRORS, picture_array, rgb_picture
 from .container import VideoFile
 from .reader import USUAL_FPS, FrameReader
-
-CHANNELS = 3
-ROUNDING = 1e-3  # how far above 1 or below 0 a float may be after somebody's resizing
 
 
 class DecodedFrames(FrameReader):
@@ -53,14 +50,7 @@ class DecodedFrames(FrameReader):
         frame = self._frames[number]
         if isinstance(frame, Image.Image):
             return np.asarray(rgb_picture(frame, f"{self.name}, frame {number}"))
-        pixels = _as_array(frame)
-        last = self._channels_last if pixels.ndim == 3 else None
-        if last is None:
-            last = _last(pixels[None]) if pixels.ndim == 3 and pixels.size else None
-        if last is None:
-            shape = tuple(pixels.shape)
-            raise InputError(f"{self.name}: frame {number} has the shape {shape}, expected (H, W, 3) or (3, H, W)")
-        return as_bytes(pixels if last else pixels.transpose(1, 2, 0), f"{self.name}, frame {number}")
+        return picture_array(frame, f"{self.name}, frame {number}", self._channels_last)
 
 
 class PictureReader(FrameReader):
@@ -110,28 +100,6 @@ def is_animation(file: VideoFile) -> bool:
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
         return bool(head[20:21] and head[20] & 2)
     return head[4:12] == b"ftypavis"
-
-
-def as_bytes(pixels: np.ndarray, name: str) -> np.ndarray:
-    """uint8 as it is; floats in [0, 1] times 255. Raises InputError for anything else."""
-    if pixels.dtype == np.uint8:
-        return np.ascontiguousarray(pixels)
-    if not np.issubdtype(pixels.dtype, np.floating):
-        raise InputError(f"{name} is of type {pixels.dtype}, expected uint8, or float in [0, 1]")
-    low, high = float(pixels.min()), float(pixels.max())
-    if not (low >= -ROUNDING and high <= 1 + ROUNDING):
-        raise InputError(f"{name} has values from {low:g} to {high:g}; floats must lie in [0, 1]")
-    return np.round(pixels.astype(np.float32) * 255).clip(0, 255).astype(np.uint8)
-
-
-def _as_array(frame: Any) -> np.ndarray:
-    try:
-        if isinstance(frame, torch.Tensor):
-            frame = frame.detach().cpu()
-            return (frame.float() if frame.dtype == torch.bfloat16 else frame).numpy()
-        return np.asarray(frame.asnumpy() if hasattr(frame, "asnumpy") else frame)
-    except (TypeError, ValueError, RuntimeError) as error:  # a tensor without values, say, or a sparse one
-        raise InputError(f"a frame of type {type(frame).__name__} gives no pixels ({first_line(error)})") from error
 
 
 def _last(frames: Any) -> bool | None:

@@ -23,10 +23,10 @@ def videos_below(folder: str | Path) -> list[str]:
         raise InputError(f"{shown_name(str(error.filename))}: cannot be listed ({error.strerror})") from error
 
     found = []
-    for place, folders, files in os.walk(root, onerror=refuse):
+    for parent, folders, files in os.walk(root, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [
-            Path(place, name).relative_to(root).as_posix()
+            Path(parent, name).relative_to(root).as_posix()
             for name in files
             if Path(name).suffix.lower() in VIDEO_ENDINGS and not name.startswith(".")
         ]

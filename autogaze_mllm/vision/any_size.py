@@ -125,11 +125,11 @@ class AnySizeTower(nn.Module):
 
     def rotary_positions(self, gazed: GazedVideo) -> torch.Tensor:
         """(N * r * r, 2), whole numbers where they count the patches of their own scale."""
-        places, sizes = self.coordinates(gazed)
+        positions, sizes = self.coordinates(gazed)
         if self.coarse_positions == "native":
-            return places
-        finest = torch.tensor(gazed.grid.cells[-1], device=places.device) * self.group
-        return (places + 0.5) * finest / sizes - 0.5
+            return positions
+        finest = torch.tensor(gazed.grid.cells[-1], device=positions.device) * self.group
+        return (positions + 0.5) * finest / sizes - 0.5
 
     def segments(self, gazed: GazedVideo) -> torch.Tensor:
         """Where the patches of each tubelet that keeps anything begin, and the end, int32."""
@@ -178,8 +178,8 @@ class TableTower(AnySizeTower):
 
     def layout(self, gazed: GazedVideo) -> dict[str, torch.Tensor]:
         side = round(self.base_tower.config.num_position_embeddings**0.5)
-        places, sizes = self.coordinates(gazed)
-        exact = places.float() * (side - 1) / (sizes - 1).clamp(min=1)
+        positions, sizes = self.coordinates(gazed)
+        exact = positions.float() * (side - 1) / (sizes - 1).clamp(min=1)
         low = exact.floor()
         part = exact - low
         taps = torch.stack([low, low + 1], dim=-1).long().clamp(max=side - 1)  # (n, axis, tap)
@@ -211,26 +211,26 @@ class PositionTower(AnySizeTower):
 
     def encode_part(self, gazed: GazedVideo) -> torch.Tensor:
         tower = self.base_tower
-        places, sizes = self.coordinates(gazed)
+        positions, sizes = self.coordinates(gazed)
         most = tower.config.position_embedding_size
         if int(sizes.max()) > most:
             raise InputError(f"the tower knows {most} patches along a side, the video has {int(sizes.max())}")
-        places = places if self.coarse_positions == "native" else self.rotary_positions(gazed).round().long()
-        pixels = self.pixels(gazed).view(len(places), 3, -1).transpose(1, 2).flatten(1)  # channels last
+        positions = positions if self.coarse_positions == "native" else self.rotary_positions(gazed).round().long()
+        pixels = self.pixels(gazed).view(len(positions), 3, -1).transpose(1, 2).flatten(1)  # channels last
         counts = (gazed.frame_counts[gazed.frame_counts > 0] * self.group**2).tolist()
         found = []
         for rows in _batches(counts, ENCODE_PATCHES):
             taken = sum(counts[rows])
-            found.append(self._batch(pixels[:taken], places[:taken].flip(1), counts[rows]))
-            pixels, places = pixels[taken:], places[taken:]
+            found.append(self._batch(pixels[:taken], positions[:taken].flip(1), counts[rows]))
+            pixels, positions = pixels[taken:], positions[taken:]
         return torch.cat(found)
 
-    def _batch(self, pixels: torch.Tensor, places: torch.Tensor, counts: list[int]) -> torch.Tensor:
-        """pixels (n, 3 * p * p), places (n, 2) column and row, of frames with so many patches -> (n / group^2, C)."""
+    def _batch(self, pixels: torch.Tensor, positions: torch.Tensor, counts: list[int]) -> torch.Tensor:
+        """pixels (n, 3 * p * p), positions (n, 2), of frames with so many patches -> (n / group^2, C)."""
         tower = self.base_tower
         real = torch.arange(max(counts), device=pixels.device) < torch.tensor(counts, device=pixels.device)[:, None]
         padded = pixels.new_zeros(*real.shape, pixels.shape[1]).masked_scatter(real[..., None], pixels)
-        at = torch.full((*real.shape, 2), -1, device=pixels.device).masked_scatter(real[..., None], places)
+        at = torch.full((*real.shape, 2), -1, device=pixels.device).masked_scatter(real[..., None], positions)
         x = tower.patch_embedder(padded, at, ~real)
         x = tower.encoder(inputs_embeds=x, attention_mask=real, pixel_position_ids=at).last_hidden_state
         means = x[real].unflatten(0, (-1, self.group**2)).float().mean(dim=1).to(x.dtype)

@@ -181,20 +181,20 @@ class PackedAttention:
         frame = torch.arange(len(counts)).repeat_interleave(counts)  # of each token
         totals = torch.tensor([sum(clip) for clip in self.clips])
         starts, order = totals.cumsum(0) - totals, totals.argsort(stable=True)
-        place, offset, batches = torch.empty(len(frame), dtype=torch.long), 0, []
+        order_back, offset, batches = torch.empty(len(frame), dtype=torch.long), 0, []
         for clips in _alike(order[totals[order] > 0].tolist(), totals.tolist()):
             longest = -(-int(totals[clips].max()) // 8) * 8  # kernels want masks with rows of multiples of 8
             steps = torch.arange(longest)
             rows = starts[clips, None] + steps.minimum(totals[clips, None] - 1)
             real = steps < totals[clips, None]
             seen = (frame[rows][:, None] <= frame[rows][..., None]) & real[:, None]
-            place[rows[real]] = offset + real.flatten().nonzero().squeeze(1)
+            order_back[rows[real]] = offset + real.flatten().nonzero().squeeze(1)
             offset += rows.numel()
             batches.append((rows.to(self.device), seen[:, None].to(self.device)))
-        return batches, place.to(self.device)
+        return batches, order_back.to(self.device)
 
     def _whole_clips(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        batches, place = self._clip_batches
+        batches, order_back = self._clip_batches
         if q.dtype not in self._biases:  # once for all layers: of booleans the kernels would make numbers in each
             self._biases[q.dtype] = [torch.where(seen, 0.0, -torch.inf).to(q.dtype) for _, seen in batches]
         outputs = []
@@ -202,7 +202,7 @@ class PackedAttention:
             queries, keys, values = (x[rows].transpose(1, 2) for x in (q, k, v))
             output = F.scaled_dot_product_attention(queries, keys, values, attn_mask=bias, dropout_p=self.dropout)
             outputs.append(output.transpose(1, 2).flatten(0, 1))
-        return torch.cat(outputs)[place]
+        return torch.cat(outputs)[order_back]
 
     @functools.cached_property
     def _block_mask(self) -> object:

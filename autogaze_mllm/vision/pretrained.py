@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 
 from ..common.errors import InputError, first_line, listed
 from ..common.foreign_config import check_no_code, check_sizes
-from ..common.storage.files import find_file, output_folder, read_fields, read_json, write_json
+from ..common.storage.files import find_file, output_folder, read_fields, read_json, write_json, written_by_others
 from ..common.storage.json_text import Fields, shown
 
 CLASSES: dict[str, type[Any]] = {
@@ -54,7 +54,7 @@ def load_siglip(source: str | Path, dtype: torch.dtype | str | None, **hub: Any)
 def save_siglip(tower: Any, folder: str | Path, shape: dict[str, Any]) -> None:
     """Tower and shape, in the layout of the published code."""
     target = output_folder(folder)
-    with _quiet():
+    with _quiet(), written_by_others(target):
         tower.save_pretrained(target)
     write_json(target / "config.json", read_json(target / "config.json") | shape)
 

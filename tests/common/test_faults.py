@@ -18,15 +18,16 @@ from safetensors.torch import save_file
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.storage.files import (
-    as_new_files,
     atomic_write,
     read_fields,
     read_json,
     write_json,
     write_text,
+    written_by_others,
 )
 from autogaze_mllm.common.storage.json_text import Fields, finite, parse_json, shown, to_json
 from autogaze_mllm.common.storage.locks import run_lock, wait_lock
+from autogaze_mllm.common.storage.summed import write_summed
 from autogaze_mllm.common.storage.weights import write_weights
 from autogaze_mllm.evaluation.reports.accuracy_plot import Curve, accuracy_plot
 from autogaze_mllm.evaluation.reports.document import Heading, Items, Table, Text, to_markdown
@@ -164,14 +165,17 @@ def test_what_is_written_is_read_by_whom_the_umask_lets(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
         write_text(tmp_path / "note.txt", "text")
-        write_weights(tmp_path / "ours.safetensors", {"a": torch.zeros(1)})
-        save_file({"a": torch.zeros(1)}, tmp_path / "others.safetensors")  # as transformers' save_pretrained does
-        as_new_files(tmp_path)
+        write_weights(tmp_path / "weights", {"a": torch.zeros(2)})  # safetensors' own are of their owner alone
+        write_summed(tmp_path / "summed", {"a": torch.zeros(2)}, "facts", {})
+        with written_by_others(tmp_path):
+            save_file({"a": torch.zeros(2)}, tmp_path / "model.safetensors")
         left = os.umask(0o027)
     finally:
         os.umask(before)
-    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
-    assert modes == dict.fromkeys(("note.txt", "ours.safetensors", "others.safetensors"), 0o640) and left == 0o027
+    assert left == 0o027
+    names = ["model.safetensors", "note.txt", "summed", "weights"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in names] == [0o640] * 4
 
 
 def test_a_folder_that_is_gone_and_a_name_that_is_long_are_one_line(tmp_path: Path) -> None:

@@ -119,7 +119,7 @@ def test_a_folder_that_two_processes_wrote_reads_again_with_its_first_answers(be
     assert "6 answers" in told and len(lines_of(tmp_path)) == 20
 
 
-def test_a_second_process_is_refused_and_told_of_the_first_which_goes_on(tmp_path, capsys):
+def test_a_second_process_is_refused_and_told_of_the_first_which_goes_on(tmp_path, monkeypatch, capsys):
     """Also with --resume, and whatever it was begun with; a killed one leaves no lock behind."""
     data, out = write_made_up("hlvid", tmp_path / "data", videos=60), tmp_path / "run"
     arguments = command("hlvid", data, out)
@@ -131,6 +131,11 @@ def test_a_second_process_is_refused_and_told_of_the_first_which_goes_on(tmp_pat
     for more in ([], ["--resume"], ["--frames", "3"]):
         line = refused(capsys, [*arguments, *more])
         assert str(out) in line and f"another process ({pid} on {socket.gethostname()}, since 2" in line
+    with monkeypatch.context() as launcher:  # one of several processes, which would write to a file of its own
+        for name, value in (("RANK", 1), ("WORLD_SIZE", 2), ("LOCAL_RANK", 1)):
+            launcher.setenv(name, str(value))
+        assert f"another process ({pid} on" in refused(capsys, [*arguments, "--resume"])
+    assert [path.name for path in out.glob("answers-*")] == ["answers-00000.jsonl"]
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert main([*arguments, "--resume", "--json"]) == 0

@@ -14,11 +14,12 @@ import torch
 from safetensors.torch import load_file
 
 import autogaze_mllm as am
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.finetuning.on_device.answering import answers
 from autogaze_mllm.finetuning.on_device.looks import Look, look_at
 from autogaze_mllm.finetuning.on_device.packs import IGNORED, Rows
-from autogaze_mllm.finetuning.on_device.shared_prefix import question_states, share_prefix
-from autogaze_mllm.finetuning.on_device.signs import Speech, texts
+from autogaze_mllm.finetuning.on_device.shared_prefix import question_states, sharing_prefix
+from autogaze_mllm.finetuning.on_device.signs import Speech, speech_of, texts
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.loading import BUNDLED_FOLDER
@@ -26,7 +27,7 @@ from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
 from autogaze_mllm.signvid.plan import VideoShape, plan_video
 from autogaze_mllm.signvid.render import render_video
 from autogaze_mllm.video.sources import Video
-from scripts.train_signvid_llm import main, speech_of
+from scripts.train_signvid_llm import parser, run
 
 from ..helpers.paths import ROOT
 
@@ -62,15 +63,12 @@ def test_many_questions_after_one_video_are_as_each_alone(model, videos, speech)
     tokens = [model.encode_video(Video(video, fps=4)).content for video in videos]
     with torch.no_grad():
         expected = [[model(**prompt).logits[0] for prompt in some] for some in prompts]
-        llm = share_prefix(model.base.llm)
-        try:
+        with sharing_prefix(model.base.llm) as llm:
             embed = llm.model.embed_tokens(torch.tensor(turns.prefix()))
             prefix = [torch.cat([embed, part]) for part in tokens]
             lengths = torch.tensor([len(part) for part in prefix])
             padded = torch.nn.utils.rnn.pad_sequence(prefix, batch_first=True)
             found = llm.lm_head(question_states(llm, padded, lengths, rows.ids, rows.question))
-        finally:
-            llm.config._attn_implementation = "sdpa"
     assert len(prefix[0]) != len(prefix[1])  # so that one is filled up
     for row, count in enumerate((3, 2)):
         for number in range(count):
@@ -97,11 +95,8 @@ def test_answers_side_by_side_are_those_that_ask_gives(model, videos, speech):
         for video, some in zip(sources, asked, strict=True)
     ]
     tokens = [model.encode_video(video).content for video in sources]
-    llm = share_prefix(model.base.llm)
-    try:
+    with sharing_prefix(model.base.llm) as llm:
         found = answers(llm, speech.turns(), tokens, asked, end, 6, nullcontext())
-    finally:
-        llm.config._attn_implementation = "sdpa"
     assert [[model.tokenizer.decode(reply).strip() for reply in some] for some in found] == expected
     lengths = {len(reply) for some in found for reply in some}
     assert len(lengths) > 1 and 6 in lengths  # some end by themselves, some are cut off
@@ -152,9 +147,9 @@ def test_a_text_tells_all_that_is_asked(speech, model):
     assert count > 20
 
 
-def test_the_development_split_is_not_trained_on(tmp_path, capsys):
-    assert main([str(tmp_path), "--small", "--seed", str(DEVELOPMENT_SEED)]) == 2
-    assert "development" in capsys.readouterr().err
+def test_the_development_split_is_not_trained_on(tmp_path):
+    with pytest.raises(InputError, match="development"):
+        run(parser().parse_args([str(tmp_path), "--small", "--seed", str(DEVELOPMENT_SEED)]))
 
 
 @pytest.mark.slow

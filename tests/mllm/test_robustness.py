@@ -244,3 +244,14 @@ def test_the_backend_is_the_machines_choice(tmp_path):
     make().save_pretrained(tmp_path)
     assert am.load(tmp_path, backend="eager").tower.backend == "eager"
     assert "backend" not in json.loads(Path(tmp_path / "autogaze_mllm.json").read_text())["tower"]
+
+
+def test_what_is_saved_and_kept_is_for_whom_the_umask_lets(clip, tmp_path):
+    """Somebody else's server reads it, or somebody else's question."""
+    model = make(gaze=tiny_gaze(), cache=tmp_path / "cache")
+    model.ask(clip, "what?", max_new_tokens=1)
+    model.save_pretrained(tmp_path / "model")
+    (tmp_path / "any").touch()
+    usual = (tmp_path / "any").stat().st_mode
+    written = list(tmp_path.rglob("*.safetensors"))
+    assert len(written) == 4 and {path.stat().st_mode for path in written} == {usual}

@@ -37,7 +37,7 @@ NO_VIDEO: list[tuple[Any, str]] = [
     (np.zeros((0, 8, 8, 3), np.uint8), "without a single frame"),
     (np.zeros((2, 0, 8, 3), np.uint8), "have the shape"),
     (np.zeros(7), "have the shape"),
-    (torch.zeros(1, 3, 8, 8, device="meta"), "a frame of type Tensor gives no pixels"),
+    (torch.zeros(1, 3, 8, 8, device="meta"), "frame 0 of type Tensor gives no pixels"),
     (torch.zeros(1, 3, 8, 8).to_sparse(), "gives no pixels"),
     ([PICTURE, PICTURE[..., :2]], "frame 1 has the shape"),
     (b"", "there are none"),

@@ -94,29 +94,37 @@ def atomic_write(path: Path) -> Iterator[Path]:
     with writing(path):
         # Absolute, so that nobody takes the name for an address ("12:30.mkv") or an option.
         temporary = path.parent.absolute() / f".{path.name[:40]}.{uuid.uuid4().hex[:8]}"
-        # With the permissions of any new file: the umask applies here, and is changed for no other thread.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = stat.S_IMODE(temporary.stat().st_mode)
+        mode = _create(temporary)
         try:
             yield temporary
-            temporary.chmod(mode)  # safetensors puts a file there that its owner alone may read
+            temporary.chmod(mode)
             temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
 
 
-def as_new_files(folder: Path) -> None:
-    """Weights in the folder may be read by whom the umask lets, as the files beside them: safetensors (0.8) leaves
-    those that libraries store through it to their owner alone."""
+def _create(path: Path) -> int:
+    """Makes an empty file with the permissions of any new one: the umask applies here, and is changed for no other
+    thread. -> these permissions."""
+    handle = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(handle).st_mode)
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def written_by_others(folder: Path) -> Iterator[None]:
+    """Inside, another library writes weights into the folder. What keeps it from that is an InputError; and the files
+    are for whom the umask lets, where safetensors makes them its owner's alone."""
     with writing(folder):
-        probe = folder.absolute() / f".{uuid.uuid4().hex[:8]}"
-        os.close(os.open(probe, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-        mode = stat.S_IMODE(probe.stat().st_mode)
-        probe.unlink()
-        for path in folder.rglob("*.safetensors"):
-            if stat.S_IMODE(path.stat().st_mode) == 0o600:
-                path.chmod(mode)
+        yield
+        trial = folder / f".{uuid.uuid4().hex[:8]}"
+        mode = _create(trial)
+        trial.unlink()
+        for path in folder.glob("*.safetensors"):
+            path.chmod(mode)
 
 
 @contextmanager

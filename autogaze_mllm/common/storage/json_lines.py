@@ -21,13 +21,13 @@ from .locks import run_lock
 
 class JsonLines:
     """Appends lines to one file, which is this process's alone; each is on the disk when `append` returns. A context
-    manager. part: of the folder's lock, which it takes."""
+    manager. part, world: of the folder's lock, which it takes."""
 
-    def __init__(self, path: Path, part: str, go_on: str) -> None:
+    def __init__(self, path: Path, part: str, go_on: str, world: int = 1) -> None:
         """go_on: how to go on after a full disk, for the error."""
         self.path, self._go_on = path, go_on
         with ExitStack() as stack:
-            stack.enter_context(run_lock(path.parent, part))
+            stack.enter_context(run_lock(path.parent, part, world))
             with writing(path):
                 self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
                 stack.callback(os.close, self._file)

@@ -28,9 +28,10 @@ _guard = threading.Lock()
 
 
 @contextmanager
-def run_lock(folder: Path, part: str = "") -> Iterator[None]:
-    """Holds the folder for this process, which may enter it several times. part: of the folder, where several processes
-    of one run each write their own. Raises InputError, naming the process that has it, where another one does."""
+def run_lock(folder: Path, part: str = "", world: int = 1) -> Iterator[None]:
+    """Holds the folder for this process, which may enter it several times. part: of the folder, where `world` processes
+    of one run each write their own; processes of a run of another number share its work out differently. Raises
+    InputError, naming the process that has it, where another one does."""
     from filelock import FileLock
 
     path = output_folder(folder).resolve() / f".run{part}.lock"
@@ -41,7 +42,9 @@ def run_lock(folder: Path, part: str = "") -> Iterator[None]:
         if lock is not None:
             _acquire(lock, folder, owner)
             with suppress(OSError):  # only words for others depend on it
-                owner.write_text(json.dumps(_myself()), encoding="utf-8")
+                owner.write_text(json.dumps(_myself(world)), encoding="utf-8")
+            if part:
+                _check_others(path, folder, owner, lock, world)
         _held[key] = _held.get(key, 0) + 1
     try:
         yield
@@ -86,19 +89,42 @@ def _acquire(lock: object, folder: Path, owner: Path) -> None:
         except Timeout as error:
             held = _read(owner)
             if not _is_gone(held) or time.monotonic() > deadline:
-                raise InputError(
-                    f"{folder}: another process{_in_words(held)} is at work here; wait for it, or give this run "
-                    "another folder"
-                ) from error
+                raise _at_work(folder, held) from error
         except (NotImplementedError, OSError) as error:
             logger.warning("%s", _UNLOCKED.format(folder, error))
             return
         time.sleep(0.2)
 
 
-def _myself() -> dict[str, object]:
+def _check_others(path: Path, folder: Path, owner: Path, lock: object, world: int) -> None:
+    """Raises InputError, and lets go of the lock, where a process of another run holds another part."""
+    from filelock import BaseFileLock, FileLock, Timeout
+
+    assert isinstance(lock, BaseFileLock)
+    for other in path.parent.glob(".run-*.owner"):
+        held = _read(other)
+        if other == owner or held.get("of", world) == world or _is_gone(held):
+            continue  # of this run, or left behind: those of this run are not even tried, or they would be refused
+        try:
+            with FileLock(other.with_suffix(".lock"), timeout=0):
+                continue  # nobody's any more
+        except Timeout as error:
+            owner.unlink(missing_ok=True)
+            lock.release()
+            raise _at_work(folder, held) from error
+        except (NotImplementedError, OSError):
+            return
+
+
+def _at_work(folder: Path, held: dict[str, object]) -> InputError:
+    return InputError(
+        f"{folder}: another process{_in_words(held)} is at work here; wait for it, or give this run another folder"
+    )
+
+
+def _myself(world: int) -> dict[str, object]:
     now = datetime.datetime.now().isoformat(" ", "seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": now}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "since": now, "of": world}
 
 
 def _read(owner: Path) -> dict[str, object]:

@@ -119,10 +119,10 @@ class Benchmark(ABC):
 
     def questions(self) -> list[Question]:
         """All questions, in the order of the data. Raises InputError for bad data, naming file and row."""
-        places: dict[str, Row] = {}
+        first_rows: dict[str, Row] = {}
         found = []
         for row, question in self.rows(self.table_paths()):
-            first = places.setdefault(question.id, row)
+            first = first_rows.setdefault(question.id, row)
             if first is not row:
                 raise row.error(f"question id {question.id!r} stands in {first.path.name}, row {first.number} already")
             found.append(question)
@@ -138,8 +138,8 @@ class Benchmark(ABC):
     def video_path(self, video: str) -> Path:
         """Where a video lies; if it is missing, where it is expected."""
         names = [video] if Path(video).suffix else [video + ending for ending in TRIED_ENDINGS]
-        places = [self.folder / folder / name for folder in self.video_folders for name in names]
-        return next((place for place in places if place.is_file()), places[0])
+        paths = [self.folder / folder / name for folder in self.video_folders for name in names]
+        return next((path for path in paths if path.is_file()), paths[0])
 
 
 def lettered(options: Sequence[str], form: str = "{letter}. {option}") -> str:

@@ -66,7 +66,7 @@ class AutoGazeMllm(lmms):
         for index in self._by_video(requests):
             context, options, doc_to_visual, doc_id, task, split = requests[index].args
             videos, images = self._media(doc_to_visual(self.task_dict[task][split][doc_id]))
-            reply = self.model.ask(videos, context, images=images, **generation_options(options))
+            reply = self.model.ask(videos or None, context, images=images, **generation_options(options))
             for stop in _stops(options):
                 reply = reply.split(stop)[0]
             replies[index] = reply.strip()

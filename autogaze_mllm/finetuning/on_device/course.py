@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from ...common.errors import InputError
-from ...common.storage.weights import write_weights
+from ...common.storage.weights import check_weights, read_weights, shapes, write_weights
 from ...mllm.model import GazedModel
 from ...signvid.plan import VideoShape
 from ...training.on_device.loop import Clock, rate_at
@@ -52,7 +52,8 @@ class Group:
 @dataclass(frozen=True)
 class CourseConfig:
     """packs: sets of questions that are made of each video, of `questions` each. texts: videos in words, in all;
-    text_batch: of them in a step, text_only: in one without videos. words: share of the time before videos come."""
+    text_batch: of them in a step, text_only: in one without videos. words: share of the time before videos come.
+    waiting: batches of a group that are in the making or wait."""
 
     packs: int = 6
     questions: int = 10
@@ -64,7 +65,7 @@ class CourseConfig:
     text_weight: float = 0.5
     lr: float = 1.2e-3
     seed: int = 60
-    window: int = 24  # films of a group that are in the making or wait
+    waiting: int = 6
 
 
 @dataclass
@@ -175,7 +176,7 @@ class Course:
             self.text_jobs.append(source.texts(settings.seed, numbers, settings.questions))
             self.texts_asked += settings.text_chunk
         for number, reel in enumerate(self.reels):
-            while reel.number < reel.group.videos and len(reel.making) < settings.window:
+            while reel.number < reel.group.videos and len(reel.making) < settings.waiting * reel.group.batch:
                 shape = reel.group.shape
                 if reel.number % 2:
                     shape = replace(shape, noise=round(float(self.random.uniform(*NOISES)), 4))
@@ -307,6 +308,13 @@ def save_llm(llm: Any, path: Path) -> None:
     if llm.config.tie_word_embeddings:
         weights.pop("lm_head.weight", None)
     write_weights(path, {name: tensor.to("cpu", torch.bfloat16).contiguous() for name, tensor in weights.items()})
+
+
+def load_llm(llm: Any, path: Path) -> None:
+    """What `save_llm` wrote in place of the LLM's own weights. Raises InputError where it does not fit."""
+    weights = read_weights(path)
+    check_weights(path, shapes(dict(llm.named_parameters())), shapes(weights), against="this model's LLM")
+    llm.load_state_dict(weights, strict=False)
 
 
 def _line(values: dict[str, Any]) -> str:

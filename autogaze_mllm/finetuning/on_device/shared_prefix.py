@@ -9,6 +9,8 @@ Shapes: B videos, P tokens of what stands before (filled up on the right), T tok
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -61,6 +63,16 @@ def share_prefix(llm: Any) -> Any:
     """The same LLM (Qwen2 and its kin) with the attention that `question_states` needs."""
     llm.config._attn_implementation = NAME
     return llm
+
+
+@contextmanager
+def sharing_prefix(llm: Any) -> Iterator[Any]:
+    """`share_prefix` for a while."""
+    before = llm.config._attn_implementation
+    try:
+        yield share_prefix(llm)
+    finally:
+        llm.config._attn_implementation = before
 
 
 def question_states(

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
+from ...mllm.model import GazedModel
+from ...mllm.prompts.prompt import render_chat
 from ...signvid.dataset import CODEC, FPS
 from ...signvid.exercises import ask, in_words, plan_exercise, some_turns, turns_of
 from ...signvid.plan import VideoShape, plan_video
@@ -44,6 +46,14 @@ class Speech:
             lambda text: tokenizer.encode(text, add_special_tokens=False).ids,
             *(self.before, self.join, self.after, self.end),
         )
+
+
+def speech_of(model: GazedModel, tokenizer: Path) -> Speech:
+    """How the model's conversations are written, from its own chat format."""
+    mark = "QUESTION"
+    before, _, after = render_chat(f"<video>{mark}", model.preprocessing, model.family).partition(f"<video>{mark}")
+    end = model.family.answer("")
+    return Speech(str(tokenizer), before, model.family.after_media, after, end)
 
 
 @dataclass(frozen=True)

@@ -41,14 +41,14 @@ class TextStream(Iterator[str]):
         self._stop = _Stop()
         pieces, stop = self._pieces, self._stop  # not self: a stream that nobody reads any more is to end
         streamer = _Pieces(tokenizer, pieces)
-        told = self.stats
+        stats = self.stats
         here = contextvars.copy_context()
         inside = autocast_here()
 
         def run() -> None:
             try:
                 with inside():
-                    told.update(here.run(write, streamer=streamer, stopping_criteria=[stop]))
+                    stats.update(here.run(write, streamer=streamer, stopping_criteria=[stop]))
                 pieces.put(None)
             except BaseException as error:
                 pieces.put(error)
@@ -102,11 +102,11 @@ class _Pieces(TextStreamer):
 def autocast_here() -> Callable[[], contextlib.AbstractContextManager[Any]]:
     """What gives another thread the autocast of this one, which torch keeps by thread."""
     kinds = [kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.is_autocast_enabled(kind)]
-    told = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
+    autocasts = [(kind, torch.get_autocast_dtype(kind)) for kind in kinds]
 
     def enter() -> contextlib.AbstractContextManager[Any]:
         stack = contextlib.ExitStack()
-        for kind, dtype in told:
+        for kind, dtype in autocasts:
             stack.enter_context(torch.autocast(kind, dtype))
         return stack
 

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast, overload
 
 import torch
-from transformers import GenerationConfig, GenerationMixin
 
-from ...common.errors import InputError, listed
+from ...common.errors import InputError
 from ...common.pixels import PictureSource, pictures_in
-from ...gaze.settings import VideoSettings
 from ...video.sources import videos_in
 from ..call_state import Stats
 from ..prompts.messages import messages_text
-from ..prompts.prompt import tags_in
+from ..prompts.prompt import checked_text, tags_in
 from ..video_encoder import VideoSource
 from .answers import Answer, TextStream
 from .inputs import ModelInputs
+from .options import check_options, options_of
 
 if TYPE_CHECKING:
     from ..model import GazedModel
-
-MAX_NEW_TOKENS = 64
 
 
 class Asking:
@@ -75,8 +70,8 @@ class Asking:
         generation: as for `generate`; greedy, and at most 64 new tokens, unless told otherwise.
         -> the answer, a string with `stats` of this call; a list of them with num_return_sequences.
         """
-        sources = videos_in(video, start, end, fps)
-        inputs = self._question(sources, question, pictures_in(images), progress, generation)
+        sources = _asked_about(video, start, end, fps)
+        inputs = self._question(sources, question, pictures_in(images), progress, max_new_tokens, generation)
         return self._answer(inputs, max_new_tokens, generation)
 
     def stream(
@@ -98,10 +93,10 @@ class Asking:
             raise InputError("stream() writes one answer: no beams, no further sequences")
         if generation.get("streamer") is not None:
             raise InputError("stream() has a streamer of its own; give yours to ask() or generate()")
-        sources = videos_in(video, start, end, fps)
-        inputs = self._question(sources, question, pictures_in(images), progress, generation)
+        sources = _asked_about(video, start, end, fps)
+        inputs = self._question(sources, question, pictures_in(images), progress, max_new_tokens, generation)
         model = cast("GazedModel", self)
-        options = _options(max_new_tokens, generation)
+        options = options_of(max_new_tokens, generation)
 
         def write(streamer: Any, stopping_criteria: list[Any]) -> Stats:
             own = [*(options.pop("stopping_criteria", None) or []), *stopping_criteria]
@@ -127,7 +122,7 @@ class Asking:
         tools, chat_template_kwargs: for the model's chat template, which decides what roles there are. Answers as
         `ask` does.
         """
-        _check_options(cast("GazedModel", self), generation)
+        check_options(cast("GazedModel", self), max_new_tokens, generation)
         inputs = self.prepare_chat(
             messages, tools=tools, chat_template_kwargs=chat_template_kwargs, reuse=True, progress=progress
         )
@@ -149,12 +144,18 @@ class Asking:
         return model.prepare(text, videos, images, chat=False, reuse=reuse, progress=progress)
 
     def _question(
-        self, sources: list[Any], question: str, images: list[Any], progress: bool, generation: Mapping[str, Any]
+        self,
+        sources: list[Any],
+        question: str,
+        images: list[Any],
+        progress: bool,
+        max_new_tokens: int | None,
+        generation: Mapping[str, Any],
     ) -> ModelInputs:
         model = cast("GazedModel", self)
-        if not question.strip():
+        if not checked_text(question, "the question").strip():
             raise InputError("the question has no text")
-        _check_options(model, generation)
+        check_options(model, max_new_tokens, generation)
         if not tags_in(question):
             after = model.family.after_media
             question = f"<video>{after}" * len(sources) + f"<image>{after}" * len(images) + question
@@ -164,7 +165,7 @@ class Asking:
         self, inputs: ModelInputs, max_new_tokens: int | None, generation: Mapping[str, Any]
     ) -> Answer | list[Answer]:
         model = cast("GazedModel", self)
-        ids = model.generate(**inputs, **_options(max_new_tokens, generation))
+        ids = model.generate(**inputs, **options_of(max_new_tokens, generation))
         stats, tokenizer = model.stats, model.tokenizer
         stats["new_tokens"] = int(ids.shape[1])
         texts = tokenizer.batch_decode(ids, skip_special_tokens=True)
@@ -176,13 +177,11 @@ class Asking:
         ]
 
 
-def _options(max_new_tokens: int | None, generation: Mapping[str, Any]) -> dict[str, Any]:
-    """What `generate` is called with. A generation config that is given says all that is not asked for."""
-    if generation.get("generation_config") is not None:
-        return {**generation, **({} if max_new_tokens is None else {"max_new_tokens": max_new_tokens})}
-    if max_new_tokens is None and generation.get("max_length") is not None:
-        return {"do_sample": False, **generation}
-    return {"do_sample": False, "max_new_tokens": max_new_tokens or MAX_NEW_TOKENS, **generation}
+def _asked_about(video: Any, start: float | None, end: float | None, fps: float | None) -> list[Any]:
+    """As `videos_in`. Raises InputError for a list of nothing, which is not what anybody meant to ask about."""
+    if isinstance(video, (list, tuple)) and not video:
+        raise InputError("an empty list of videos or frames was given: None asks without a video")
+    return videos_in(video, start, end, fps)
 
 
 def _length(row: torch.Tensor, tokenizer: Any) -> int:
@@ -193,25 +192,3 @@ def _length(row: torch.Tensor, tokenizer: Any) -> int:
     padding = int((row == pad).flip(0).long().cumprod(0).sum())
     ended = padding > 0 and pad == tokenizer.eos_token_id  # the first of them ends the answer
     return len(row) - padding + ended
-
-
-def _check_options(model: GazedModel, options: Mapping[str, Any]) -> None:
-    """Raises InputError for generation options that nobody knows; transformers says so only after the video was seen,
-    and in its own words."""
-    if options.get("return_dict_in_generate"):
-        raise InputError("ask() returns text; use prepare() and generate() for return_dict_in_generate")
-    if not options:
-        return
-    base = model.family.base
-    known = vars(GenerationConfig()).keys() | {"tokenizer", "assistant_tokenizer"}
-    for method in (GenerationMixin.generate, base.generate, base.forward):
-        known |= inspect.signature(method).parameters.keys()
-    unknown = sorted(set(options) - known)
-    if not unknown:
-        return
-    name = unknown[0]
-    if name in VideoSettings.__dataclass_fields__:
-        raise InputError(f"{name} is no option of an answer but a setting of the video: give it to wrap() or load()")
-    near = difflib.get_close_matches(name, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    raise InputError(f"no generation option is called {listed(unknown, 3)}{hint}")

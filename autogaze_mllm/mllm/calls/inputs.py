@@ -50,6 +50,14 @@ def stats_of(media: Sequence[Sequence[Media]] | None) -> Stats:
     return {**known, "seconds": dict(known.get("seconds", {}))}
 
 
+def check_media(media: Any) -> None:
+    """Raises InputError for what is neither None nor media of prompts."""
+    rows = media if isinstance(media, Sequence) else [None]
+    fits = all(isinstance(row, Sequence) and all(isinstance(item, Media) for item in row) for row in rows)
+    if media is not None and not fits:
+        raise InputError("media must be what prepare() gave, together with its input_ids")
+
+
 def check_complete(
     family: Family, input_ids: torch.Tensor | None, given: Mapping[str, Any], gazing: bool, generating: bool
 ) -> None:

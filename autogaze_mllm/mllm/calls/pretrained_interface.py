@@ -94,6 +94,9 @@ class PretrainedInterface(nn.Module):
         labels = input_ids if labels is None else labels
         return labels.masked_fill(ignored.to(labels.device), IGNORED)
 
+    def generate_batch(self, *_: Any, **__: Any) -> None:
+        raise InputError("continuous batching reads ids alone: prepare() several prompts, and generate() answers them")
+
     def push_to_hub(self, *_: Any, **__: Any) -> None:
         raise InputError("save_pretrained(folder) writes base, gaze model and settings: upload that folder")
 

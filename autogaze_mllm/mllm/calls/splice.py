@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -37,12 +37,11 @@ def spliced(
     if not by_hook and not family.deepstack:
         yield inputs
         return
-    feed = _Feed(embedded, family.is_visual(input_ids), width, threading.get_ident())
-    handle = family.language_model.register_forward_pre_hook(feed, with_kwargs=True)
-    try:
+    feed = _Feed(input_ids, embedded, family.is_visual(input_ids), width)
+    with ExitStack() as stack:
+        stack.callback(family.base.get_input_embeddings().register_forward_pre_hook(feed.note).remove)
+        stack.callback(family.language_model.register_forward_pre_hook(feed, with_kwargs=True).remove)
         yield inputs
-    finally:
-        handle.remove()
 
 
 def guesses(family: Family, options: dict[str, Any]) -> bool:
@@ -83,8 +82,15 @@ def _within_table(family: Family, input_ids: torch.Tensor) -> torch.Tensor:
 class _Feed:
     """The hook: embeddings and deepstack vectors of a prompt, whenever the LLM reads its end."""
 
-    def __init__(self, embedded: torch.Tensor, visual: torch.Tensor, width: int, thread: int) -> None:
-        self.embedded, self.visual, self.width, self.thread = embedded, visual, width, thread
+    def __init__(self, prompt: torch.Tensor, embedded: torch.Tensor, visual: torch.Tensor, width: int) -> None:
+        self.prompt, self.embedded, self.visual, self.width = prompt, embedded, visual, width
+        self.thread = threading.get_ident()
+        self.noted: torch.Tensor | None = None
+
+    def note(self, module: Any, args: tuple[Any, ...]) -> None:
+        """Another hook, on the table of embeddings: ids that are looked up there are read by the LLM next."""
+        if threading.get_ident() == self.thread and args:
+            self.noted = args[0]
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         found, ids = kwargs.get("inputs_embeds"), kwargs.get("input_ids")
@@ -93,7 +99,8 @@ class _Feed:
             return None
         past, length = kwargs.get("past_key_values"), self.embedded.shape[1]
         start = 0 if past is None else int(past.get_seq_length())
-        if start >= length or start + given.shape[1] < length:
+        noted, self.noted = ids if found is None else self.noted, None
+        if start >= length or start + given.shape[1] < length or not self._is_prompt(noted, start):
             return None  # a token after the prompt, or another prompt (that of classifier-free guidance, say)
         if found is None:  # an LLM with its own embeddings
             found = module.get_input_embeddings()(ids)
@@ -109,3 +116,13 @@ class _Feed:
             kwargs["deepstack_visual_embeds"] = [layer.contiguous() for layer in deep.split(self.width, dim=-1)]
             kwargs["visual_pos_masks"] = torch.nn.functional.pad(visual, (0, found.shape[1] - read))
         return args, kwargs
+
+    def _is_prompt(self, ids: torch.Tensor | None, start: int) -> bool:
+        """Whether ids begin with the words of the prompt from `start` on; where none were looked up, embeddings of the
+        prompt were given."""
+        if ids is None:
+            return True
+        copies = ids.shape[0] // self.prompt.shape[0]
+        prompt, visual = (part[:, start:].repeat_interleave(copies, dim=0) for part in (self.prompt, self.visual))
+        begin = ids[:, : prompt.shape[1]].to(prompt.device)
+        return begin.shape == prompt.shape and bool(((begin == prompt) | visual).all())

@@ -35,13 +35,13 @@ def read_llama_tokenizer(source: str | Path, folder: str = "", **hub: Any) -> An
     if path is None:
         return None
     tokenizer = _byte_pairs(path, stored)
-    with tempfile.TemporaryDirectory() as place:  # transformers adds what the other files say
-        tokenizer.save(str(Path(place) / "tokenizer.json"))
+    with tempfile.TemporaryDirectory() as work:  # transformers adds what the other files say
+        tokenizer.save(str(Path(work) / "tokenizer.json"))
         for name in BESIDE:
             found = find_file(source, prefix + name, required=False, **hub)
             if found is not None:
-                shutil.copy(found, Path(place) / name)
-        return AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+                shutil.copy(found, Path(work) / name)
+        return AutoTokenizer.from_pretrained(work, trust_remote_code=False)
 
 
 def _byte_pairs(path: Path, stored: dict[str, Any]) -> Tokenizer:
@@ -54,11 +54,11 @@ def _byte_pairs(path: Path, stored: dict[str, Any]) -> Tokenizer:
     for piece, number in vocabulary.items():
         if model.is_byte(number) or model.is_control(number) or model.is_unknown(number):
             continue
-        for place in range(1, len(piece)):
-            left, right = vocabulary.get(piece[:place]), vocabulary.get(piece[place:])
+        for cut in range(1, len(piece)):
+            left, right = vocabulary.get(piece[:cut]), vocabulary.get(piece[cut:])
             if left is not None and right is not None:
                 # A higher score is merged earlier; among the ways to build a piece, earlier pieces come first.
-                merges.append((-model.get_score(number), left, right, piece[:place], piece[place:]))
+                merges.append((-model.get_score(number), left, right, piece[:cut], piece[cut:]))
     pairs = [(left, right) for *_, left, right in sorted(merges)]
     unknown, start = model.id_to_piece(model.unk_id()), model.id_to_piece(model.bos_id())
     tokenizer = Tokenizer(models.BPE(vocabulary, pairs, unk_token=unknown, fuse_unk=True, byte_fallback=True))

@@ -6,12 +6,13 @@ The number of visual tokens is known before the prompt is built: gaze, count, th
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from ...common.errors import InputError, listed
+from ...common.storage.json_text import is_text
 from ..families import Family
 from ..media import TAG, Layout, Media
 from ..preprocessing import Preprocessing
@@ -19,6 +20,23 @@ from .chat_template import render_messages
 
 LITERAL = "\ufdd0"  # stands for a "<" that begins no tag and no token; text never holds this character
 ESCAPED = re.compile(r"\\<(?=(?:video|image)>)")
+
+
+def checked_text(text: Any, what: str) -> str:
+    """Raises InputError for what no tokenizer takes. what: how an error calls it."""
+    if not isinstance(text, str):
+        raise InputError(f"{what} must be text, got {type(text).__name__}")
+    if not is_text(text):
+        raise InputError(f"{what} is not UTF-8 text: it holds halves of characters")
+    return text
+
+
+def prompts_in(given: Any) -> list[str]:
+    """One prompt, or several -> a list. Raises InputError for what is no text."""
+    texts = [given] if isinstance(given, (str, bytes)) or not isinstance(given, Iterable) else list(given)
+    if not texts:
+        raise InputError("no prompt was given")
+    return [checked_text(text, f"prompt {number}") for number, text in enumerate(texts)]
 
 
 def tags_in(text: str) -> list[str]:

@@ -102,8 +102,8 @@ def _check_model(given: Mapping[str, Any], name: str) -> None:
     if model is None:
         raise bad_request(f"model is missing; this server has {name!r}", "model")
     if model != name:
-        told = f"there is no model {shown(model)} here, only {name!r}"
-        raise ApiError(404, told, param="model", code="model_not_found")
+        message = f"there is no model {shown(model)} here, only {name!r}"
+        raise ApiError(404, message, param="model", code="model_not_found")
 
 
 def _typed(given: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
@@ -115,24 +115,24 @@ def _typed(given: Mapping[str, Any], key: str, kind: type, default: Any) -> Any:
 
 
 def _sampling(given: Mapping[str, Any], config: ServeConfig) -> Sampling:
-    told = {name: given[name] for name in SAMPLING if name in given}
+    chosen = {name: given[name] for name in SAMPLING if name in given}
     other = given.get("max_completion_tokens")
     if other is not None:
-        if told.get("max_tokens", other) != other:
+        if chosen.get("max_tokens", other) != other:
             raise bad_request("max_tokens and max_completion_tokens differ: give one of them", "max_tokens")
-        told["max_tokens"] = other
-    for name, value in told.items():  # one by one, to tell which is at fault
+        chosen["max_tokens"] = other
+    for name, value in chosen.items():  # one by one, to tell which is at fault
         try:
             Sampling(**{name: value})
         except InputError as error:
             raise bad_request(str(error), name) from error
-    told.setdefault("max_tokens", config.max_tokens)
+    chosen.setdefault("max_tokens", config.max_tokens)
     for name, most in (("max_tokens", config.max_tokens), ("n", config.max_choices)):
-        if told.get(name, 1) > most:
-            raise bad_request(f"{name} must be at most {most} here, got {told[name]}", name)
-    if not all(map(is_text, Sampling(**told).stop)):
+        if chosen.get(name, 1) > most:
+            raise bad_request(f"{name} must be at most {most} here, got {chosen[name]}", name)
+    if not all(map(is_text, Sampling(**chosen).stop)):
         raise bad_request("stop is not UTF-8 text", "stop")
-    return Sampling(**told)
+    return Sampling(**chosen)
 
 
 def _gaze(given: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -197,14 +197,18 @@ class _Messages:
         return medium
 
     def _medium(self, part: Mapping[str, Any], kind: str, where: str) -> MediumAsked:
-        told = part.get(kind)
+        medium = part.get(kind)
         known = OF_A_VIDEO if kind == "video_url" else OF_A_PICTURE
-        if not isinstance(told, dict) or not isinstance(told.get("url"), str) or part.keys() - {"type", kind, "uuid"}:
+        if (
+            not isinstance(medium, dict)
+            or not isinstance(medium.get("url"), str)
+            or part.keys() - {"type", kind, "uuid"}
+        ):
             raise bad_request(f'{where}: must be {{"type": "{kind}", "{kind}": {{"url": ...}}}}', "messages")
-        unknown = sorted(told.keys() - known)
+        unknown = sorted(medium.keys() - known)
         if unknown:
             raise bad_request(
                 f"{where}: unknown key {shown(unknown[0])}; known: {', '.join(sorted(known))}", "messages"
             )
-        shown_part = {key: value for key, value in told.items() if key not in ("url", "detail") and value is not None}
-        return MediumAsked(kind.removesuffix("_url"), told["url"], shown_part, where)
+        shown_part = {key: value for key, value in medium.items() if key not in ("url", "detail") and value is not None}
+        return MediumAsked(kind.removesuffix("_url"), medium["url"], shown_part, where)

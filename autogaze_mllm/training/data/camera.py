@@ -74,10 +74,10 @@ class CameraClip:
         """A window of 95 % of the frame that wanders by one or two hundredths of it, from each frame to the next."""
         height, width = self.frames.shape[1:3]
         rng = np.random.default_rng(self.generator.initial_seed())
-        place, frames = np.full(2, 0.025), []
+        offset, frames = np.full(2, 0.025), []
         for frame in self.frames:
-            place = (0.025 + 0.7 * (place - 0.025) + rng.normal(0, 0.01, 2)).clip(0, 0.05)
-            top, left = round(place[0] * height), round(place[1] * width)
+            offset = (0.025 + 0.7 * (offset - 0.025) + rng.normal(0, 0.01, 2)).clip(0, 0.05)
+            top, left = round(offset[0] * height), round(offset[1] * width)
             frames.append(frame[top : top + round(0.95 * height), left : left + round(0.95 * width)])
         return np.stack(frames)
 

@@ -62,8 +62,8 @@ def frame_indices(total: int, length: int, stride: int, rng: np.random.Generator
         return [min(number, total - 1) for number in range(length)]
     end = length * stride if rng is None else int(rng.integers(length * stride, total))
     start = end - length * stride
-    places = np.linspace(start, end, length).clip(start, end - 1)
-    return [int(index) for index in places]
+    spread = np.linspace(start, end, length).clip(start, end - 1)
+    return [int(index) for index in spread]
 
 
 @dataclass(frozen=True)

@@ -49,8 +49,8 @@ class ShownClip:
     def kept(self, frame: int, scale: int | None = None) -> list[tuple[int, int, int]]:
         """(scale, row, column) of the kept patches of a frame, of one scale or of all."""
         wanted = self.selection.keep[0] & (self.selection.frame == frame)
-        places = zip(*(part.tolist() for part in self.grid.locate(self.selection.index[0][wanted])), strict=True)
-        return [cell for cell in places if scale is None or cell[0] == scale]
+        located = zip(*(part.tolist() for part in self.grid.locate(self.selection.index[0][wanted])), strict=True)
+        return [cell for cell in located if scale is None or cell[0] == scale]
 
 
 def pixels_of(frame: torch.Tensor) -> np.ndarray:

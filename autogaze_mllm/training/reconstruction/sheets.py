@@ -77,12 +77,12 @@ def _cells(
     """The pictures of a column. frame: (3, S, S) uint8; rebuilt: (3, S, S) in [0, 1]."""
     original = Image.fromarray(frame.permute(1, 2, 0).numpy())
     index = selection.index[0][selection.keep[0] & (selection.frame == number)]
-    places = list(zip(*(part.tolist() for part in grid.locate(index)), strict=True))
+    located = list(zip(*(part.tolist() for part in grid.locate(index)), strict=True))
     cells = []
     for scale, (height, width) in enumerate(grid.scales):
         small = original.resize((width, height), Image.Resampling.BICUBIC)
         seen = np.asarray(small.resize((CELL, CELL), Image.Resampling.NEAREST))
-        boxes = [(s, patch_box(grid, s, row, column, (0, 0, CELL, CELL))) for s, row, column in places if s == scale]
+        boxes = [(s, patch_box(grid, s, row, column, (0, 0, CELL, CELL))) for s, row, column in located if s == scale]
         cells.append(draw_patches(seen, boxes))
     again = rebuilt.permute(1, 2, 0).numpy()
     cells.append(_fitted((again * 255).round().astype(np.uint8)))

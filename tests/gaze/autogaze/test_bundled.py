@@ -56,6 +56,7 @@ def test_it_keeps_far_less_than_random_at_the_same_error(gaze, clips) -> None:
         assert found.patches * 2.8 <= found.random, setting
 
 
+@pytest.mark.slow
 def test_it_stops_near_the_loss_that_was_asked_for(gaze, clips) -> None:
     task = MosaicTask(gaze.grid, gaze.processor)
     scores = [score_clip(clip, gaze, Setting.parse(f"task_{loss}"), task, CPU) for clip in clips for loss in (0.2, 0.4)]

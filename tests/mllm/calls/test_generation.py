@@ -184,12 +184,25 @@ def test_guidance_is_refused_where_transformers_has_none(name):
     assert model.generate(**inputs, guidance_scale=1.0, do_sample=False, max_new_tokens=2).shape == (1, 2)
 
 
+GUIDED: dict[str, dict[str, Any]] = {
+    "no words": {},
+    "words": {"negative_prompt_ids": torch.tensor([[20, 30, 40]])},
+    "more words than the prompt has": {"negative_prompt_ids": torch.arange(20, 50).repeat(1, 20)},
+    "words that grow": {"negative_prompt_ids": torch.arange(20, 50).repeat(1, 20), "use_cache": False},
+    "words that grow until they are as many": {"negative_prompt_ids": "prompt - 2", "use_cache": False},
+}
+
+
+@pytest.mark.parametrize("by", GUIDED)
 @pytest.mark.parametrize("name", ["internvl", "gemma3", "gemma4", "smolvlm"])
-def test_guidance_is_that_of_the_base_in_other_families(name):
+def test_guidance_is_that_of_the_base_in_other_families(name, by):
+    """However long the other prompt is: what is seen is put into the first one alone."""
     base, model = conformance.wrapped(name)
     frames = conformance.frames_of(name)
     inputs = conformance.prepared(name, model, QUESTION, [conformance.keep_all(model, frames)])
-    options = {"do_sample": False, "max_new_tokens": 5, "guidance_scale": 1.6}
+    options = {"do_sample": False, "max_new_tokens": 5, "guidance_scale": 1.6, **GUIDED[by]}
+    if isinstance(options.get("negative_prompt_ids"), str):
+        options["negative_prompt_ids"] = torch.arange(20, 50).repeat(1, 20)[:, : inputs["input_ids"].shape[1] - 2]
     pixels = [conformance.pixels_of(model, frames)]
     given = dense_inputs(name, base, model.preprocessing, QUESTION, pixels)
     expected = base.generate(**given, **options)[:, given["input_ids"].shape[1] :]

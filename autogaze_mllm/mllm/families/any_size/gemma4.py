@@ -72,8 +72,8 @@ class Gemma4Family(AnySizeFamily):
         t, h, w = len(pixels), pixels.shape[2] // p, pixels.shape[3] // p
         rows = pixels.reshape(t, 3, h, p, w, p).permute(0, 2, 4, 3, 5, 1).reshape(t, h * w, -1)
         y, x = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        places = torch.stack([x, y], dim=-1).reshape(1, -1, 2).expand(t, -1, -1)
-        content = {"pixel_values_videos": rows, "video_position_ids": places}
+        positions = torch.stack([x, y], dim=-1).reshape(1, -1, 2).expand(t, -1, -1)
+        content = {"pixel_values_videos": rows, "video_position_ids": positions}
         if self._flat_frames:
             content["num_frames_per_video"] = torch.tensor([t])
         else:

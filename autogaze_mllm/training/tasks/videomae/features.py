@@ -15,7 +15,7 @@ from torch import nn
 
 from ....common.errors import InputError, first_line, listed
 from ....common.foreign_config import check_no_code, check_sizes
-from ....common.storage.files import find_file, read_json, write_json, writing
+from ....common.storage.files import find_file, output_folder, read_json, write_json, written_by_others
 from ....common.storage.json_text import Fields, shown
 from ....common.storage.weights import check_finite
 
@@ -114,7 +114,7 @@ class FeatureLoss(nn.Module):
 
     def save_pretrained(self, folder: Path) -> None:
         """The network as transformers and the hub have it, and how it wants its pixels."""
-        with writing(folder):
+        with written_by_others(output_folder(folder)):
             self.model.save_pretrained(folder)
         write_json(folder / "preprocessor_config.json", self.preprocessor)
 
