@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from ...common.drawing.labels import told_apart
 from ...common.storage.hashing import fingerprint
-from ...common.storage.pinned import FILES, check_named, pinned
+from ...common.storage.pinned import FILES, check_named, commit_of, pinned
 from ...gaze.autogaze.model import AutoGaze
 from ...gaze.autogaze.pretrained import BUNDLED, BUNDLED_FOLDER
 from ...gaze.selector_registry import NAMED, load_selector
@@ -131,8 +131,8 @@ def _files(name: str, source: str, revision: str | None) -> dict[str, Any]:
             return {}
         folder = found
     metadata: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if folder.parent.name == "snapshots":
-        metadata["commit"] = folder.name
+    if (commit := commit_of(folder)) is not None:
+        metadata["commit"] = commit
     files = sorted({path for pattern in FILES for path in folder.glob(pattern)})
     return {**metadata, "sha256": {path.name: _sha256(path) for path in files}}
 
