@@ -3,8 +3,9 @@
 Asks a model all questions of the test split behind each selector at three budgets, behind random patches of the same
 budgets, with every patch, and with the frame shrunk to 448 and 224 pixels. Videos and questions go through the model
 side by side, which changes no answer and makes it minutes on a GPU; seconds are measured apart (--seconds), one
-question at a time as `ask` takes them. Scored by HLVid's own rule. Writes OUT/signvid_curve.json and
-OUT/signvid_curve.png; the json is complete after every batch of videos. Settings are chosen with --dev.
+question at a time as `ask` takes them. Scored by the strict rule, which also knows an option by its words: the bundled
+model answers in these (HLVid's own rule, which takes letters, stands beside it). Writes OUT/signvid_curve.json and .png; the json is complete
+after every batch of videos. Settings are chosen with --dev.
 
     python benchmarks/signvid_curve.py --out runs/curve                          # 51 videos, 510 questions
     python benchmarks/signvid_curve.py --out runs/curve --gaze bundled,OTHER
@@ -33,6 +34,7 @@ from autogaze_mllm.commands.arguments.options import usable_device
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.plots import legend, panels, plain_log, save_png
 from autogaze_mllm.common.environment import machine
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.storage.files import output_folder, read_json, write_json
 from autogaze_mllm.common.storage.hashing import fingerprint
 from autogaze_mllm.common.storage.json_diff import check_same
@@ -82,6 +84,16 @@ def looks_of(
     return found
 
 
+def chosen(looks: Sequence[Look], names: str) -> list[Look]:
+    """Those of these kinds: of "all,gaze,whole", say."""
+    wanted = names.split(",")
+    known = [look.name.partition(" ")[0] for look in looks]
+    unknown = [name for name in wanted if not any(kind.startswith(name) for kind in known)]
+    if unknown:
+        raise InputError(f"--looks {names}: there is no {unknown[0]!r}; there are {', '.join(dict.fromkeys(known))}")
+    return [look for look, kind in zip(looks, known, strict=True) if kind in wanted or kind.split("-")[0] in wanted]
+
+
 class Tally:
     """Marks of one look. tokens: visual tokens of each video."""
 
@@ -94,14 +106,14 @@ class Tally:
         official = benchmark.official(reply, question)
         kind = question.categories["category"]
         strict = benchmark.strict(reply, question)
-        self.right.append((kind, official == question.answer, strict == question.answer))
-        self.unparsed += official is None
+        self.right.append((kind, strict == question.answer, official == question.answer))
+        self.unparsed += strict is None
 
     def facts(self) -> dict[str, Any]:
         kinds = sorted({kind for kind, _, _ in self.right})
         return {
             "accuracy": dataclasses.asdict(Accuracy.of(right for _, right, _ in self.right)),
-            "strict": dataclasses.asdict(Accuracy.of(strict for _, _, strict in self.right)),
+            "official": dataclasses.asdict(Accuracy.of(official for _, _, official in self.right)),
             "kinds": {
                 kind: dataclasses.asdict(Accuracy.of(right for found, right, _ in self.right if found == kind))
                 for kind in kinds
@@ -240,6 +252,8 @@ def run(options: argparse.Namespace) -> None:
     gaze = options.gaze.split(",")
     tiles = 4 if options.quick else (options.side // TILE) ** 2
     looks = looks_of(gaze, options.budgets, tiles, model.device, model.dtype)
+    if options.looks is not None:
+        looks = chosen(looks, options.looks)
     facts = {
         "split": "train, for choosing" if options.dev else "test",
         # Bundled weights are in bf16: on every device the same.
@@ -309,6 +323,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
     options.add_argument("--llm", type=Path, help="weights in place of its LLM's, from scripts/train_signvid_llm.py")
     options.add_argument("--gaze", default=BUNDLED, help="gaze models, joined by commas (default: the bundled one)")
+    options.add_argument("--looks", help="of these kinds alone: all,gaze,pixel-diff,pixel-diff-noise,random,whole")
     options.add_argument("--side", type=int, default=672, choices=SIDES, help="pixels of the videos (default 672)")
     options.add_argument(
         "--budgets", type=shares, default=list(BUDGETS), help="shares of a frame's patches, with commas"

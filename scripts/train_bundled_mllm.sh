@@ -12,8 +12,8 @@
 #   long       16 frames of 6 x 6 tiles behind GAZE, 5,500 tokens: what is worth attending to in so many
 #   mixed      the videos of the last two, clips and videos of up to 64 frames behind pixel-diff, and every patch of small
 #              ones, together: nothing is forgotten, and every way of looking learned
-#   signs      words first, then videos of 3 x 3 tiles, clean and noisy, every way of looking alike, by the clock
-#              (train_signvid_llm.py; made for a GPU: MINUTES of it, default 5)
+#   signs      where MINUTES says for how long: words first, then videos of 3 x 3 tiles, clean and noisy, every way of
+#              looking alike, on a GPU (train_signvid_llm.py). The bundled weights are those before this stage.
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
 #
@@ -35,7 +35,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ $QUICK = 1 ]; then
-    FOLDER=$FOLDER/quick
+    FOLDER=$FOLDER/quick; MINUTES=${MINUTES:-3}
     PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; LONG=2; DENSE=1; EPOCHS="1 1 1 1 1 1 1"; BATCH=8
     TOWER="--sheets 12 --steps 12 --report-every 6"; SIGNS=--small
 else
@@ -105,8 +105,11 @@ train long long "$FOLDER/videos/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 --
 train mixed "videos long sparse few lengthy whole dense" "$FOLDER/long/merged" --gaze "$GAZE" --ratio 0.147 --loss 0 \
     --frames 16 --chunk-frames 2 --max-tiles 36 --epochs "$E_MIXED" $ALONE 8 --llm-lr 8e-4
 
-# shellcheck disable=SC2086
-[ -f "$FOLDER/signs/result.json" ] || $PYTHON "$HERE/train_signvid_llm.py" "$FOLDER/signs" --model "$FOLDER/mixed/merged" \
-    --workers "$WORKERS" --minutes "${MINUTES:-5}" $SIGNS
-[ -f "$FOLDER/model/config.json" ] ||
-    $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/mixed/merged" "$FOLDER/model" --llm "$FOLDER/signs/llm.safetensors"
+LLM=()
+if [ -n "${MINUTES:-}" ]; then
+    # shellcheck disable=SC2086
+    [ -f "$FOLDER/signs/result.json" ] || $PYTHON "$HERE/train_signvid_llm.py" "$FOLDER/signs" --model "$FOLDER/mixed/merged" \
+        --workers "$WORKERS" --minutes "$MINUTES" $SIGNS
+    LLM=(--llm "$FOLDER/signs/llm.safetensors")
+fi
+[ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/mixed/merged" "$FOLDER/model" "${LLM[@]}"
