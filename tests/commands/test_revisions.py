@@ -134,6 +134,10 @@ def test_labels_and_training(cache: Path, clips: Path, tmp_path: Path, capsys: p
         (["label", "clips", "--out", "l.json", "--revision", "mosaic=main"], "mosaic is no model of the hub"),
         (["train-gaze", "clips", "--out", "r", "--revision", f"{GAZE}=main"], "is none of the models: mosaic"),
         (["eval", "hlvid", "--out", "r", "--data", "d", "--revision", "main"], "of the data set on the hub"),
+        (
+            ["eval", "hlvid", "--out", "r", "--made-up", "d", "--model", "scripted:right", "--revision", "a/b=1"],
+            "a script",
+        ),
         (["export-llm", BASE, "f", "--revision", f"{GAZE}=main"], f"is none of the models: {BASE}"),
         (["merge", "tuned", "f", "--base", BASE, "--revision", f"{BASE}=v9"], f"{BASE} at revision 'v9'"),
     ],
