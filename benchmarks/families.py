@@ -316,7 +316,7 @@ def tokens_table(rows: list[Row]) -> list[list[str]]:
         *(
             [
                 row.published.name,
-                f"{row.places:,}",
+                f"{row.positions:,}",
                 f"{row.dense:,}",
                 f"{row.gazed:,}",
                 f"{row.pixels / 2**20:.1f}",

@@ -47,7 +47,14 @@ def test_every_table_that_says_so_is_compared():
     tables = {"serve", "gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction", "required_ratio"}
     tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
     tables |= {"presets", "qwen_seconds", "qwen_tokens", "index"}
-    assert named == tables | {"real_gaze", "gaze_speed_h100", "gaze_profile_h100", "latency_h100", "question_h100"}
+    assert named == tables | {
+        "real_gaze",
+        "small_things",
+        "gaze_speed_h100",
+        "gaze_profile_h100",
+        "latency_h100",
+        "question_h100",
+    }
 
 
 def test_what_the_server_does_by_the_number_of_clients():
@@ -209,25 +216,48 @@ def test_required_ratio():
 
 def test_real_gaze():
     names = {"task_0.20": "loss 0.2", "task_0.40": "loss 0.4", "ratio_0.05": "ratio 0.05", "ratio_0.10": "ratio 0.10"}
-    expected = []
     with (RESULTS / "real_gaze" / "validation_summary.csv").open(newline="") as file:
-        for row in csv.DictReader(file):
-            value, low, high = (float(row[f"over_greedy{end}"]) for end in ("", "_low", "_high"))
-            reached = row["reached_over_asked"]
-            cells = [
-                row["condition"],
-                row["selector"],
-                names[row["setting"]],
-                f"{value:.2f}",
-                f"{low:.2f} to {high:.2f}",
-            ]
-            expected.append([*cells, f"{float(reached):.2f}" if reached else ""])
+        rows = {(row["condition"], row["selector"], row["setting"]): row for row in csv.DictReader(file)}
+    expected = []
+    for condition in ("clean", "noise", "h264", "shake", "low-light"):
+        for setting, name in names.items():
+            now = {
+                k: f"{float(v):.2f}" if v else "" for k, v in rows[condition, "bundled", setting].items() if k in CELLS
+            }
+            before = rows[condition, "generated-only", setting]
+            interval = f"({now['over_greedy_low']} to {now['over_greedy_high']})"
+            greedy = [f"{float(before['over_greedy']):.2f}", f"{now['over_greedy']} {interval}"]
+            others = [f"{float(before['over_pixel_diff_raw']):.2f}", now["over_pixel_diff_raw"], now["over_pixel_diff"]]
+            expected.append([condition, name, *greedy, *others, now["reached_over_asked"]])
     assert table("real_gaze") == expected
+
+
+CELLS = (
+    "over_greedy",
+    "over_greedy_low",
+    "over_greedy_high",
+    "over_pixel_diff",
+    "over_pixel_diff_raw",
+    "reached_over_asked",
+)
+
+
+def test_small_things():
+    with (RESULTS / "small_things" / "summary.csv").open(newline="") as file:
+        rows = {(row["condition"], float(row["ratio"]), row["selector"]): row for row in csv.DictReader(file)}
+    expected = []
+    for kind in dict.fromkeys((condition, ratio) for condition, ratio, _ in rows):
+        selectors = ("bundled", "generated-only", "pixel-diff", "pixel-diff-noise", "random")
+        shares = [float(rows[(*kind, name)][thing]) for thing in ("print", "ball") for name in selectors]
+        expected.append([kind[0], f"{kind[1]:g}", *(f"{100 * share:.0f} %" for share in shares)])
+    assert table("small_things") == expected
 
 
 def test_finetune_memory(monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(sys, "argv", ["finetune_memory.py"])
-    runpy.run_path(str(ROOT / "benchmarks" / "finetune_memory.py"), run_name="__main__")
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "benchmarks" / "finetune_memory.py"), run_name="__main__")
+    assert ended.value.code == 0
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")][2:]
     assert table("finetune_memory") == [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
