@@ -32,6 +32,7 @@ import torch
 
 import autogaze_mllm as am
 from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.revisions import at_revisions, revision_option
 from autogaze_mllm.common.compute.memory import PeakMemory
 from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.environment import machine
@@ -133,7 +134,8 @@ def build(arguments: argparse.Namespace, dtype: torch.dtype) -> tuple[am.AutoGaz
     """The model in float32, and the same weights in `dtype`."""
     device = torch.device(arguments.device)
     torch.manual_seed(0)
-    plain = am.AutoGaze.from_pretrained(arguments.gaze) if arguments.gaze else am.AutoGaze()
+    (source,) = at_revisions(arguments.revision, arguments.gaze)
+    plain = am.AutoGaze.from_pretrained(source) if source else am.AutoGaze()
     plain = plain.eval().to(device, torch.float32)
     model = am.AutoGaze(plain.config).eval().to(device)
     model.load_state_dict(plain.state_dict())
@@ -294,6 +296,7 @@ def main() -> int:
     parser.add_argument("--captures", default="default", help="how decoding steps are started: off, graphs, compile")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--gaze", help="folder or id of a gaze model (default: random weights)")
+    revision_option(parser)
     parser.add_argument("--videos", help="folder, video or list that clips are read from (default: generated scenes)")
     parser.add_argument("--loss", type=float, help="stop rule, for trained weights")
     parser.add_argument("--repeats", type=int, default=5)

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.commands.arguments.options import quiet, usable_device
+from autogaze_mllm.commands.arguments.revisions import at_revisions, revision_option
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.plots import legend, panels, save_png
 from autogaze_mllm.common.errors import InputError
@@ -56,6 +57,7 @@ def main() -> int:
     parser.add_argument("videos", help="folder, video or list; with commas")
     parser.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
     parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-noise", help="models, names, greedy")
+    revision_option(parser)
     parser.add_argument("--settings", default=SETTINGS, help=f"default {SETTINGS}")
     parser.add_argument("--conditions", default=",".join(CONDITIONS), help="default: all")
     parser.add_argument("--rivals", default=",".join(RIVALS), help="whose patches are counted, beside greedy's")
@@ -76,7 +78,9 @@ def run(arguments: argparse.Namespace) -> None:
     if not videos:
         raise InputError(f"{arguments.videos}: no videos there")
     rivals = [name for name in arguments.rivals.split(",") if name]
-    selectors = {label: load(name, device) for name, label in told_apart(arguments.gaze.split(",")).items()}
+    named = told_apart(arguments.gaze.split(","))
+    sources = at_revisions(arguments.revision, *named)
+    selectors = {label: load(source, device) for label, source in zip(named.values(), sources, strict=True)}
     task = next((default_task(s) for s in selectors.values() if hasattr(s, "processor")), default_task(load("random")))
     out = output_folder(arguments.out)
     check_models(out / "models.json", selectors)

@@ -16,7 +16,7 @@ set -euo pipefail
 
 [ -n "${INIT:-}" ] || fail "name the model of stage 1 by INIT (OUTPUT/gaze of scripts/train_gaze_ntp.sh)"
 if [ "$SMALL" = 1 ]; then
-    FRAMES=${FRAMES:-2} EPOCHS=${EPOCHS:-1} BATCH=${BATCH:-4} PER_GPU=${PER_GPU:-2} GROUP=3 SAVE=2 VAL=2 CLIPS=2
+    FRAMES=${FRAMES:-2} EPOCHS=${EPOCHS:-2} BATCH=${BATCH:-4} PER_GPU=${PER_GPU:-2} GROUP=3 SAVE=2 VAL=2 CLIPS=2
 else
     FRAMES=${FRAMES:-16} EPOCHS=${EPOCHS:-1} BATCH=${BATCH:-64} PER_GPU=${PER_GPU:-2} GROUP=12 SAVE=500 VAL=3000 CLIPS=-1
 fi

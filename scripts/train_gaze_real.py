@@ -15,6 +15,7 @@ import sys
 import time
 
 from autogaze_mllm.cli import program_parser, run_program
+from autogaze_mllm.commands.arguments.revisions import at_revisions, revision_option
 
 STARTED = time.monotonic()
 
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="at most so many, where there is time for more")
     parser.add_argument("--small", action="store_true", help="the same in small: a few steps on a few short clips")
     parser.add_argument("--init", default="bundled", help="gaze model to start from (default bundled)")
+    revision_option(parser)
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--convolution-lr", type=float, default=0.05, help="share of it that convolutions learn with")
     parser.add_argument("--precision", choices=["no", "bf16"], help="default: bf16 on a GPU")
@@ -71,7 +73,8 @@ def run(arguments: argparse.Namespace) -> None:
     real = read_pack(arguments.pack, "train", device, limit=limit)
     generated = read_pack(arguments.pack, "generated", device, limit=limit) if _has(arguments.pack, "generated") else []
     takes = TakeSource(real, generated, device, arguments.seed)
-    gaze = AutoGaze.from_pretrained(arguments.init, device=device).float()
+    (source,) = at_revisions(arguments.revision, arguments.init)
+    gaze = AutoGaze.from_pretrained(source, device=device).float()
     print(f"{len(real)} real and {len(generated)} generated clips on {device}: {_passed():.1f} s", flush=True)
     reserve = min(max(0.08 * seconds, 25.0 if device.type == "cuda" else 4.0), 120.0)  # to calibrate and to save
     trainer = ClockTrainer(

@@ -190,6 +190,8 @@ def _answerer(arguments: argparse.Namespace, seed: int, shard: Shard) -> tuple[R
     if (arguments.model or "").startswith(SCRIPTED):
         if points is not None:
             raise InputError("a script does not look at the videos, so there is nothing to sweep")
+        if arguments.revision:
+            raise InputError("--revision: a script is no model of the hub, so it has no revisions")
         answerer = ScriptedAnswerer(arguments.model.removeprefix(SCRIPTED))
         return answerer, [Variant(AllSelector(), chosen_settings(arguments), "none")]
     if arguments.device is None and shard.world > 1 and torch.cuda.is_available():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..common.errors import InputError
 from ..common.storage.hashing import fingerprint
+from ..common.storage.pinned import commit_of
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.pipeline import gaze_variants
@@ -75,7 +76,7 @@ class ModelAnswerer:
         config = self.model.config
         return {
             "name": self.name or BUNDLED,
-            "revision": getattr(config, "_commit_hash", None),
+            "revision": getattr(config, "_commit_hash", None) or commit_of(getattr(config, "name_or_path", "")),
             "weights": fingerprint(dict(self.model.family.base.named_parameters())),  # what it is, wherever it lies
             "family": self.model.family.title,
             "dtype": str(self.model.dtype).removeprefix("torch."),

@@ -168,7 +168,8 @@ class GazeTrainer:
             if metrics is not None:
                 metrics.close()
         if main:
-            plot_curves(self.run_folder / METRICS, self.run_folder / "curves.png")
+            last = {"step": self.last_step, **self.validation}
+            plot_curves(self.run_folder / METRICS, self.run_folder / "curves.png", last)
             with self._own_budget():
                 self._save_models()
         self.gaze.config = self._own_config()

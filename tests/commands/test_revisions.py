@@ -77,6 +77,17 @@ def test_what_answers(verb: str, named: str | None) -> None:
     assert COMMITS[0] in loaded.unwrap().config.name_or_path
 
 
+def test_a_benchmark_says_which_commit_answered(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ("eval", "hlvid", "--made-up", tmp_path / "data", "--limit", 1, "--frames", 2, "--max-new-tokens", 1)
+    pins = ("--revision", f"{BASE}={COMMITS[0]}", "--revision", f"{GAZE}={COMMITS[0]}")
+    found = printed(
+        capsys, *asked, "--model", BASE, "--gaze", GAZE, *pins, "--device", "cpu", "--out", tmp_path / "run"
+    )
+    model, seen = found["settings"]["model"], found["settings"]["seen"]
+    assert (model["name"], model["revision"], seen["gaze"]) == (BASE, COMMITS[0], GAZE)
+    assert seen["selector"]["weights"] == fingerprint(small_gaze(0).state_dict())
+
+
 @pytest.mark.slow
 def test_an_index_is_found_with_the_revision_that_it_was_made_with(
     cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -123,6 +134,10 @@ def test_labels_and_training(cache: Path, clips: Path, tmp_path: Path, capsys: p
         (["label", "clips", "--out", "l.json", "--revision", "mosaic=main"], "mosaic is no model of the hub"),
         (["train-gaze", "clips", "--out", "r", "--revision", f"{GAZE}=main"], "is none of the models: mosaic"),
         (["eval", "hlvid", "--out", "r", "--data", "d", "--revision", "main"], "of the data set on the hub"),
+        (
+            ["eval", "hlvid", "--out", "r", "--made-up", "d", "--model", "scripted:right", "--revision", "a/b=1"],
+            "a script",
+        ),
         (["export-llm", BASE, "f", "--revision", f"{GAZE}=main"], f"is none of the models: {BASE}"),
         (["merge", "tuned", "f", "--base", BASE, "--revision", f"{BASE}=v9"], f"{BASE} at revision 'v9'"),
     ],

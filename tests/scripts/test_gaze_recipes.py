@@ -169,6 +169,9 @@ def test_the_manual_s_way_for_newcomers(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert "patches kept" in done.stdout
+    plots = {str(path.relative_to(tmp_path)) for path in tmp_path.glob("evaluation/plots/*/per_frame_curves.png")}
+    assert plots == {f"evaluation/plots/{name}/per_frame_curves.png" for name in ("bundled", "grpo-gaze")}
+    assert all((tmp_path / run / "curves.png").is_file() for run in ("ntp", "grpo"))
     assert settings(tmp_path / "ntp")["labels"] != [] and "Traceback" not in done.stderr
 
 

@@ -22,7 +22,7 @@ from autogaze_mllm.common.errors import DivergenceError
 from autogaze_mllm.gaze.selection import Selection
 from autogaze_mllm.training.config import SearchConfig, TrainingConfig
 from autogaze_mllm.training.data.clips import ClipConfig, ClipSource, find_videos
-from autogaze_mllm.training.monitoring.curves import PANELS, curves
+from autogaze_mllm.training.monitoring.curves import PANELS, curves, plot_curves
 from autogaze_mllm.training.monitoring.pictures import CELL, ShownClip, kept_patches, moving_picture, sheet
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
@@ -142,6 +142,15 @@ def test_curves_say_what_their_axes_are() -> None:
     assert len(colours) == 1 and axes["Learning rate"].lines[0].get_color() not in colours
     assert curves(rows[:1]) is None
     assert len({name for _, _, lines in PANELS for name in lines}) == sum(len(lines) for _, _, lines in PANELS)
+
+
+def test_the_last_validation_is_in_the_curves(finished: Path, tmp_path: Path) -> None:
+    last = {"step": 2, **json.loads((finished / "validation.json").read_text())}
+    plot_curves(finished / "metrics.jsonl", tmp_path / "with.png", last)
+    plot_curves(finished / "metrics.jsonl", tmp_path / "without.png")
+    drawn = [np.asarray(Image.open(path)) for path in (finished / "curves.png", *sorted(tmp_path.glob("*.png")))]
+    assert np.array_equal(drawn[0], drawn[1])
+    assert drawn[0].shape != drawn[2].shape or not np.array_equal(drawn[0], drawn[2])
 
 
 # -- trackers ----------------------------------------------------------------------------------------------------------

@@ -208,6 +208,16 @@ def test_a_killed_run_goes_on(videos: Path, tmp_path: Path, capsys: pytest.Captu
     assert "models.gaze.selector.weights" in capsys.readouterr().err
 
 
+def test_the_model_of_a_run_is_called_after_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_gaze().save_pretrained(tmp_path / "ntp" / "gaze")
+    assert [one.label for one in load_models([str(tmp_path / "ntp/gaze")], "mosaic", CPU).contenders] == ["gaze"]
+    (tmp_path / "ntp" / "settings.json").write_text("{}")  # what train-gaze leaves beside it
+    monkeypatch.chdir(tmp_path / "ntp")
+    for name in (str(tmp_path / "ntp/gaze"), "gaze", "../ntp/gaze"):
+        (one, _) = load_models([name, "all"], "mosaic", CPU).contenders
+        assert (one.label, one.file) == ("ntp/gaze", "ntp-gaze")
+
+
 def test_the_attention_of_the_fork_s_command(videos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ("--gaze", "pixel-diff", "--settings", "ratio_0.10", "--viz-clips", 0, "--frames", 1, "--attn-mode")
     assert evaluate(videos, tmp_path / "out", *options, "sdpa") == 0

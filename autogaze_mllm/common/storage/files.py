@@ -40,6 +40,8 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
         if required:
             raise InputError(f"{folder}: there is no {name} in this folder")
         return None
+    if "/" not in str(source):  # a hub that does not answer is asked for a minute
+        raise InputError(f"{source}: no such folder, and not the name of a hub repository, which is OWNER/NAME")
     try:
         return Path(hf_hub_download(str(source), name, **hub))
     except LocalEntryNotFoundError as error:  # offline, or not reachable; this one is also an EntryNotFoundError

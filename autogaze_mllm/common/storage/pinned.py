@@ -43,6 +43,12 @@ def _snapshot(name: str, revision: str, weights: Sequence[str]) -> str:
             raise error from None
 
 
+def commit_of(folder: str | Path) -> str | None:
+    """Of a folder in the cache of the hub; None of another."""
+    path = Path(folder)
+    return path.name if path.parent.name == "snapshots" else None
+
+
 def check_named(revisions: Mapping[str, str], names: Sequence[str]) -> None:
     """Raises InputError for a revision of something that is none of the models of a call."""
     if unknown := revisions.keys() - set(names):

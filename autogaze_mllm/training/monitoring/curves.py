@@ -34,9 +34,9 @@ PANELS: tuple[tuple[str, str, dict[str, str]], ...] = (
 )
 
 
-def plot_curves(metrics: Path, picture: Path) -> None:
-    """Nothing where the run wrote no number more than once."""
-    figure = curves(read_metrics(metrics))
+def plot_curves(metrics: Path, picture: Path, last: Mapping[str, Any] | None = None) -> None:
+    """Nothing where the run wrote no number more than once. last: the validation at the end, which is no step's."""
+    figure = curves([*read_metrics(metrics), *([] if last is None else [last])])
     if figure is not None:
         save_png(figure, picture)
 

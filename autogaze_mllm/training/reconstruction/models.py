@@ -14,7 +14,7 @@ from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from ...common.drawing.labels import told_apart
 from ...common.storage.hashing import fingerprint
-from ...common.storage.pinned import FILES, check_named, pinned
+from ...common.storage.pinned import FILES, check_named, commit_of, pinned
 from ...gaze.autogaze.model import AutoGaze
 from ...gaze.autogaze.pretrained import BUNDLED, BUNDLED_FOLDER
 from ...gaze.selector_registry import NAMED, load_selector
@@ -72,7 +72,7 @@ def load_models(
         grids = [selector.grid for selector in selectors.values() if isinstance(selector, AutoGaze)]
         shared = load_task(sources[task], grids[0] if grids else None, device=device)  # others work on any grid
     contenders = []
-    for name, label in told_apart(asked).items():
+    for name, label in _labels(asked).items():
         selector = selectors[name]
         measure = shared or default_task(selector)
         if isinstance(selector, AutoGaze):
@@ -85,6 +85,15 @@ def load_models(
         **_task_identity(contenders[0].task),
     }
     return Models(contenders, metadata)
+
+
+def _labels(names: Sequence[str]) -> dict[str, str]:
+    """Name -> what it is called in tables. What a run of `train-gaze` left, RUN/gaze, is called after the run."""
+    found = told_apart(names)
+    for name, label in found.items():
+        if label == "gaze" and Path(name, "..", "settings.json").is_file():
+            found[name] = "/".join(Path(name).absolute().parts[-2:])
+    return found
 
 
 def _selector(name: str, source: str, seed: int, device: torch.device) -> AnySelector:
@@ -122,8 +131,8 @@ def _files(name: str, source: str, revision: str | None) -> dict[str, Any]:
             return {}
         folder = found
     metadata: dict[str, Any] = {} if revision is None else {"revision": revision}
-    if folder.parent.name == "snapshots":
-        metadata["commit"] = folder.name
+    if (commit := commit_of(folder)) is not None:
+        metadata["commit"] = commit
     files = sorted({path for pattern in FILES for path in folder.glob(pattern)})
     return {**metadata, "sha256": {path.name: _sha256(path) for path in files}}
 

@@ -165,6 +165,12 @@ def test_hub_without_a_copy_here(tmp_path: Path) -> None:
         AutoGaze.from_pretrained("someone/model", cache_dir=tmp_path, local_files_only=True)
 
 
+def test_a_name_without_an_owner_is_no_repository() -> None:
+    """No hub is asked, which would take a minute where there is none."""
+    with pytest.raises(InputError, match="a-typo: no such folder, and not the name of a hub repo"):
+        AutoGaze.from_pretrained("a-typo")
+
+
 def test_hub_when_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(InputError, match="someone/model: not a folder, and"):
