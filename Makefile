@@ -13,7 +13,7 @@ TEST_WORKERS ?= 2
 OLDEST := $(shell sed -n 's/.*"transformers>=\([0-9.]*\),.*/\1/p' pyproject.toml)
 # What is compared with options and names that the oldest transformers has not (beams of several pictures are wrong there,
 # and checkpointing has other names) is left to the newer one.
-OLDEST_TESTS ?= tests/vision tests/mllm --ignore=tests/mllm/test_tools.py --ignore=tests/mllm/test_trainers.py --ignore=tests/mllm/calls/test_generation.py
+OLDEST_TESTS ?= tests/vision tests/mllm --ignore=tests/mllm/test_tools.py --ignore=tests/mllm/test_trainers.py --ignore=tests/mllm/calls/test_generation.py --ignore=tests/mllm/calls/test_streams.py
 
 .PHONY: demo test test-slow test-oldest check docs clean
 

@@ -3,9 +3,9 @@
 Asks a model all questions of the test split behind each selector at three budgets, behind random patches of the same
 budgets, with every patch, and with the frame shrunk to 448 and 224 pixels. Videos and questions go through the model
 side by side, which changes no answer and makes it minutes on a GPU; seconds are measured apart (--seconds), one
-question at a time as `ask` takes them. Scored by the strict rule, which also knows an option by its words: the bundled
-model answers in these (HLVid's own rule, which takes letters, stands beside it). Writes OUT/signvid_curve.json and .png; the json is complete
-after every batch of videos. Settings are chosen with --dev.
+question at a time as `ask` takes them. What counts is the option that a reply names in words: choosing its letter is
+another thing to learn (`strict` beside it). Writes OUT/signvid_curve.json and OUT/signvid_curve.png; the json is
+complete after every batch of videos. Settings are chosen with --dev.
 
     python benchmarks/signvid_curve.py --out runs/curve                          # 51 videos, 510 questions
     python benchmarks/signvid_curve.py --out runs/curve --gaze bundled,OTHER
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -94,6 +95,16 @@ def chosen(looks: Sequence[Look], names: str) -> list[Look]:
     return [look for look, kind in zip(looks, known, strict=True) if kind in wanted or kind.split("-")[0] in wanted]
 
 
+def said(reply: str, options: Sequence[str]) -> str | None:
+    """The letter of the option that a reply names in words, whatever letter it goes on to choose. Where codes were to
+    be counted, each stands there with + or -, and the option is the number of the former."""
+    words = re.sub(r"\s*\([A-Z]?\)?\s*$", "", reply.strip())
+    marks = re.fullmatch(r"(?:[\w ]+([+-])\s*)+", words)
+    wanted = str(words.count("+")) if marks else words
+    found = [letter for letter, option in zip("ABCD", options, strict=False) if option == wanted]
+    return found[0] if len(found) == 1 else None
+
+
 class Tally:
     """Marks of one look. tokens: visual tokens of each video."""
 
@@ -103,17 +114,17 @@ class Tally:
         self.tokens: list[int] = []
 
     def add(self, benchmark: HLVid, question: Question, reply: str) -> None:
-        official = benchmark.official(reply, question)
+        found = said(reply, question.options)
         kind = question.categories["category"]
-        strict = benchmark.strict(reply, question)
-        self.right.append((kind, strict == question.answer, official == question.answer))
-        self.unparsed += strict is None
+        letter = benchmark.strict(reply, question)
+        self.right.append((kind, found == question.answer, letter == question.answer))
+        self.unparsed += found is None
 
     def facts(self) -> dict[str, Any]:
         kinds = sorted({kind for kind, _, _ in self.right})
         return {
             "accuracy": dataclasses.asdict(Accuracy.of(right for _, right, _ in self.right)),
-            "official": dataclasses.asdict(Accuracy.of(official for _, _, official in self.right)),
+            "strict": dataclasses.asdict(Accuracy.of(letter for _, _, letter in self.right)),
             "kinds": {
                 kind: dataclasses.asdict(Accuracy.of(right for found, right, _ in self.right if found == kind))
                 for kind in kinds

@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import io
 import json
 import multiprocessing
+import os
 import random
 import resource
 import shutil
@@ -25,6 +27,8 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from typing import Any
 
@@ -234,10 +238,7 @@ def _tried(kind: Kind, path: Path) -> str:
 
 def _worker(name: str, memory: float, link: Connection) -> None:
     import logging
-    import os
     import warnings
-
-    os.environ["HF_HUB_OFFLINE"] = "1"  # a name that is no folder is refused at once
 
     import torch
 
@@ -256,6 +257,22 @@ def _worker(name: str, memory: float, link: Connection) -> None:
         link.send((told, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
 
 
+@functools.cache
+def _importing_once() -> ForkServerContext:
+    """Its processes are forked off one that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "autogaze_mllm.gaze.pipeline"])
+    before = os.environ.get("HF_HUB_OFFLINE")
+    os.environ["HF_HUB_OFFLINE"] = "1"  # a name that is no folder is refused at once
+    try:
+        ensure_running()
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+        if before is not None:
+            os.environ["HF_HUB_OFFLINE"] = before
+    return context
+
+
 @dataclass
 class _Helper:
     """A process that tries files, started anew when it is lost. slowest: seconds of a file; peak: GiB of a process."""
@@ -270,7 +287,7 @@ class _Helper:
         self._start()
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
+        context = _importing_once()
         self.link, far = context.Pipe()
         self.process = context.Process(target=_worker, args=(self.name, self.memory, far), daemon=True)
         self.process.start()

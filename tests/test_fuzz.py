@@ -12,7 +12,7 @@ NAMES = [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name fo
 
 @pytest.mark.parametrize("name", NAMES)
 def test_damaged_files_give_a_result_or_a_line(name: str) -> None:
-    report = fuzz(name, 60)
+    report = fuzz(name, 60, seconds=60)
     assert not report.faults, "\n".join(report.faults)
     assert report.outcomes[RESULT] + report.outcomes[REFUSED] == 60
     assert report.outcomes[RESULT] and report.outcomes[REFUSED] > 5  # the damage was worth its name

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import re
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from autogaze_mllm.serving.config import ServeConfig
 from autogaze_mllm.signvid.dataset import SignVidConfig
 from autogaze_mllm.signvid.plan import VideoShape
 from autogaze_mllm.training.config import ClipConfig, LabelConfig, SearchConfig, TrainingConfig
+
+from .helpers.programs import run_script
 
 ROOT = Path(am.__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
@@ -77,8 +80,9 @@ def names(kind: type) -> list[str]:
 
 def script_help(name: str) -> str:
     """What a script's --help prints."""
-    command = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), "--help"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=100).stdout
+    with contextlib.redirect_stdout(io.StringIO()) as shown:
+        assert run_script(name, "--help") == 0
+    return shown.getvalue()
 
 
 def other(one: Any) -> Any:

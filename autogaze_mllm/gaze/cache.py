@@ -29,6 +29,7 @@ from safetensors import SafetensorError
 from ..common.errors import InputError
 from ..common.storage.files import output_folder
 from ..common.storage.hashing import default_folder
+from ..common.storage.paths import is_file
 from ..common.storage.summed import read_summed, write_summed
 from ..video.sources import VideoLike, as_video
 from .gazed_video import GazedVideo
@@ -40,12 +41,13 @@ logger = logging.getLogger(__name__)
 VERSION = 2  # raise it when the same settings begin to give another result
 GAZED, TOKENS = ".gazed.safetensors", ".tokens.safetensors"
 INDEX_FILE = "index.json"  # in the folder of an index: what was indexed, and how
+NOWHERE = Path(os.devnull, "nowhere")  # where nothing is found, and nothing is kept
 STALE_SECONDS = 24 * 3600  # half-written files older than this belong to nobody
 
 
 def is_index(folder: str | Path) -> bool:
     """Whether `autogaze-mllm index` filled this folder."""
-    return (Path(folder) / INDEX_FILE).is_file()
+    return is_file(Path(folder) / INDEX_FILE)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,12 @@ class VideoCache:
             raise InputError(f"{folder}: is an index, which a cache would empty as it fills: give it as index=")
         if index is not None and not is_index(index):
             raise InputError(f"{index}: no index here (there is no {INDEX_FILE}); `autogaze-mllm index` makes one")
-        self.folder = output_folder(folder or default_folder())
+        self.folder = NOWHERE if folder is None and index is not None else output_folder(folder or default_folder())
+        if self.folder == NOWHERE:
+            try:
+                self.folder = output_folder(default_folder())
+            except InputError as error:  # as where a service finds an index, and has no home
+                logger.warning("what is not in the index is not kept: %s", error)
         self.limit = limit
         self.index = None if index is None else Path(index)
 
@@ -147,6 +154,8 @@ class VideoCache:
         try:
             yield
         except (OSError, SafetensorError, InputError) as error:
+            if self.folder == NOWHERE:  # which was said
+                return
             logger.warning("%s: nothing was kept of this video (%s)", self.folder, error)
 
     def entries(self) -> list[CacheEntry]:

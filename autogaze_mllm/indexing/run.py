@@ -83,10 +83,10 @@ def run_index(
     """
     if ray is not None:
         require_extra("ray", "--ray")
-    shard, out = shard or Shard(), output_folder(job.out)
     everything = videos_below(job.folder)
     if not everything:
         raise InputError(f"{job.folder}: there are no videos in this folder or in those below it")
+    shard, out = shard or Shard(), output_folder(job.out)
     mine = list(shard.part({video: [video] for video in everything}))
     put_together(out)  # what a killed run has left
     with _ends_on_sigterm():

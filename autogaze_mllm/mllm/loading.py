@@ -12,6 +12,7 @@ from ..common.errors import InputError
 from ..common.foreign_config import LARGEST_SIDE
 from ..common.storage.files import find_file, read_fields
 from ..common.storage.json_text import Fields, shown
+from ..common.storage.paths import is_folder
 from ..gaze.autogaze.pretrained import BUNDLED
 from ..gaze.cache import VideoCache
 from ..gaze.selector_registry import stored_selector
@@ -87,7 +88,7 @@ def load(
     source = Path(folder)
     if str(folder) == BUNDLED:
         source, dtype = BUNDLED_FOLDER, dtype or torch.float32  # stored in bf16 for its size alone
-    path = find_file(source, SETTINGS_FILE) if source.is_dir() else None
+    path = find_file(source, SETTINGS_FILE) if is_folder(source) else None
     if path is None:
         raise InputError(f"{folder}: no such folder")
     stored = read_fields(path)

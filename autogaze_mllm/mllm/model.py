@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from ..common.compute.offloading import bring_back, present
@@ -29,21 +28,13 @@ from ..vision.tower import GazedVisionModel
 from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_stats, new_stats
 from .calls.asking import Asking
 from .calls.inputs import MediaRows, ModelInputs, check_complete, check_media, stats_of
-from .calls.options import check_decoding, options_explained, with_tokenizer
+from .calls.options import decoding_options, options_explained
 from .calls.pretrained_interface import IGNORED, PretrainedInterface, UnwrappedError
-from .calls.splice import check_helpers, spliced
+from .calls.splice import check_helpers, put_in, spliced
 from .families import Family
 from .media import Media
 from .preprocessing import Preprocessing
-from .prompts.prompt import (
-    check_counts,
-    encode_prompt,
-    media_per_prompt,
-    pad_rows,
-    prompts_in,
-    render_chat,
-    tags_in,
-)
+from .prompts.prompt import check_counts, encode_prompt, media_per_prompt, pad_rows, prompts_in, render_chat, tags_in
 from .prompts.prompt_cache import PromptPrefix, may_share
 from .registry import forget
 from .saving import save
@@ -292,12 +283,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
             if count != slots:
                 raise InputError(f"prompt {row}: {slots} visual placeholders, but its media give {count} features")
         encoder.count({"seconds": clock.seconds})
-        if family.deepstack:
-            embedded = F.pad(embedded, (0, family.deepstack * embedded.shape[-1]))
-        if not features:
-            return embedded
-        joined = torch.cat([tokens.to(embedded.device, embedded.dtype) for tokens in features])
-        return embedded.masked_scatter(visual[..., None], joined)
+        return put_in(embedded, visual, features, family.deepstack)
 
     @contextmanager
     def base_inputs(
@@ -374,9 +360,7 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         """As the base model's generate. With media, only the new ids are returned (B, new). inputs: as input_ids."""
         input_ids = inputs if input_ids is None else input_ids
         stats, base = stats_of(media), self.family.base
-        check_media(media)
-        check_decoding(base, kwargs, media is not None)
-        kwargs = with_tokenizer(kwargs, base, self.tokenizer)
+        kwargs = decoding_options(kwargs, base, self.tokenizer, media)
         clock = Stopwatch(self.device)
         with ExitStack() as stack:
             prefix = media[0][0].prefix if media is not None and [len(items) for items in media] == [1] else None

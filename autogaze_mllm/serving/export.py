@@ -10,12 +10,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from ..common.errors import InputError
-from ..common.storage.files import output_folder, written_by_others
+from ..common.storage.files import atomic_folder
 from ..mllm.model import GazedModel
 from .engines.ways import refusal
 
 
-def export_llm(model: GazedModel, folder: str | Path) -> Path:
+def export_llm(model: GazedModel, target: str | Path) -> Path:
     """Writes LLM, tokenizer, chat template and generation config. Raises InputError for a family whose LLM engines
     cannot run on our visual tokens, and for a folder that is not empty."""
     family = model.family
@@ -24,19 +24,14 @@ def export_llm(model: GazedModel, folder: str | Path) -> Path:
         raise InputError(f"{family.title}: its LLM would be of no use to an engine: {why}")
     if any(".lora_" in name for name, _ in family.base.named_parameters()):
         raise InputError("this model holds LoRA: merge it first (`autogaze-mllm merge`)")
-    target = Path(folder)
+    target = Path(target)
     if target.is_dir() and any(target.iterdir()):
         raise InputError(f"{target}: is not empty; give the LLM a folder of its own")
     llm = causal_llm(model)
-    output_folder(target)
-    llm.generation_config = model.generation_config
-    with written_by_others(target):
-        llm.save_pretrained(target)
-    tokenizer = model.tokenizer
-    template = model.preprocessing.chat_template
-    if template is not None and not tokenizer.chat_template:
-        tokenizer.chat_template = template
-    tokenizer.save_pretrained(target)
+    with atomic_folder(target) as folder:
+        llm.save_pretrained(folder)
+        model.generation_config.save_pretrained(folder)
+        model.tokenizer.save_pretrained(folder, chat_template=model.preprocessing.chat_template)
     return target
 
 

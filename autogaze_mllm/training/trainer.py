@@ -85,16 +85,7 @@ class GazeTrainer:
         self.last_step = min(settings.steps, until or settings.steps)
         self.run_folder = output_folder(run)
         check_tracker(settings.tracker)
-        # Buffers are never trained here, and their broadcast would cost a message for each step.
-        options = DistributedDataParallelKwargs(broadcast_buffers=False)
-        # Precision is ours to choose: accelerate's would be fixed for the whole process by the first trainer in it.
-        self.accelerator = Accelerator(
-            cpu=cpu,
-            mixed_precision="no",
-            kwargs_handlers=[options],
-            log_with=None if settings.tracker == NONE else settings.tracker,
-            project_dir=self.run_folder,
-        )
+        self.accelerator = _accelerator(settings, self.run_folder, cpu)
         self.trackers = Trackers(self.accelerator, settings.tracker, self.run_folder)
         self.micro, self.rounds = settings.accumulation(self.accelerator.num_processes)
         self.progress = progress and self.accelerator.is_main_process
@@ -349,6 +340,28 @@ class GazeTrainer:
                 save_checkpoint(self.run_folder, step, self.trained, self.settings.to_dict(), self.settings.keep)
             of_run.info("checkpoint of step %d", step)
         self.accelerator.wait_for_everyone()
+
+
+def _accelerator(settings: TrainingConfig, folder: Path, cpu: bool) -> Accelerator:
+    """Raises InputError where the process has trained otherwise before, which accelerate keeps."""
+    # Buffers are never trained here, and their broadcast would cost a message for each step.
+    options = DistributedDataParallelKwargs(broadcast_buffers=False)
+    try:
+        # Precision is ours to choose: accelerate's would be fixed for the whole process by the first trainer in it.
+        return Accelerator(
+            cpu=cpu,
+            mixed_precision="no",
+            kwargs_handlers=[options],
+            log_with=None if settings.tracker == NONE else settings.tracker,
+            project_dir=folder,
+        )
+    except ValueError as error:
+        if "already been initialized" not in str(error):
+            raise
+        raise InputError(
+            "this process has trained in another precision or on another device before, which accelerate keeps: train "
+            "in a process of its own"
+        ) from error
 
 
 def _sync(accelerator: Accelerator, module: nn.Module, last: bool) -> Any:

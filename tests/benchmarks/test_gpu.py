@@ -15,20 +15,16 @@ import pytest
 
 from benchmarks import gpu
 
+from ..helpers.programs import run_script
+
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def run(out: Path, *arguments: str, script: bool = False) -> subprocess.CompletedProcess[str]:
-    command = ["bash", "scripts/gpu_check.sh"] if script else [sys.executable, "benchmarks/gpu.py"]
-    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [*command, str(out), "--small", *arguments], cwd=ROOT, capture_output=True, text=True, env=environment
-    )
 
 
 @pytest.mark.slow
 def test_all_steps_in_small(tmp_path: Path) -> None:
-    done = run(tmp_path, script=True)
+    command = ["bash", "scripts/gpu_check.sh", str(tmp_path), "--small"]
+    environment = os.environ | {"PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "gpu.json").read_text())
     assert {name: step["state"] for name, step in report["steps"].items()} == dict.fromkeys(
@@ -86,6 +82,6 @@ def test_an_interrupt_ends_the_step_and_keeps_what_is_there(tmp_path: Path) -> N
     assert report["machine"]["state"] == "ok" and report["latency"]["state"] == "cut off"
 
 
-def test_an_unknown_step_is_refused(tmp_path: Path) -> None:
-    done = run(tmp_path, "--only", "machine,nothing")
-    assert done.returncode == 2 and "unknown step 'nothing'; known: videos, machine, tests" in done.stderr
+def test_an_unknown_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_script("gpu", tmp_path, "--small", "--only", "machine,nothing", room="benchmarks") == 2
+    assert "unknown step 'nothing'; known: videos, machine, tests" in capsys.readouterr().err

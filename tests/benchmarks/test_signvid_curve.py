@@ -49,9 +49,27 @@ def test_every_look_is_measured_as_ask_would_answer(written):
         seen = model.encode_video(data / "videos" / question.video)
         tokens.add(seen.tokens)
         reply = model.ask(seen, question.text, max_new_tokens=curve.MOST)
-        right += benchmark.official(reply, question) == question.answer
+        right += curve.said(reply, question.options) == question.answer
     row = result["conditions"]["clean"]["pixel-diff 0.15"]
     assert row["accuracy"]["correct"] == right and row["tokens"] == sum(tokens) / len(tokens)
+
+
+@pytest.mark.parametrize(
+    ("reply", "letter"),
+    [
+        ("U7", "B"),
+        ("U7 (C)", "B"),
+        ("U7 (", "B"),
+        ("right 9 (A)", "C"),
+        ("U8 (B)", None),
+        ("B", None),
+        ("", None),
+        ("K7+ L3- right 2+ (A)", "D"),
+        ("K7- L3- M2- (D)", None),
+    ],
+)
+def test_what_a_reply_names_in_words_counts(reply, letter):
+    assert curve.said(reply, ("N8", "U7", "right 9", "2")) == letter
 
 
 def test_looks_are_joined_as_they_are_told_apart():

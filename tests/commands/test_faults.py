@@ -44,6 +44,8 @@ def failing(error: BaseException) -> Any:
         (torch.OutOfMemoryError("CUDA out of memory"), 2, "error: too little memory"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 2, "error: too little memory"),
         (OSError(28, "No space left on device", "/data/x"), 2, "error: /data/x: nothing more can be written (No space"),
+        (OSError(36, "File name too long", "x" * 5000), 2, "error: xxx"),
+        (PermissionError(13, "Permission denied", "/data/x"), 2, "error: /data/x: Permission denied"),
         (RuntimeError("PytorchStreamWriter failed writing file data/1: file write failed"), 2, "make room"),
     ],
 )
@@ -52,6 +54,36 @@ def test_what_is_not_our_fault_is_one_line(error, code, told, monkeypatch, capsy
     assert main([]) == code
     line = capsys.readouterr().err.removesuffix("\n")
     assert line.startswith("autogaze-mllm: ") and told in line and line.isprintable()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["ask", "CLIP", "What?", "--model", "LONG"],
+        ["ask", "CLIP", "What?", "--index", "LONG"],
+        ["gaze", "CLIP", "--gaze", "pixel-diff", "--out", "LONG.mp4"],
+        ["gaze", "CLIP", "--gaze", "pixel-diff", "--report", "LONG"],
+        ["gaze", "CLIP", "--gaze", "LONG"],
+        ["index", "LONG", "--out", "here"],
+        ["eval", "report", "LONG"],
+        ["eval", "hlvid", "--data", "LONG", "--out", "here"],
+        ["merge", "LONG", "here"],
+        ["export-llm", "LONG", "here"],
+        ["serve", "LONG"],
+        ["train-gaze", "LONG", "--out", "here"],
+        ["finetune", "--data", "LONG", "--output", "here"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_a_name_that_no_file_can_have_is_one_line_and_leaves_nothing(
+    arguments, clip, tmp_path, monkeypatch, capsys
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    long = "x" * 5000
+    assert main([word.replace("CLIP", str(clip)).replace("LONG", long) for word in arguments]) == 2
+    (line,) = capsys.readouterr().err.strip().replace("\r", "\n").splitlines()[-1:]
+    assert "xxx" in line and len(line) < 800
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shape"), AssertionError(), OSError(2, "gone", "x")])

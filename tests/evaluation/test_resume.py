@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import random
@@ -12,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -24,19 +22,7 @@ from autogaze_mllm.evaluation.benchmarks.synthetic import write_made_up
 from autogaze_mllm.mllm.tiny import tiny_model
 
 from ..helpers.eval_runs import command, evaluate, lines_of, refused, without_times
-
-
-def start(arguments: Sequence[str]) -> int:
-    """A process of its own, forked so that it need not load everything again. -> its id."""
-    pid = os.fork()
-    if pid:
-        return pid
-    code = 70
-    with contextlib.suppress(BaseException):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(1, 2)
-        code = main(arguments)
-    os._exit(code)
+from ..helpers.forked import start
 
 
 def test_twenty_kills_lose_nothing_and_repeat_nothing(tmp_path):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import autogaze_mllm as am
 from autogaze_mllm.common.storage.summed import read_summed, write_summed
-from autogaze_mllm.gaze.cache import VideoCache
+from autogaze_mllm.gaze.cache import INDEX_FILE, VideoCache
 from autogaze_mllm.gaze.gazed_video import TENSORS, GazedVideo
 from autogaze_mllm.gaze.settings import VideoSettings
 
@@ -155,6 +155,41 @@ def test_no_home_is_no_reason_not_to_answer(clip: Path, monkeypatch: pytest.Monk
     _, model = make("llava", frames=2, cache=True)
     assert model.cache is None and isinstance(model.ask(clip, "What?", max_new_tokens=2), str)
     assert "going without a cache" in caplog.text
+
+
+def test_an_index_is_read_where_nothing_can_be_kept(clip: Path, tmp_path: Path, monkeypatch, caplog) -> None:
+    """As by a service without a home, to which somebody else's index is mounted."""
+    base, first = make("llava", frames=2, cache=tmp_path / "index")
+    answer = first.ask(clip, "What?", max_new_tokens=3)
+    (tmp_path / "index" / INDEX_FILE).write_text("{}")
+    first.unwrap()
+    (tmp_path / "home").write_text("no folder")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    cache = VideoCache(index=tmp_path / "index")
+    assert "what is not in the index is not kept" in caplog.text and cache.entries() == []
+    caplog.clear()
+    model = am.wrap(base, "pixel-diff", processor=first.preprocessing, frames=2, cache=cache)
+    assert model.ask(clip, "What?", max_new_tokens=3) == answer and model.stats["from_cache"] == 1
+    model.settings = VideoSettings(frames=3)
+    assert isinstance(model.ask(clip, "What?", max_new_tokens=3), str) and not model.stats.get("from_cache")
+    assert not caplog.text and cache.clear() == 0
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may read everything")
+def test_files_and_folders_that_may_not_be_read_are_said_to_be_so(saved: Path, tmp_path: Path) -> None:
+    locked = tmp_path / "locked"
+    locked.mkdir()
+    (locked / "gazed.safetensors").write_bytes(saved.read_bytes())
+    (locked / "gazed.safetensors").chmod(0)
+    with pytest.raises(am.InputError, match=r"cannot be read \(Permission denied\)"):
+        GazedVideo.load(locked / "gazed.safetensors")
+    locked.chmod(0)
+    try:
+        for action in (lambda: VideoCache(index=locked), lambda: am.load(locked), lambda: am.wrap(locked)):
+            with pytest.raises(am.InputError, match="Permission denied"):
+                action()
+    finally:
+        locked.chmod(0o700)
 
 
 def test_a_sum_is_that_of_names_types_shapes_values_and_facts(tmp_path: Path) -> None:

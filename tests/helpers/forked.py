@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import resource
@@ -11,6 +12,8 @@ import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import matplotlib.backends.backend_agg  # noqa: F401  # here once, or each child that plots would load it
 
 from autogaze_mllm.cli import main
 
@@ -55,3 +58,16 @@ def forked(action: Callable[[], int], *, file_bytes: int | None = None) -> tuple
 def command(arguments: Sequence[str | Path], *, file_bytes: int | None = None) -> tuple[int, str, str]:
     """`autogaze-mllm ARGUMENTS`."""
     return forked(lambda: main([str(part) for part in arguments]), file_bytes=file_bytes)
+
+
+def start(arguments: Sequence[str]) -> int:
+    """`autogaze-mllm ARGUMENTS` in a child that says nothing -> its id at once: to be killed, say."""
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 70
+    with contextlib.suppress(BaseException):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        os.dup2(1, 2)
+        code = main(arguments)
+    os._exit(code)

@@ -20,6 +20,7 @@ from autogaze_mllm.serving.engines.ways import refusal, rows
 from autogaze_mllm.serving.export import causal_llm, export_llm
 
 from ..helpers.families.conformance import copy_of
+from ..helpers.forked import command
 from ..helpers.serving.servers import asked, body_of, data_url, served, talkative, video_part
 from ..helpers.serving.vllm_route import vllm_route
 
@@ -248,6 +249,9 @@ def test_the_exported_llm_goes_on_as_the_model_does(name, tmp_path):
 
 
 def test_export_by_the_command(tmp_path, capsys):
+    (tmp_path / "llm").mkdir()
+    code, _, said = command(["export-llm", "bundled", str(tmp_path / "llm")], file_bytes=100_000)
+    assert code == 2 and "make room" in said.splitlines()[-1] and not list(tmp_path.glob("**/*.*"))  # so it can be
     assert main(["export-llm", "bundled", str(tmp_path / "llm"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"folder": str(tmp_path / "llm")}
     assert (tmp_path / "llm" / "chat_template.jinja").is_file()

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from safetensors.torch import load_file, save_file
 
 from autogaze_mllm import InputError
@@ -227,3 +229,14 @@ def test_labels_of_wrong_types_are_named(tmp_path: Path, label: Any, told: str) 
     with pytest.raises(InputError, match=told) as error:
         read_labels(str(tmp_path / "labels.json"))
     assert "labels.json: a/b/c.mp4" in str(error.value)
+
+
+def test_a_process_that_trained_in_another_precision_is_one_line(videos: Path, tmp_path: Path) -> None:
+    """As a notebook has it that fine-tuned a model in bf16 before."""
+    AcceleratorState._reset_state(True)
+    Accelerator(mixed_precision="bf16", cpu=True)
+    try:
+        with pytest.raises(InputError, match="trained in another precision"):
+            trainer(videos, tmp_path / "run")
+    finally:
+        AcceleratorState._reset_state(True)

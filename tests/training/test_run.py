@@ -26,6 +26,7 @@ from autogaze_mllm.training.tasks.videomae.model import VideoMAEConfig
 from autogaze_mllm.training.tasks.videomae.task import VideoMAETask
 from autogaze_mllm.training.trainer import GazeTrainer, TrainingData
 
+from ..helpers.forked import start
 from ..helpers.paths import ROOT
 from ..helpers.training_models import CONFIG, small_gaze, write_clips
 
@@ -293,17 +294,13 @@ def test_labelling_goes_on_where_it_stopped(videos: Path, tmp_path: Path, capsys
     arguments = ["label", str(videos), "--frames", "1", "--loss", "0.3", "--max-ratio", "0.02", "--batch", "1"]
     whole, broken = tmp_path / "whole.json", tmp_path / "broken.json"
     assert main([*arguments, "--out", str(whole), "--workers", "2"]) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "autogaze_mllm.cli", *arguments, "--out", str(broken)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.DEVNULL,
-    )
+    pid = start([*arguments, "--out", str(broken)])
     parts = tmp_path / ".broken.json.parts"
     while len(list(parts.glob("part-*.json"))) < 2:
-        assert process.poll() is None
+        assert os.waitpid(pid, os.WNOHANG) == (0, 0)
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
     marked = sorted(parts.glob("part-*.json"))[0]
     stored = json.loads(marked.read_text())
     (path,) = stored["labels"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
@@ -32,6 +30,7 @@ from ..helpers.files.video_files import (
     read_number,
     shown,
 )
+from ..helpers.forked import command
 from ..helpers.paths import shared_video
 
 RED = (200, 60, 30)
@@ -69,14 +68,14 @@ def test_a_name_is_a_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", ["2024-05-01T12:30:00.mp4", "f%d.mp4", "a\nb.mp4", os.fsdecode(b"m\xfcller.mp4")])
-def test_the_command_line_takes_every_name(name: str, tmp_path: Path) -> None:
+def test_the_command_line_takes_every_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a process of its own, whose output is strict about what it can say."""
-    write_video(tmp_path / "plain.mp4", numbered_frames(3), 10)
-    (tmp_path / "plain.mp4").rename(tmp_path / name)
-    command = [sys.executable, "-m", "autogaze_mllm.cli", "gaze", name, "--gaze", "pixel-diff", "--out", "o.mp4"]
-    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, timeout=120, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert b"(3 frames)" in ran.stdout and (tmp_path / "o.mp4").is_file()
+    monkeypatch.chdir(tmp_path)
+    write_video("plain.mp4", numbered_frames(3), 10)
+    Path("plain.mp4").rename(name)
+    code, out, said = command(["gaze", name, "--gaze", "pixel-diff", "--out", "o.mp4"])
+    assert code == 0, said
+    assert "(3 frames)" in out and Path("o.mp4").is_file()
 
 
 def test_a_pattern_is_a_name(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import stat
 import tempfile
 import uuid
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 
 from ..errors import InputError, first_line
 from .json_text import Fields, parse_object, to_json
+from .paths import is_file, is_folder, shown_name
 
 # What huggingface_hub is told of a repository.
 HUB = ("revision", "subfolder", "cache_dir", "token", "local_files_only", "force_download")
@@ -31,9 +33,9 @@ def find_file(source: str | Path, name: str, *, required: bool = True, **hub: An
     """
     check_arguments(hub, (), str(source))
     folder, inside = Path(source), hub.get("subfolder") or ""
-    if folder.is_dir():
+    if is_folder(folder):
         folder /= inside
-        if (folder / name).is_file():
+        if is_file(folder / name):
             return folder / name
         if required:
             raise InputError(f"{folder}: there is no {name} in this folder")
@@ -84,7 +86,7 @@ def read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise InputError(f"{shown_name(str(path))}: cannot be read ({error.strerror or error})") from error
 
 
 @contextmanager
@@ -104,6 +106,23 @@ def atomic_write(path: Path) -> Iterator[Path]:
             raise
 
 
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """Gives a folder beside `folder`, which takes its name only when the block ends without an error; until then that
+    one is not there, or empty, and stays so. For what other libraries write, see `written_by_others`."""
+    whole = folder.absolute()
+    unfinished = output_folder(whole.parent) / f".{whole.name[:40]}.{uuid.uuid4().hex[:8]}"
+    try:
+        with writing(folder):
+            unfinished.mkdir()
+            with written_by_others(unfinished, folder):
+                yield unfinished
+            unfinished.replace(whole)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
 def _create(path: Path) -> int:
     """Makes an empty file with the permissions of any new one: the umask applies here, and is changed for no other
     thread. -> these permissions."""
@@ -115,10 +134,10 @@ def _create(path: Path) -> int:
 
 
 @contextmanager
-def written_by_others(folder: Path) -> Iterator[None]:
-    """Inside, another library writes weights into the folder. What keeps it from that is an InputError; and the files
-    are for whom the umask lets, where safetensors makes them its owner's alone."""
-    with writing(folder):
+def written_by_others(folder: Path, name: Path | None = None) -> Iterator[None]:
+    """Inside, another library writes weights into the folder. What keeps it from that is an InputError that names it
+    (or `name`); and the files are for whom the umask lets, where safetensors makes them its owner's alone."""
+    with writing(name or folder):
         yield
         trial = folder / f".{uuid.uuid4().hex[:8]}"
         mode = _create(trial)
@@ -135,7 +154,7 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and not is_full(error):
             raise
-        raise InputError(f"{path}: cannot be written ({why_not(error)})") from error
+        raise InputError(f"{shown_name(str(path))}: cannot be written ({why_not(error)})") from error
 
 
 def why_not(error: BaseException) -> str:
@@ -173,5 +192,5 @@ def output_folder(path: str | Path) -> Path:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise InputError(f"{folder}: cannot write here ({error.strerror or error})") from error
+        raise InputError(f"{shown_name(str(folder))}: cannot write here ({error.strerror or error})") from error
     return folder

@@ -1,10 +1,11 @@
-"""Names of media files: whether there is a file that can be read, and how a name is shown."""
+"""Names of files: whether there is one that can be read, and how a name is shown."""
 
 from __future__ import annotations
 
 import os
 import re
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
@@ -30,6 +31,24 @@ def check_path(path: str | Path, kind: str) -> None:
     if not stat.S_ISREG(facts.st_mode):
         problem = f"is a pipe or a device, expected a file; write the {kind} to a file first"
         raise InputError(f"{shown_name(name)}: {problem}")
+
+
+def is_file(path: str | Path) -> bool:
+    """As of `Path`. Raises InputError where that cannot be told: its folder may not be searched, the name is too
+    long."""
+    return _told(path, Path.is_file)
+
+
+def is_folder(path: str | Path) -> bool:
+    """The same of a folder."""
+    return _told(path, Path.is_dir)
+
+
+def _told(path: str | Path, ask: Callable[[Path], bool]) -> bool:
+    try:
+        return ask(Path(path))
+    except OSError as error:
+        raise InputError(f"{shown_name(os.fspath(path))}: {error.strerror or error}") from error
 
 
 def shown_name(name: str) -> str:

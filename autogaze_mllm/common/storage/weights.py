@@ -106,6 +106,10 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as error:
+        try:
+            path.open("rb").close()
+        except OSError as unreadable:  # safetensors says of each that there is no such file
+            raise InputError(f"{path}: cannot be read ({unreadable.strerror})") from error
         raise InputError(f"{path}: damaged or not a safetensors file ({error})") from error
 
 

@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from ...common.errors import InputError, listed
 from ...common.pixels import open_picture
 from ...common.storage.json_text import parse_json
+from ...common.storage.paths import shown_name
 from ...mllm.prompts.prompt import TAG, tags_in
 from ...video.sources import Video
 from .sample_gaze import GazeSpec, gaze_spec_of
@@ -153,7 +154,7 @@ def _rows(file: Path) -> Iterator[tuple[int, Any]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{file}: cannot be read ({reason})") from error
+        raise InputError(f"{shown_name(str(file))}: cannot be read ({reason})") from error
     if file.suffix.lower() == ".jsonl":
         for row, line in enumerate(text.split("\n"), 1):  # other ends of lines may stand inside a text
             if line.strip():

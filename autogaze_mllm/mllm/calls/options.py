@@ -13,6 +13,7 @@ from transformers import GenerationConfig, GenerationMixin
 
 from ...common.errors import InputError, first_line, listed
 from ...gaze.settings import VideoSettings
+from .inputs import check_media
 
 if TYPE_CHECKING:
     from ..model import GazedModel
@@ -60,8 +61,11 @@ def check_options(model: GazedModel, max_new_tokens: int | None, options: Mappin
     check_decoding(base, {**options, "max_new_tokens": max_new_tokens}, media=True)
 
 
-def with_tokenizer(options: dict[str, Any], base: Any, tokenizer: Any) -> dict[str, Any]:
-    """The options together with the model's own tokenizer, where some of them look at text."""
+def decoding_options(options: dict[str, Any], base: Any, tokenizer: Any, media: Any) -> dict[str, Any]:
+    """Of a call of `generate`, checked, and together with the model's own tokenizer where some of them look at text.
+    media: as `generate` takes them."""
+    check_media(media)
+    check_decoding(base, options, media is not None)
     config = options.get("generation_config") or base.generation_config
     reads = options.get("stop_strings", getattr(config, "stop_strings", None))
     return {"tokenizer": tokenizer, **options} if reads else options

@@ -8,14 +8,28 @@ its own thread alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from ...common.errors import InputError
 from ..families import Family
+
+
+def put_in(
+    embedded: torch.Tensor, visual: torch.Tensor, features: Sequence[torch.Tensor], deepstack: int
+) -> torch.Tensor:
+    """Embeddings (B, L, D) with features, (n, (1 + deepstack) * D) each, in the places `visual` (B, L), one after the
+    other -> (B, L, (1 + deepstack) * D), zeros after the first D elsewhere."""
+    if deepstack:
+        embedded = F.pad(embedded, (0, deepstack * embedded.shape[-1]))
+    if not features:
+        return embedded
+    joined = torch.cat([tokens.to(embedded.device, embedded.dtype) for tokens in features])
+    return embedded.masked_scatter(visual[..., None], joined)
 
 
 @contextmanager

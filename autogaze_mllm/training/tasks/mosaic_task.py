@@ -1,7 +1,7 @@
 """The mosaic task: how well the picture painted from the kept patches shows the video. Closed form, no parameters.
 
-The picture is that of `gaze.mosaic`: finer scales over coarser ones, over what earlier frames left. Its error is
-summed once over *atoms*, the cells that the patch borders of all scales cut a frame into. Within an atom every patch
+The picture is that of `gaze.pictures.mosaic`: finer scales over coarser ones, over what earlier frames left. Its error
+is summed once over *atoms*, the cells that the patch borders of all scales cut a frame into. Within an atom every patch
 covers all or nothing, so painting a patch replaces a few of these sums, and the exact gain of every patch of a frame
 is one small matrix product.
 

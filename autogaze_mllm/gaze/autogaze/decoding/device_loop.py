@@ -128,7 +128,7 @@ class DeviceFrames:
         self,
         vision: torch.Tensor,
         budgets: torch.Tensor,
-        requirement: torch.Tensor | None,
+        loss_threshold: torch.Tensor | None,
         sampling: Sampling | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """As `HostFrames.frame`; budgets lie on the host. The device is waited for once, and only with a stop rule."""
@@ -138,8 +138,8 @@ class DeviceFrames:
         self.left.zero_()
         self.left[:batch] = budgets.to(self.device, non_blocking=True)
         self.loss_threshold.fill_(-torch.inf)
-        if requirement is not None:
-            self.loss_threshold[:batch] = requirement
+        if loss_threshold is not None:
+            self.loss_threshold[:batch] = loss_threshold
         self._run("prefill", step + vision.shape[1])
         for number in range(steps):
             if sampling is not None:
@@ -151,7 +151,7 @@ class DeviceFrames:
             else:
                 self._run("choose")
         width = int(budgets.max())
-        if requirement is not None:
+        if loss_threshold is not None:
             width, self.longest = torch.stack([self.entries.max(), self.cache.lengths[:batch].max()]).tolist()
         return self.chosen[:batch, :width].clone(), self.drawn[:batch, :width].clone(), self.entries[:batch].clone()
 

@@ -52,14 +52,15 @@ def choose_patches(
     config: AutoGazeConfig,
     vision: torch.Tensor,
     budgets: torch.Tensor,
-    requirement: torch.Tensor | None,
+    loss_threshold: torch.Tensor | None,
     sampling: Sampling | None,
     state: GazeState | None,
     conv: ConvState | None,
     capture: Capture | None = None,
 ) -> Choices:
-    """Decodes all frames of a call. vision: (B, T', P, C); budgets: (B, T'), on the host; requirement: (B, T'). conv:
-    the encoder's state, which goes into the state of the result; None: no state is wanted. capture: see `Capture`."""
+    """Decodes all frames of a call. vision: (B, T', P, C); budgets: (B, T'), on the host; loss_threshold: (B, T').
+    conv: the encoder's state, which goes into the state of the result; None: no state is wanted. capture: see
+    `Capture`."""
     frames = vision.shape[1]
     held = 0 if state is None else state.keys[0].shape[2]
     most = int(budgets.max())
@@ -78,8 +79,8 @@ def choose_patches(
             engine.restore(state)
         ids, drawn, row_counts = [], [], []
         for t in range(frames):
-            loss_threshold = None if requirement is None else requirement[:, t]
-            frame_ids, frame_drawn, entries = engine.frame(vision[:, t], budgets[:, t], loss_threshold, sampling)
+            frame_threshold = None if loss_threshold is None else loss_threshold[:, t]
+            frame_ids, frame_drawn, entries = engine.frame(vision[:, t], budgets[:, t], frame_threshold, sampling)
             ids.append(frame_ids)
             drawn.append(frame_drawn)
             row_counts.append(entries.to(vision.device))

@@ -58,10 +58,10 @@ class HostFrames:
         self,
         vision: torch.Tensor,
         budgets: torch.Tensor,
-        requirement: torch.Tensor | None,
+        loss_threshold: torch.Tensor | None,
         sampling: Sampling | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """One frame. vision (B, P, C), budgets (B,), requirement (B,) or None.
+        """One frame. vision (B, P, C), budgets (B,), loss_threshold (B,) or None.
 
         -> ids (B, n), the same before the stop rule, and the number of entries each row produced (B,).
         """
@@ -81,8 +81,8 @@ class HostFrames:
             allowed = number * step + heads < left[:, None]  # (b, K)
             picks = pick(self.fused.next_ids(readout), used, sampling, on_host=True)
             real, finished = allowed, number * step + step >= left
-            if requirement is not None:
-                met = self.fused.losses(readout) <= requirement[:, None]
+            if loss_threshold is not None:
+                met = self.fused.losses(readout) <= loss_threshold[:, None]
                 if number == 0:
                     met[:, 0] = False  # every frame keeps at least one patch
                 real = allowed & ~met
@@ -99,7 +99,11 @@ class HostFrames:
             if not bool(stay.any()):
                 break
             if bool(finished.any()):
-                ids, used, requirement = ids[stay], used[stay], None if requirement is None else requirement[stay]
+                ids, used, loss_threshold = (
+                    ids[stay],
+                    used[stay],
+                    None if loss_threshold is None else loss_threshold[stay],
+                )
                 rows, left = rows[stay], left[stay]
             # In the published model every step of a frame stands at the positions of the last K prompt slots.
             base = prompt_end[rows] - step if self.config.repeat_step_positions else self.cache.lengths[rows]

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 import autogaze_mllm as am
 
-from ..helpers.tiny_models import QUESTION, make
+from ...helpers.tiny_models import QUESTION, make
 
 GREEDY = {"max_new_tokens": 4}
 
