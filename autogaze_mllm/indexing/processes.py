@@ -18,7 +18,9 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import BaseContext
 from pathlib import Path
@@ -130,7 +132,8 @@ class _WorkerProcess:
         self.number = number
         self.connection, other = context.Pipe()
         self.process = context.Process(target=_serve, args=(job, number, other), daemon=True)
-        self.process.start()
+        with _ctrl_c_held_back():
+            self.process.start()
         other.close()  # so that its end is noticed
         self.info: IndexInfo | None = None
         self.video: str | None = None
@@ -153,8 +156,23 @@ def _context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__, f"{__package__}.worker"])
+    context.set_forkserver_preload([f"{__package__}.server_start", __name__, f"{__package__}.worker"])
     return context
+
+
+@contextmanager
+def _ctrl_c_held_back() -> Iterator[None]:
+    """Inside, processes are started that do not hear of Ctrl-C before they know what to do about it; this one hears of
+    it afterwards."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # which lets Ctrl-C in again, once it is there
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _how_it_ended(code: int | None) -> str:

@@ -121,6 +121,30 @@ def test_a_run_that_is_stopped_leaves_whole_files_and_goes_on(videos, model, tmp
     assert result.made == 5 - len(done) and not result.failed
 
 
+@pytest.mark.slow
+def test_ctrl_c_while_workers_are_being_started_is_one_line(videos, model, tmp_path):
+    """A terminal sends it to all processes, also to the one that imports what workers need."""
+    command = [sys.executable, "-m", "autogaze_mllm", "index", videos, "--out", tmp_path / "out", "--model", model]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [*map(str, command), "--workers", "2"],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
+    )
+    others = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(others.read_text().split()) < 2:  # the server of multiprocessing, and its tracker
+        assert process.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.5)  # it is at its imports, which take seconds
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    lines = [line for line in said.replace("\r", "\n").splitlines() if line.strip() and "video/s" not in line]
+    assert (process.returncode, lines) == (130, ["autogaze-mllm: interrupted"])
+
+
 def test_two_processes_do_not_write_one_folder(videos, model, tmp_path):
     """A second one is refused while the first is at work; its own part of a launched run is its own."""
     from autogaze_mllm.common.storage.locks import run_lock
