@@ -190,6 +190,25 @@ def test_signvid():
     assert [row[1:] for row in table("signvid")] == expected
 
 
+def test_signvid_curve():
+    result = json.loads((RESULTS / "signvid_curve.json").read_text())
+    seconds = result["seconds"]["clean"]["looks"]
+    names = {"all": "every patch", **{f"whole-{n}": f"the whole frame at {n} pixels" for n in (448, 224)}}
+    expected = []
+    for look in result["looks"]:
+        cells = [names.get(look, look)]
+        for condition in ("clean", "noisy"):
+            row = result["conditions"][condition][look]
+            accuracy, kinds = row["accuracy"], row["kinds"]
+            assert accuracy["n"] == 510
+            value, low, high = (100 * accuracy[name] for name in ("value", "low", "high"))
+            cells.append(f"{value:.1f} % ({low:.0f} to {high:.0f})")
+            cells.append(" / ".join(f"{100 * kinds[kind]['value']:.0f}" for kind in ("read", "first", "count")))
+            cells.append(f"{row['tokens']:.0f}")
+        expected.append([*cells, f"{seconds[look]['first']:.1f}"])
+    assert table("signvid_curve") == expected
+
+
 def test_gaze_reconstruction():
     expected = []
     for kind in ("generated", "real"):
