@@ -46,7 +46,7 @@ def test_every_table_that_says_so_is_compared():
     }
     tables = {"serve", "gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction", "required_ratio"}
     tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
-    tables |= {"presets", "qwen_seconds", "qwen_tokens", "index"}
+    tables |= {"presets", "qwen_seconds", "qwen_tokens", "index", "signvid_curve"}
     assert named == tables | {
         "real_gaze",
         "small_things",
