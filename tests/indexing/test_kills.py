@@ -108,10 +108,15 @@ def test_a_run_that_is_stopped_leaves_whole_files_and_goes_on(videos, model, tmp
         os.kill(os.getpid(), sent)
 
     watcher = threading.Thread(target=stop, daemon=True)
-    watcher.start()
-    with pytest.raises(KeyboardInterrupt):
-        run_index(job(videos, out, model, Slow()), workers=2)
-    watcher.join()
+    # A shell's background job, which tests may be, overlooks Ctrl-C.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        watcher.start()
+        with pytest.raises(KeyboardInterrupt):
+            run_index(job(videos, out, model, Slow()), workers=2)
+        watcher.join()
+    finally:
+        signal.signal(signal.SIGINT, before)
     done = records(out)
     assert 1 <= len(done) < 5 and not half_files(out)
     assert {path.name for path in out.glob("*.safetensors")} == {line["gazed"] for line in done.values()}
