@@ -71,12 +71,7 @@ def main() -> int:
 def run(arguments: argparse.Namespace) -> None:
     device = torch.device(usable_device(arguments.device))
     settings = [Setting.parse(name) for name in arguments.settings.split(",")]
-    videos = find_videos(arguments.videos)
-    if arguments.only is not None:
-        named = set(read_json(arguments.only)["validation"])
-        videos = [path for path in videos if path.name in named]
-    if not videos:
-        raise InputError(f"{arguments.videos}: no videos there")
+    videos = judged_videos(arguments.videos, arguments.only)
     rivals = [name for name in arguments.rivals.split(",") if name]
     named = told_apart(arguments.gaze.split(","))
     sources = at_revisions(arguments.revision, *named)
@@ -110,6 +105,17 @@ def run(arguments: argparse.Namespace) -> None:
     for line in summary:
         if line["condition"] in ("clean", "noise"):
             print({key: round(v, 3) if isinstance(v, float) else v for key, v in line.items() if "_low" not in key})
+
+
+def judged_videos(videos: str, only: Path | None) -> list[Path]:
+    """only: a json whose entry `validation` names the files that count."""
+    found = find_videos(videos)
+    if only is not None:
+        named = set(read_json(only)["validation"])
+        found = [path for path in found if path.name in named]
+    if not found:
+        raise InputError(f"{videos}: no videos there")
+    return found
 
 
 def check_models(path: Path, selectors: dict[str, Any]) -> None:

@@ -28,14 +28,12 @@ from autogaze_mllm.cli import program_parser, run_program
 from autogaze_mllm.commands.arguments.options import quiet, usable_device
 from autogaze_mllm.common.drawing.labels import in_plot, told_apart
 from autogaze_mllm.common.drawing.plots import legend, panels, save_png
-from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.common.storage.files import output_folder, read_json
+from autogaze_mllm.common.storage.files import output_folder
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.selection import read_selection
 from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.training.data.camera import CameraClip
-from autogaze_mllm.training.data.clips import find_videos
-from real_gaze import write_csv
+from real_gaze import judged_videos, write_csv
 
 RATIOS = (0.02, 0.05, 0.1)
 CONDITIONS = ("clean", "noise-middle")
@@ -132,12 +130,7 @@ def measure(selector: Any, seen: torch.Tensor, where: list[dict[str, tuple[float
 def run(arguments: argparse.Namespace) -> None:
     quiet()
     device = torch.device(usable_device(arguments.device))
-    videos = find_videos(arguments.videos)
-    if arguments.only is not None:
-        named = set(read_json(arguments.only)["validation"])
-        videos = [path for path in videos if path.name in named]
-    if not videos:
-        raise InputError(f"{arguments.videos}: no videos there")
+    videos = judged_videos(arguments.videos, arguments.only)
     selectors = {
         label: load_selector(name, device=device) for name, label in told_apart(arguments.gaze.split(",")).items()
     }
