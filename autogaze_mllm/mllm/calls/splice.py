@@ -102,8 +102,9 @@ class _Feed:
         self.noted: torch.Tensor | None = None
 
     def note(self, module: Any, args: tuple[Any, ...]) -> None:
-        """Another hook, on the table of embeddings: ids that are looked up there are read by the LLM next."""
-        if threading.get_ident() == self.thread and args:
+        """Another hook, on the table of embeddings: ids that are looked up there are read by the LLM next, but for the
+        single one that transformers looks up to find placeholders among embeddings."""
+        if threading.get_ident() == self.thread and args and args[0].dim():
             self.noted = args[0]
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
