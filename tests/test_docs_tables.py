@@ -228,7 +228,8 @@ def test_required_ratio():
     expected = []
     for fps, side in dict.fromkeys((line["fps"], line["side"]) for line in needed):
         lines = {line["selector"]: line for line in needed if (line["fps"], line["side"]) == (fps, side)}
-        shares = [lines[name][kind] for kind in ("real", "generated") for name in ("bundled", "pixel-diff-raw", "greedy")]
+        selectors = ("bundled", "pixel-diff-raw", "greedy")
+        shares = [lines[name][kind] for kind in ("real", "generated") for name in selectors]
         expected.append([str(fps), str(side), *("" if share is None else f"{100 * share:.2g}" for share in shares)])
     assert table("required_ratio") == expected
 
