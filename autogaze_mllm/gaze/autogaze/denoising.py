@@ -2,7 +2,8 @@
 
 Noise differs in every frame, so a model that looks for what changed spends its patches on it. Averaging over time takes
 it away where nothing moves, and a local Wiener filter (Lee 1980) what is left where something does. How much of it
-there is, is estimated from the clip (`NoiseMeter`); without any, frames come out as they went in.
+there is, is estimated from the clip (`NoiseMeter`). Frames with hardly any come out as they went in: a model has learnt
+with faint noise, and faint texture looks the same.
 
 Shapes: B clips, T frames, H x W pixels.
 """
@@ -17,17 +18,18 @@ import torch.nn.functional as F
 from ..selectors.noise import NoiseMeter
 
 CHANGE, WINDOW = (1.8, 3.0), 5  # mean squared differences over a window, noise alone gives 1: up to, and from here on
+FAINT = 0.012, 0.02  # noise up to the first is left, that from the second on is taken off whole; black to white is 1
 LOCAL = 3  # side of the Wiener filter's window, in pixels
 
 
 @torch.no_grad()
 def denoised(frames: torch.Tensor) -> torch.Tensor:
-    """frames (B, T, 3, H, W) in [0, 1] -> the same shape and range. A clip's result depends on that clip alone. A single
-    picture stays as it is: texture looks like noise there."""
+    """frames (B, T, 3, H, W) in [0, 1] -> the same shape and range. A clip's result depends on that clip alone. A
+    single picture stays as it is: texture looks like noise there."""
     if frames.shape[1] == 1:
         return frames
     meter, shown = NoiseMeter(), []
-    levels = [meter.next_frame(frame) for frame in frames.unbind(1)]
+    levels = [_worth(meter.next_frame(frame)) for frame in frames.unbind(1)]
     levels[0] = levels[1]  # the first frame is a single picture, too
     average = frames[:, 0]
     count = torch.ones_like(average[:, :1])  # frames that are averaged, of each pixel
@@ -41,6 +43,12 @@ def denoised(frames: torch.Tensor) -> torch.Tensor:
             average, count = _averaged(frame, average, count, variance)
         shown.append(torch.where(variance > 0, _filtered(average, variance / count), frame).clamp(0, 1))
     return torch.stack(shown, dim=1)
+
+
+def _worth(level: torch.Tensor) -> torch.Tensor:
+    """Deviation of the noise (B,) -> of the noise that is to be taken off."""
+    low, high = FAINT
+    return level * ((level - low) / (high - low)).clamp(0, 1).sqrt()
 
 
 def _averaged(

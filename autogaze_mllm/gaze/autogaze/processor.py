@@ -109,6 +109,8 @@ class AutoGazeImageProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         stored = dataclasses.asdict(self)
+        if not self.do_denoise:  # as published
+            del stored["do_denoise"]
         return stored | {
             "image_mean": list(self.image_mean),
             "image_std": list(self.image_std),
