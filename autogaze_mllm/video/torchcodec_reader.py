@@ -96,7 +96,7 @@ class TorchcodecReader(FrameReader[torch.Tensor]):
             raise _refusal(index, "it holds MPEG-4 frames that are not coded, which torchcodec leaves out")
         self._upright = orientation(frame)
         self._turns = quarter_turns(frame)
-        self._unsaid_hd = of_unsaid_hd(frame)
+        self._to_709 = _from_601_to_709().to(self.device) if of_unsaid_hd(frame) else None
         self._first: VideoFrame | None = frame  # until it was compared
         self._size: torch.Size | None = None
 
@@ -105,7 +105,9 @@ class TorchcodecReader(FrameReader[torch.Tensor]):
         came: tuple[int, torch.Tensor] | None = None
         if self._first is not None:
             came = decoding.at(self._first_number)
-            self._compare(came)
+            if came is not None and came[0] == self._first_number:
+                self._compare(came[1], self._first)
+            self._first = None
         for number in wanted:
             if came is None or came[0] < number:
                 came = decoding.at(number)
@@ -119,9 +121,9 @@ class TorchcodecReader(FrameReader[torch.Tensor]):
         if self.device.type == "cuda" and picture.shape != (self._size or picture.shape):
             raise _refusal(self._index, "its frames change their size midway, which a GPU does not decode")
         self._size = picture.shape
-        if self._unsaid_hd:
-            matrix = _from_601_to_709().to(picture.device)
-            picture = (picture.float() @ matrix.T).round_().clamp_(0, 255).byte()
+        if self._to_709 is not None:
+            with torch.autocast(self.device.type, enabled=False):  # in half precision it would not be exact
+                picture = (picture.float() @ self._to_709.T).round_().clamp_(0, 255).byte()
         if QUARTER_TURNS[self._turns] != self._upright:  # mirrored: torchcodec has turned it and no more
             picture = torch.rot90(picture, -self._turns)
             picture = picture.transpose(0, 1) if self._upright.swapped else picture
@@ -135,12 +137,9 @@ class TorchcodecReader(FrameReader[torch.Tensor]):
             picture = resize_frames(picture[None], *sides, picture.device)[0].permute(1, 2, 0)
         return picture
 
-    def _compare(self, came: tuple[int, torch.Tensor] | None) -> None:
-        """Raises InputError where the first picture is not what PyAV shows."""
-        frame, self._first = self._first, None
-        if frame is None or came is None or came[0] != self._first_number:
-            return
-        ours = self._shown(came[1])
+    def _compare(self, picture: torch.Tensor, frame: VideoFrame) -> None:
+        """Raises InputError where a picture of torchcodec is not what PyAV shows. frame: the same one."""
+        ours = self._shown(picture)
         expected = Screen(self._index.pixel_aspect).picture(frame)
         if tuple(ours.shape) != expected.shape:
             sizes = (f"{shape[1]}x{shape[0]}" for shape in (ours.shape, expected.shape))
@@ -202,9 +201,6 @@ class _Decoding:
         except (RuntimeError, ValueError, OSError) as error:
             how = f"torchcodec cannot open it on {self._device.type} ({_reason(error)})"
             raise _refusal(index, how) from error
-        if self._device.type == "cuda" and self._decoder.cpu_fallback:
-            how = str(self._decoder.cpu_fallback).rpartition(": ")[2].lower()
-            raise _refusal(index, f"this GPU cannot decode {index.codec} as it is there ({how})")
 
     def _found(self, number: int) -> tuple[int, torch.Tensor] | None:
         frame = self._get(number + self._straight)
@@ -217,7 +213,7 @@ class _Decoding:
         """A frame by its place among those that torchcodec was told of; None where it does not come."""
         for _ in range(MOST_ERRORS if self._begun else 1):
             try:
-                return self._decoder.get_frame_at(place)
+                frame = self._decoder.get_frame_at(place)
             except torch.OutOfMemoryError:
                 raise
             except (RuntimeError, IndexError) as error:
@@ -226,7 +222,16 @@ class _Decoding:
                     return None
                 if not any(known in reason for known in DAMAGE) or (self._straight and NO_SEEK in reason):
                     raise _refusal(self._index, f"torchcodec cannot decode it ({reason})") from error
+            else:
+                self._check_card()
+                return frame
         return None
+
+    def _check_card(self) -> None:
+        """Raises InputError where the processor did what the GPU cannot."""
+        if self._device.type == "cuda" and self._decoder.cpu_fallback:
+            how = str(self._decoder.cpu_fallback).rpartition(": ")[2].lower()
+            raise _refusal(self._index, f"this GPU cannot decode {self._index.codec} as it is there ({how})")
 
 
 def _is_one_of(index: VideoReader, containers: set[str]) -> bool:

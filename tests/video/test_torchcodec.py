@@ -125,7 +125,7 @@ KINDS: dict[str, tuple[str, Callable[[Path], Path]]] = {
     "odd sides": ("mp4", lambda path: encode(path, numbered_frames(12, 97, 65), pix_fmt="yuv444p")),
     "10 bits": ("mp4", lambda path: scene(path, (90, 64), "yuv420p10le")),
     "BT.2020, full range": ("mkv", lambda path: scene(path, (90, 64), matrix=9, full=True)),
-    "HD that says nothing of its colours": ("mp4", lambda path: scene(path, (1280, 720), said=False)),
+    "HD that says nothing of its colours": ("mp4", lambda path: scene(path, (96, 578), said=False)),
     "two streams": ("mkv", two_streams),
     "two sizes": ("ts", two_sizes),
     "cut off in front of its end": ("mp4", cut_off),
