@@ -310,7 +310,8 @@ def run(options: argparse.Namespace) -> None:
 def weights_of(gaze: str) -> Any:
     """What tells a gaze model from another one."""
     identity = as_selector(load_selector(gaze)).identity() or {}
-    return identity.get("weights", identity)
+    seen = identity.get("processor", {}).get("do_denoise", False)
+    return {"weights": identity["weights"], "do_denoise": seen} if "weights" in identity else identity
 
 
 def shares(text: str) -> list[float]:
