@@ -71,8 +71,8 @@ def _quiet(levels: Iterable[torch.Tensor]) -> torch.Tensor:
 
 
 def _ranked(values: torch.Tensor, rank: int) -> torch.Tensor:
-    """(..., n) -> (...) the value that `rank` others lie below. Sorting takes a CPU twice the time, but elsewhere nothing
-    else is deterministic."""
+    """(..., n) -> (...) the value that `rank` others lie below. Sorting takes a CPU twice the time, but elsewhere
+    nothing else is deterministic."""
     if values.device.type == "cpu":
         return values.kthvalue(1 + rank, dim=-1).values
     return values.sort(dim=-1).values[..., rank]
