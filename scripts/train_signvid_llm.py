@@ -65,7 +65,7 @@ class Looks:
     def fair(self, tiles: int, number: int) -> list[Look]:
         """What is compared: every patch, and three selectors of the same budget."""
         ratio = BUDGETS[number % len(BUDGETS)]
-        difference = ("pixel-diff", "pixel-diff-raw")[number % 2]
+        difference = ("pixel-diff-raw", "pixel-diff")[number % 2]
         return [
             self.look("all", "all", tiles, ratio=1),
             self.look("gaze", BUNDLED, tiles, ratio=ratio, **GAZE),
@@ -75,14 +75,14 @@ class Looks:
         ]
 
     def sparse(self, tiles: int, number: int) -> list[Look]:
-        difference = ("pixel-diff", "pixel-diff-raw")[number % 2]
+        difference = ("pixel-diff-raw", "pixel-diff")[number % 2]
         return [
             self.look("gaze", BUNDLED, tiles, ratio=0.147, **GAZE),
             self.look("pixel-diff", difference, tiles, ratio=0.147),
         ]
 
     def long(self, tiles: int, number: int) -> list[Look]:
-        return [self.look("pixel-diff", ("pixel-diff", "pixel-diff-raw")[number % 2], tiles, ratio=0.147)]
+        return [self.look("pixel-diff", ("pixel-diff-raw", "pixel-diff")[number % 2], tiles, ratio=0.147)]
 
     def measured(self, tiles: int) -> list[Look]:
         """Those of the benchmark."""

@@ -61,10 +61,18 @@ def block_levels(rough: torch.Tensor) -> torch.Tensor:
     side = BLOCK // STEP
     rows, columns = (length // side * side for length in rough.shape[-2:])
     blocks = rough[..., :rows, :columns].abs().unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
-    return blocks.flatten(4).median(dim=4).values.flatten(2).mean(dim=1) / MEDIAN
+    return _ranked(blocks.flatten(4), side**2 // 2 - 1).flatten(2).mean(dim=1) / MEDIAN
 
 
 def _quiet(levels: Iterable[torch.Tensor]) -> torch.Tensor:
     """(B, blocks) of several frames -> (B,)"""
     found = torch.cat(tuple(levels), dim=1)
-    return found.kthvalue(1 + round(QUIET * (found.shape[1] - 1)), dim=1).values
+    return _ranked(found, round(QUIET * (found.shape[1] - 1)))
+
+
+def _ranked(values: torch.Tensor, rank: int) -> torch.Tensor:
+    """(..., n) -> (...) the value that `rank` others lie below. Sorting takes a CPU twice the time, but elsewhere
+    nothing else is deterministic."""
+    if values.device.type == "cpu":
+        return values.kthvalue(1 + rank, dim=-1).values
+    return values.sort(dim=-1).values[..., rank]
