@@ -56,7 +56,7 @@ def main() -> int:
     parser = program_parser(__doc__)
     parser.add_argument("videos", help="folder, video or list; with commas")
     parser.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
-    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-noise", help="models, names, greedy")
+    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw", help="models, names, greedy")
     revision_option(parser)
     parser.add_argument("--settings", default=SETTINGS, help=f"default {SETTINGS}")
     parser.add_argument("--conditions", default=",".join(CONDITIONS), help="default: all")

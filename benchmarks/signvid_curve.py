@@ -62,7 +62,7 @@ RESULT = "signvid_curve"
 BUDGETS = (0.15, 0.06, 0.025)  # shares of a frame's patches
 NOISE = {"clean": 0.0, "noisy": 0.05}
 MOST = 16  # tokens of an answer, as HLVid has it
-PLAIN = ("pixel-diff", "pixel-diff-noise", "random")
+PLAIN = ("pixel-diff", "pixel-diff-raw", "random")
 CHANCE = 0.25
 SIDES = (672, 1344)
 
@@ -334,7 +334,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
     options.add_argument("--llm", type=Path, help="weights in place of its LLM's, from scripts/train_signvid_llm.py")
     options.add_argument("--gaze", default=BUNDLED, help="gaze models, joined by commas (default: the bundled one)")
-    options.add_argument("--looks", help="of these kinds alone: all,gaze,pixel-diff,pixel-diff-noise,random,whole")
+    options.add_argument("--looks", help="of these kinds alone: all,gaze,pixel-diff,pixel-diff-raw,random,whole")
     options.add_argument("--side", type=int, default=672, choices=SIDES, help="pixels of the videos (default 672)")
     options.add_argument(
         "--budgets", type=shares, default=list(BUDGETS), help="shares of a frame's patches, with commas"

@@ -188,7 +188,7 @@ def parser() -> argparse.ArgumentParser:
     found = program_parser(__doc__)
     found.add_argument("videos", help="folder, video or list; with commas")
     found.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
-    found.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-noise,random", help="models and names")
+    found.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw,random", help="models and names")
     found.add_argument("--frames", type=int, default=16, help="frames of a clip, evenly spread over it (default 16)")
     found.add_argument("--device")
     found.add_argument("--out", type=Path, required=True)

@@ -40,9 +40,9 @@ def bundle(arguments: argparse.Namespace) -> None:
         base: Any = model.base
         load_llm(base.llm, arguments.llm)
     save_base(model, arguments.folder, "")
-    # The gaze model that comes with the package is named, not copied.
-    path = arguments.folder / SETTINGS_FILE
-    write_json(path, {**read_json(path), "gaze": {"name": arguments.gaze}})
+    if arguments.gaze == BUNDLED:  # the gaze model that comes with the package is named, not copied
+        path = arguments.folder / SETTINGS_FILE
+        write_json(path, {**read_json(path), "gaze": {"name": BUNDLED}})
     size = sum(file.stat().st_size for file in arguments.folder.rglob("*") if file.is_file())
     print(f"{arguments.folder}: {size / 1e6:.1f} MB")
 

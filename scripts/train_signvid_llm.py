@@ -56,7 +56,7 @@ class Looks:
     """The ways of looking, with the selectors that they share."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype) -> None:
-        names = (BUNDLED, "pixel-diff", "pixel-diff-noise", "all", "random")
+        names = (BUNDLED, "pixel-diff", "pixel-diff-raw", "all", "random")
         self.selectors = {name: load_selector(name, device=device, dtype=dtype) for name in names}
 
     def look(self, name: str, selector: str, tiles: int, **changes: Any) -> Look:
@@ -65,7 +65,7 @@ class Looks:
     def fair(self, tiles: int, number: int) -> list[Look]:
         """What is compared: every patch, and three selectors of the same budget."""
         ratio = BUDGETS[number % len(BUDGETS)]
-        difference = ("pixel-diff", "pixel-diff-noise")[number % 2]
+        difference = ("pixel-diff", "pixel-diff-raw")[number % 2]
         return [
             self.look("all", "all", tiles, ratio=1),
             self.look("gaze", BUNDLED, tiles, ratio=ratio, **GAZE),
@@ -75,14 +75,14 @@ class Looks:
         ]
 
     def sparse(self, tiles: int, number: int) -> list[Look]:
-        difference = ("pixel-diff", "pixel-diff-noise")[number % 2]
+        difference = ("pixel-diff", "pixel-diff-raw")[number % 2]
         return [
             self.look("gaze", BUNDLED, tiles, ratio=0.147, **GAZE),
             self.look("pixel-diff", difference, tiles, ratio=0.147),
         ]
 
     def long(self, tiles: int, number: int) -> list[Look]:
-        return [self.look("pixel-diff", ("pixel-diff", "pixel-diff-noise")[number % 2], tiles, ratio=0.147)]
+        return [self.look("pixel-diff", ("pixel-diff", "pixel-diff-raw")[number % 2], tiles, ratio=0.147)]
 
     def measured(self, tiles: int) -> list[Look]:
         """Those of the benchmark."""
@@ -90,7 +90,7 @@ class Looks:
         for ratio in BUDGETS:
             found.append(self.look(f"gaze {ratio}", BUNDLED, tiles, ratio=ratio, **GAZE))
             found += [
-                self.look(f"{name} {ratio}", name, tiles, ratio=ratio) for name in ("pixel-diff", "pixel-diff-noise")
+                self.look(f"{name} {ratio}", name, tiles, ratio=ratio) for name in ("pixel-diff", "pixel-diff-raw")
             ]
         return [*found, self.look("whole-448", "all", 4, ratio=1), self.look("whole-224", "all", 1, ratio=1)]
 

@@ -59,7 +59,7 @@ class _Drawing:
     infos: list[GazingInfo] = field(default_factory=list)
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
-        pixels = self.gaze.processor.normalize(frames.to(self.gaze.device))
+        pixels = self.gaze.processor.prepare(frames.to(self.gaze.device))
         info = self.gaze.generate(
             pixels,
             ratio,
@@ -159,7 +159,7 @@ class GazePolicy(nn.Module):
             for number, drawing in enumerate(drawings):
                 for frames, info in zip(clips, drawing.infos, strict=True):
                     log_probs, _ = self.gaze.score(
-                        self.gaze.processor.normalize(frames.to(self.gaze.device)),
+                        self.gaze.processor.prepare(frames.to(self.gaze.device)),
                         info,
                         match_generation=True,
                         temperature=self.plan.temperature,

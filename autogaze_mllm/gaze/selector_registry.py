@@ -12,12 +12,12 @@ from .autogaze.model import AutoGaze
 from .autogaze.pretrained import BUNDLED
 from .selectors.base import AnySelector, Selector, is_selector
 from .selectors.baselines import AllSelector, RandomSelector
-from .selectors.pixel_diff import NoiseFloorSelector, PixelDiffSelector
+from .selectors.pixel_diff import PixelDiffSelector, RawPixelDiffSelector
 from .selectors.post_tower import PostTowerSelector
 
 KINDS: tuple[type[Selector], ...] = (
     PixelDiffSelector,
-    NoiseFloorSelector,
+    RawPixelDiffSelector,
     RandomSelector,
     AllSelector,
     PostTowerSelector,

@@ -88,7 +88,7 @@ class GazeObjective(nn.Module):
             metrics["label_entropy"] = entropy[~padded].mean()
         with self.hints or nullcontext():
             log_probs, predicted = self.gaze.score(
-                self.gaze.processor.normalize(frames),
+                self.gaze.processor.prepare(frames),
                 info,
                 match_generation=self.settings.log_probabilities == "matched",
                 targets=targets,
@@ -119,7 +119,7 @@ class GazeObjective(nn.Module):
         """Groups of rollouts of each clip; rows are group-major."""
         settings = self.settings
         frames = frames.repeat(settings.group_size, 1, 1, 1, 1)
-        video = self.gaze.processor.normalize(frames)
+        video = self.gaze.processor.prepare(frames)
         with full_precision(frames):
             info = self.gaze.generate(video, do_sample=True, temperature=temperature, top_k=settings.top_k)
         measuring = full_precision(frames) if isinstance(self.task, MosaicTask) else nullcontext()
@@ -160,7 +160,7 @@ class GazeObjective(nn.Module):
             info = random_selection(budget, self.task.grid, batch.seeds, frames.shape[1], frames.device)
         else:
             with full_precision(frames):
-                video = self.gaze.processor.normalize(frames)
+                video = self.gaze.processor.prepare(frames)
                 info = self.gaze.generate(video, do_sample=True, temperature=temperature, top_k=settings.top_k)
         result = self.task(self.task.normalize(frames), info)
         return Outcome(result.loss.mean(), _measured(result))

@@ -121,7 +121,7 @@ def _measure(
         info = RandomSelector().select(frames, task.grid, draw_ratio(budget, False), None)
         limits = patches_per_frame(1.0, task.grid.size, 1, frames.shape[1])[0]
     else:
-        info, limits, loss_threshold = select(gaze, gaze.processor.normalize(frames), budget)
+        info, limits, loss_threshold = select(gaze, gaze.processor.prepare(frames), budget)
     video = task.normalize(frames)
     result = task(video, info, list(range(frames.shape[1])))
     losses = result.frame_losses[0].tolist()

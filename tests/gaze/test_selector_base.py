@@ -6,6 +6,7 @@ import ast
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -44,6 +45,7 @@ class OnlySelects:
 
 ANSWERS = {
     "pixel-diff": ("pixel-diff", DEFAULT_GRID, 0.05, PIXEL_LOSS, True),
+    "pixel-diff-raw": ("pixel-diff-raw", DEFAULT_GRID, 0.05, PIXEL_LOSS, True),
     "random": ("random", DEFAULT_GRID, None, "", True),
     "all": ("all", DEFAULT_GRID, None, "", True),
     "AutoGaze": ("AutoGaze", am.PatchGrid.of("32+64", 16), 0.7, PUBLISHED_LOSS, True),
@@ -68,8 +70,13 @@ def test_identity_is_of_what_decides_the_result() -> None:
     other_config.config = dataclasses.replace(other_config.config, max_num_frames=3)
     other_pixels.processor.image_mean = [0.1, 0.2, 0.3]
     assert model.identity() == same.identity()
-    others = [other_weights, other_config, other_pixels, am.AllSelector(), am.PixelDiffSelector()]
-    others += [am.RandomSelector(1), am.RandomSelector(2)]
+    others = [other_weights, other_config, other_pixels, am.AllSelector()]
+    others += [
+        am.PixelDiffSelector(),
+        am.PixelDiffSelector(noise_floor=False),
+        am.RandomSelector(1),
+        am.RandomSelector(2),
+    ]
     told = [json.dumps(selector.identity(), sort_keys=True) for selector in (model, *others)]
     assert len(set(told)) == len(told)
     assert am.RandomSelector(1).identity() == am.RandomSelector(1).identity()
@@ -148,12 +155,25 @@ def test_moving_leaves_the_one_that_was_given_as_it_is() -> None:
     assert plain.moved("meta", torch.bfloat16) is plain
 
 
-@pytest.mark.parametrize("name", ["pixel-diff", "random", "all", "AutoGaze"])
+@pytest.mark.parametrize("name", ["pixel-diff", "pixel-diff-raw", "random", "all", "AutoGaze"])
 def test_what_is_stored_comes_back(name: str, tmp_path: Path) -> None:
     selector = am.RandomSelector(5) if name == "random" else as_selector(SELECTORS[name])
     entry = json.loads(json.dumps(selector.store(tmp_path)))
     again = as_selector(load_selector(stored_selector(entry, tmp_path / "autogaze_mllm.json")))
     assert type(again) is type(selector) and again.identity() == selector.identity()
+
+
+@pytest.mark.parametrize("entry", [{"name": "pixel-diff"}, {"name": "pixel-diff", "noise_floor": False}], ids=str)
+def test_what_was_saved_before_pixel_diff_had_a_noise_floor_stays_without(
+    entry: dict[str, Any], tmp_path: Path
+) -> None:
+    """In models, and in caches, where such entries were identities: the raw rule finds its own, the new one neither."""
+    raw = load_selector("pixel-diff-raw")
+    found = stored_selector(entry, tmp_path / "autogaze_mllm.json")
+    assert isinstance(found, am.PixelDiffSelector) and not found.noise_floor
+    assert selector_name(found) == "pixel-diff-raw" and found.identity() == as_selector(raw).identity()
+    assert as_selector(raw).identity() == {"name": "pixel-diff", "noise_floor": False}
+    assert am.PixelDiffSelector().identity() not in (entry, {"name": "pixel-diff", "noise_floor": True})
 
 
 def test_names_in_the_registry_are_those_that_selectors_give_themselves() -> None:

@@ -16,7 +16,7 @@ from autogaze_mllm.gaze.selectors.base import Selector, selector_name
 from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
 from autogaze_mllm.video.synthetic import moving_scene
 
-from ..helpers.selections import PIXEL_DIFF, SELECTORS
+from ..helpers.selections import RAW_PIXEL_DIFF, SELECTORS
 
 SQUARE = PatchGrid.of("32+64", 16)
 WIDE = PatchGrid.of([(32, 64), (96, 160)], 16)
@@ -98,8 +98,9 @@ def test_budget(selector: Selector, grid: PatchGrid, ratio: float | list[float])
                 assert 1 <= count <= max(int(share * size + 1e-4), 1) * tiles
 
 
-@limited
-def test_budget_is_spent_without_a_stop_rule(selector: Selector) -> None:
+@pytest.mark.parametrize("name", [name for name in LIMITED if name != "pixel-diff"])  # which leaves noise alone
+def test_budget_is_spent_without_a_stop_rule(name: str) -> None:
+    selector = SELECTORS[name]
     assert counts(selector.select(noise(SQUARE, 1, 3), SQUARE, 0.5, None)) == [10, 10, 10]
 
 
@@ -134,7 +135,7 @@ def test_a_clip_alone_gives_the_same_with_a_learned_stop_rule() -> None:
         assert kept(selector.select(frames[row : row + 1], SQUARE, 1.0, loss)) == kept(together, row)
 
 
-@pytest.mark.parametrize("name", ["pixel-diff", "AutoGaze"])
+@pytest.mark.parametrize("name", ["pixel-diff-raw", "AutoGaze"])
 def test_later_frames_do_not_change_earlier_choices(name: str) -> None:
     frames = noise(SQUARE, 2, 5)
     changed = frames.clone()
@@ -188,19 +189,19 @@ def worst_place(frames: torch.Tensor, picture: torch.Tensor, grid: PatchGrid) ->
 
 def test_a_still_video_is_kept_once() -> None:
     frames = scene(FOUR, 1).expand(1, 6, -1, -1, -1)
-    found = counts(PIXEL_DIFF.select(frames, FOUR, 1.0, 0.02))
+    found = counts(RAW_PIXEL_DIFF.select(frames, FOUR, 1.0, 0.02))
     assert found[0] > 20
     assert found[1:] == [1] * 5
 
 
 def test_a_blank_video_needs_one_patch_per_frame() -> None:
-    assert counts(PIXEL_DIFF.select(torch.full((1, 3, 3, 64, 64), 0.5), SQUARE, 1.0, 0.05)) == [1, 1, 1]
+    assert counts(RAW_PIXEL_DIFF.select(torch.full((1, 3, 3, 64, 64), 0.5), SQUARE, 1.0, 0.05)) == [1, 1, 1]
 
 
 def test_what_is_new_is_kept_where_and_when_it_appears() -> None:
     frames = scene(FOUR, 1).expand(1, 6, -1, -1, -1).clone()
     frames[:, 3:, :, 64:80, 128:160] = torch.rand(3, 16, 32, generator=torch.Generator().manual_seed(0))
-    info = PIXEL_DIFF.select(frames, FOUR, 1.0, 0.03)
+    info = RAW_PIXEL_DIFF.select(frames, FOUR, 1.0, 0.03)
     finest = FOUR.offsets[-2]
     new = {finest + 4 * 14 + 8, finest + 4 * 14 + 9}
     found = kept(info)
@@ -215,21 +216,21 @@ def test_what_is_new_is_kept_where_and_when_it_appears() -> None:
 @pytest.mark.parametrize("loss", [0.02, 0.08, 0.2])
 def test_no_place_is_off_by_more_than_the_loss(grid: PatchGrid, loss: float) -> None:
     frames = torch.cat([scene(grid, 3), noise(grid, 1, 3)])
-    info = PIXEL_DIFF.select(frames, grid, 1.0, loss)
+    info = RAW_PIXEL_DIFF.select(frames, grid, 1.0, loss)
     assert info.gazing_mask is not None
     assert worst_place(frames, rebuild(frames, info.gazing_mask, grid), grid).max() <= loss + 1e-5
 
 
 def test_a_tighter_loss_keeps_more() -> None:
     frames = scene(FOUR, 4)
-    found = [sum(counts(PIXEL_DIFF.select(frames, FOUR, 1.0, loss))) for loss in (0.2, 0.1, 0.05, 0.02, 0.005)]
+    found = [sum(counts(RAW_PIXEL_DIFF.select(frames, FOUR, 1.0, loss))) for loss in (0.2, 0.1, 0.05, 0.02, 0.005)]
     assert found == sorted(found)
     assert found[-1] > 2 * found[0]
 
 
 def test_no_stop_rule_is_the_tightest() -> None:
     frames = noise(SQUARE, 1, 2)
-    info = PIXEL_DIFF.select(frames, SQUARE, 1.0, None)
+    info = RAW_PIXEL_DIFF.select(frames, SQUARE, 1.0, None)
     assert info.gazing_mask is not None
     assert torch.equal(rebuild(frames, info.gazing_mask, SQUARE), frames)
 
@@ -238,7 +239,7 @@ def test_no_stop_rule_is_the_tightest() -> None:
 @pytest.mark.parametrize("grid", [FOUR, PatchGrid.of([(32, 64), (112, 224)], 16)], ids=["square", "wide"])
 def test_better_picture_than_random_with_as_many_patches(grid: PatchGrid, ratio: float) -> None:
     frames = scene(grid, 4)
-    info = PIXEL_DIFF.select(frames, grid, ratio, 0.03)
+    info = RAW_PIXEL_DIFF.select(frames, grid, ratio, 0.03)
     same = [(count + 0.5) / grid.size for count in counts(info)]
     quality = []
     for choice in (info, *(RandomSelector(seed).select(frames, grid, same, None) for seed in range(3))):
@@ -250,19 +251,19 @@ def test_better_picture_than_random_with_as_many_patches(grid: PatchGrid, ratio:
 
 def test_coarse_patches_do_where_there_is_no_detail() -> None:
     smooth = torch.linspace(0, 1, 224).expand(1, 1, 3, 224, 224)
-    found = kept(PIXEL_DIFF.select(smooth, FOUR, 1.0, 0.03))[0]
+    found = kept(RAW_PIXEL_DIFF.select(smooth, FOUR, 1.0, 0.03))[0]
     assert max(found) < FOUR.offsets[-2]
 
 
 def test_half_precision_frames() -> None:
     frames = noise(SQUARE, 1, 2)
-    assert counts(PIXEL_DIFF.select(frames.bfloat16(), SQUARE, 0.5, None)) == [10, 10]
+    assert counts(RAW_PIXEL_DIFF.select(frames.bfloat16(), SQUARE, 0.5, None)) == [10, 10]
 
 
 # By name
 
 
-@pytest.mark.parametrize("name", ["pixel-diff", "random", "all"])
+@pytest.mark.parametrize("name", ["pixel-diff", "pixel-diff-raw", "random", "all"])
 def test_by_name(name: str) -> None:
     selector = load_selector(name)
     assert isinstance(selector, Selector)

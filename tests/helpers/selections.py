@@ -9,7 +9,7 @@ from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.selectors.base import Selector
 from autogaze_mllm.gaze.selectors.baselines import AllSelector, RandomSelector
-from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector
+from autogaze_mllm.gaze.selectors.pixel_diff import PixelDiffSelector, RawPixelDiffSelector
 
 Kept = list[list[list[int]]]  # clip, frame, positions in the order of choice
 
@@ -58,10 +58,11 @@ def tiny_autogaze() -> AutoGaze:
     return model
 
 
-# Tests show them clips of noise, and that is what is to be shown; what the noise floor does is tested by itself.
-PIXEL_DIFF = PixelDiffSelector()
+# Without a noise floor, where tests show it clips of noise, and that is what is to be shown.
+RAW_PIXEL_DIFF = RawPixelDiffSelector()
 SELECTORS: dict[str, Selector] = {
-    "pixel-diff": PIXEL_DIFF,
+    "pixel-diff": PixelDiffSelector(),
+    "pixel-diff-raw": RAW_PIXEL_DIFF,
     "random": RandomSelector(),
     "all": AllSelector(),
     "AutoGaze": tiny_autogaze(),

@@ -41,6 +41,10 @@ def test_it_is_small_and_needs_no_pickle():
     assert {file.suffix for file in files} <= {".json", ".safetensors", ".jinja", ".txt"}
 
 
+def test_what_it_looks_through_by_default_leaves_noise_alone():
+    assert am.load(cache=False).gaze.identity() == am.PixelDiffSelector(noise_floor=True).identity()
+
+
 def test_it_reads_signs_of_the_test_split(signs):
     """Fonts, backgrounds and seeds that it was not trained on."""
     assert right_answers(am.load(cache=False, gaze="pixel-diff", loss=None), signs) >= 8

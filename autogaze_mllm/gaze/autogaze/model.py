@@ -264,7 +264,7 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         """Selector interface: frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale."""
         if self.config.encoder.temporal_patch_size != 1:
             raise InputError("this gaze model selects for several frames at once; a tower needs it for each frame")
-        pixels = self.processor.normalize(frames.to(self.device))
+        pixels = self.processor.prepare(frames.to(self.device))
         return self.generate(
             pixels, ratio, loss, target_scales=list(grid.scales), target_patch_size=grid.patch, do_sample=False
         )

@@ -20,6 +20,7 @@ from ...common.errors import InputError
 from ...common.storage.files import check_arguments, find_file, output_folder, read_fields, read_json, write_json
 from ...common.storage.json_text import Fields, shown
 from .bundled import BUNDLED, gaze_folder
+from .denoising import denoised
 
 FILE, OWN_TYPE = "preprocessor_config.json", "AutoGazeImageProcessor"
 Size = int | tuple[int, int] | dict[str, int]
@@ -39,12 +40,14 @@ def _size_dict(size: Size, name: str) -> dict[str, int]:
 
 @dataclass
 class AutoGazeImageProcessor:
-    """Resize, centre crop, rescale, offset, normalise, in this order. Sizes in pixels; `resample` is Pillow's code."""
+    """Resize, centre crop, denoise, rescale, offset, normalise, in this order. Sizes in pixels; `resample` is Pillow's
+    code. `do_denoise` is ours, off as published: see `denoising.py`."""
 
     do_resize: bool = True
     size: Size = field(default_factory=lambda: {"shortest_edge": 224})
     resample: int = 2
     do_center_crop: bool = False
+    do_denoise: bool = False
     crop_size: Size = field(default_factory=lambda: {"height": 224, "width": 224})
     do_rescale: bool = True
     rescale_factor: float = 1 / 127.5
@@ -106,6 +109,8 @@ class AutoGazeImageProcessor:
 
     def to_dict(self) -> dict[str, Any]:
         stored = dataclasses.asdict(self)
+        if not self.do_denoise:  # as published
+            del stored["do_denoise"]
         return stored | {
             "image_mean": list(self.image_mean),
             "image_std": list(self.image_std),
@@ -114,7 +119,14 @@ class AutoGazeImageProcessor:
 
     def __call__(self, frames: Iterable[np.ndarray | Image.Image]) -> torch.Tensor:
         """uint8 frames (H, W, 3) -> (T, 3, h, w) float32."""
-        return torch.stack([self._frame(frame) for frame in frames])
+        pictures = torch.stack([self._resized(frame) for frame in frames])
+        if self.do_denoise:
+            return self.prepare(pictures[None].float() / 255)[0]
+        return torch.stack([self._scaled(picture) for picture in pictures])
+
+    def prepare(self, clips: torch.Tensor) -> torch.Tensor:
+        """Clips (B, T, 3, H, W) with values in [0, 1], already at their size -> what the model is shown of them."""
+        return self.normalize(denoised(clips.float()) if self.do_denoise else clips)
 
     def normalize(self, frames: torch.Tensor) -> torch.Tensor:
         """Frames (..., 3, H, W) with values in [0, 1], already at their size -> the model's values, on their device."""
@@ -127,7 +139,8 @@ class AutoGazeImageProcessor:
             x = x.sub_(mean).div_(std)  # in place: clips of a large video are large themselves
         return x
 
-    def _frame(self, frame: np.ndarray | Image.Image) -> torch.Tensor:
+    def _resized(self, frame: np.ndarray | Image.Image) -> torch.Tensor:
+        """(3, h, w) uint8."""
         image = frame if isinstance(frame, Image.Image) else Image.fromarray(frame)
         image = image.convert("RGB")
         if self.do_resize:
@@ -135,8 +148,10 @@ class AutoGazeImageProcessor:
         array = np.array(image)
         if self.do_center_crop:
             array = _center_crop(array, self.crop_size["height"], self.crop_size["width"])  # type: ignore[index, call-overload]
-        x = torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
-        x = (x.double() * self.rescale_factor).float() if self.do_rescale else x.float()
+        return torch.from_numpy(np.ascontiguousarray(array)).permute(2, 0, 1)
+
+    def _scaled(self, picture: torch.Tensor) -> torch.Tensor:
+        x = (picture.double() * self.rescale_factor).float() if self.do_rescale else picture.float()
         if self.offset:
             x -= 1
         if self.do_normalize:

@@ -4,19 +4,28 @@ Noise is everywhere, also where nothing moves and where nothing is drawn. So it 
 frames and in what two frames do not share, and the quieter blocks decide: motion and texture only ever make a block
 louder.
 
+It is measured in second differences in both directions, 1 -2 1 by 1 -2 1 (Immerkaer 1996): white noise of deviation 1
+comes out with deviation 6, and smooth surfaces, slow gradients and straight edges along the axes come out as nothing.
+Those of neighbours are nearly the same numbers, so every second one of every second row tells as much as all of them.
+
 Shapes: B clips, H x W pixels.
 """
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
+from collections import deque
+from collections.abc import Iterable
 
-BLOCK = 16
-QUIET = 0.2  # the quantile of the blocks that decides
-# A second difference in both directions (Immerkaer 1996): white noise of deviation 1 comes out with deviation 6, and
-# smooth surfaces, slow gradients and straight edges along the axes come out as nothing.
-KERNEL = ((1.0, -2.0, 1.0), (-2.0, 4.0, -2.0), (1.0, -2.0, 1.0))
+import torch
+
+METER = 2  # raise it when the same frames begin to give other levels
+BLOCK = 16  # pixels
+QUIET = 0.2  # the share of the blocks that is quieter than the level
+WINDOW = 16  # frames that are remembered, so that a frame costs the same however long the clip is
+STEP = 2  # pixels between the second differences that are taken
+# The median of absolute values is 0.6745 of a normal deviation. That of the 64 of a block scatters, and the quieter
+# blocks are those where it came out low: 3.5 % lower (simulated) than where all 256 values are taken.
+MEDIAN = 6 * 0.6745 * 0.965
 
 
 class NoiseMeter:
@@ -24,28 +33,38 @@ class NoiseMeter:
 
     def __init__(self) -> None:
         self._last: torch.Tensor | None = None
-        self._within: list[torch.Tensor] = []
-        self._between: list[torch.Tensor] = []
+        self._within: deque[torch.Tensor] = deque(maxlen=WINDOW)
+        self._between: deque[torch.Tensor] = deque(maxlen=WINDOW)
 
     def next_frame(self, frame: torch.Tensor) -> torch.Tensor:
         """frame (B, 3, H, W) in [0, 1] -> (B,) standard deviation of the noise of a pixel, 0 where there is none."""
         if min(frame.shape[-2:]) < BLOCK + 2:
             return frame.new_zeros(len(frame))
-        self._within.append(block_levels(frame))
+        rough = second_differences(frame)
+        self._within.append(block_levels(rough))
         if self._last is not None:
-            self._between.append(block_levels(frame - self._last) / 2**0.5)
-        self._last = frame
-        level = torch.cat(self._within, dim=1).quantile(QUIET, dim=1)
-        if self._between:
-            level = torch.minimum(level, torch.cat(self._between, dim=1).quantile(QUIET, dim=1))
-        return level
+            self._between.append(block_levels(rough - self._last) / 2**0.5)
+        self._last = rough
+        level = _quiet(self._within)
+        return torch.minimum(level, _quiet(self._between)) if self._between else level
 
 
-def block_levels(images: torch.Tensor) -> torch.Tensor:
-    """(B, 3, H, W) -> (B, blocks) the deviation of the noise in each block, by the median, mean over channels."""
-    kernel = images.new_tensor(KERNEL)[None, None] / 6
-    high = F.conv2d(images.flatten(0, 1)[:, None], kernel).abs()
-    rows, columns = (side // BLOCK * BLOCK for side in high.shape[-2:])
-    blocks = high[:, 0, :rows, :columns].unflatten(2, (-1, BLOCK)).unflatten(1, (-1, BLOCK)).transpose(2, 3)
-    middle = blocks.flatten(3).median(dim=3).values / 0.6745
-    return middle.flatten(1).unflatten(0, images.shape[:2]).mean(dim=1)
+def second_differences(images: torch.Tensor) -> torch.Tensor:
+    """(B, 3, H, W) -> (B, 3, h, w), every STEP pixels."""
+    down = images[..., :-2:STEP, :] + images[..., 2::STEP, :] - 2 * images[..., 1:-1:STEP, :]
+    return down[..., :-2:STEP] + down[..., 2::STEP] - 2 * down[..., 1:-1:STEP]
+
+
+def block_levels(rough: torch.Tensor) -> torch.Tensor:
+    """Second differences (B, 3, h, w) -> (B, blocks) the deviation of the noise in each block, by the median, mean over
+    channels."""
+    side = BLOCK // STEP
+    rows, columns = (length // side * side for length in rough.shape[-2:])
+    blocks = rough[..., :rows, :columns].abs().unflatten(3, (-1, side)).unflatten(2, (-1, side)).transpose(3, 4)
+    return blocks.flatten(4).median(dim=4).values.flatten(2).mean(dim=1) / MEDIAN
+
+
+def _quiet(levels: Iterable[torch.Tensor]) -> torch.Tensor:
+    """(B, blocks) of several frames -> (B,)"""
+    found = torch.cat(tuple(levels), dim=1)
+    return found.kthvalue(1 + round(QUIET * (found.shape[1] - 1)), dim=1).values

@@ -5,9 +5,11 @@ all scales compete by how much squared error they take away; coarse ones win whe
 ones follow where detail is missing. A frame is finished when it has spent its budget, or when no place of the size of
 one finest patch is off by more than `loss`.
 
-Sensor noise differs in every frame without anything having changed. `pixel-diff-noise` estimates from the clip how much
-there is (`noise.py`) and counts errors as they would be against the picture without it: what noise adds to a difference
-is taken off it, and what a patch would bring onto the canvas is put on its account (Stein's unbiased estimate of risk).
+Sensor noise differs in every frame without anything having changed. So it is estimated from the clip how much there is
+(`noise.py`), and errors are counted as they would be against the picture without it: what noise adds to a difference is
+taken off it, and what a patch would bring onto the canvas is put on its account (Stein's unbiased estimate of risk).
+In a single picture texture looks as noise does, so there is no floor.
+`pixel-diff-raw` takes every difference for change.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ from ..pictures.mosaic import BLANK, Atoms, PatchPainter
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, info_of_masks
 from .base import PIXEL_LOSS, Selector
-from .noise import NoiseMeter
+from .noise import METER, NoiseMeter
 
+RAW = "pixel-diff-raw"
 MARGIN = 0.2  # a patch must take away more than this share of the noise's variance: estimates are noisy themselves
 MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overlaps; 4 to 10 rounds are usual
 
@@ -33,7 +36,7 @@ MAX_ROUNDS = 24  # each round takes every patch that beats all patches it overla
 class PixelDiffSelector(Selector):
     """`loss`: root mean square error, on a scale where black to white is 1, that a place may be off by.
 
-    noise_floor: whether what sensor noise explains does not count as change.
+    noise_floor: whether what sensor noise explains does not count as change. Without, its name is pixel-diff-raw.
     """
 
     name = "pixel-diff"
@@ -41,18 +44,21 @@ class PixelDiffSelector(Selector):
     loss_unit = PIXEL_LOSS
     thread_safe = True
 
-    def __init__(self, noise_floor: bool = False) -> None:
+    def __init__(self, noise_floor: bool = True) -> None:
         self.noise_floor = noise_floor
+        if not noise_floor:
+            self.name = RAW
 
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "noise_floor": self.noise_floor}
+        # The name that both rules had before there was a floor by default: what caches hold of the raw one stays good.
+        return {"name": PixelDiffSelector.name, "noise_floor": METER if self.noise_floor else False}
 
     def store(self, folder: Path) -> dict[str, Any]:
         return {**super().store(folder), "noise_floor": self.noise_floor}
 
     @classmethod
     def restored(cls, entry: dict[str, Any]) -> PixelDiffSelector:
-        return cls(entry.get("noise_floor", False))
+        return cls(entry.get("noise_floor", False))  # what does not say was saved before there was a floor
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; loss None: only the budget ends a frame."""
@@ -62,7 +68,7 @@ class PixelDiffSelector(Selector):
         painter = PatchPainter(grid, frames.device)
         atoms = Atoms(painter)
         canvas = torch.full_like(frames[:, 0], BLANK)
-        meter = NoiseMeter() if self.noise_floor else None
+        meter = NoiseMeter() if self.noise_floor and steps > 1 else None
         own = [0.0] * len(painter.axes) if meter is None else _own_share(painter)
         masks = []
         for t in range(steps):
@@ -73,16 +79,18 @@ class PixelDiffSelector(Selector):
         return info_of_masks(torch.stack(masks, dim=1), grid, has_task_loss_requirement=loss is not None)
 
 
-class NoiseFloorSelector(PixelDiffSelector):
-    """pixel-diff with a noise floor, under a name of its own."""
+class RawPixelDiffSelector(PixelDiffSelector):
+    """pixel-diff without a noise floor, by its name."""
 
-    name = "pixel-diff-noise"
+    name = RAW
+    thread_safe = True
+    identity = PixelDiffSelector.identity
 
     def __init__(self) -> None:
-        super().__init__(noise_floor=True)
+        super().__init__(noise_floor=False)
 
     @classmethod
-    def restored(cls, entry: dict[str, Any]) -> NoiseFloorSelector:
+    def restored(cls, entry: dict[str, Any]) -> RawPixelDiffSelector:
         return cls()
 
 

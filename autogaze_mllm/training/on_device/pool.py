@@ -122,7 +122,7 @@ class PoolSource:
                 losses = torch.tensor(drawn, dtype=torch.float32)
                 part = slice(int(rows[0]), int(rows[-1]) + 1)
                 info = walker.generate(
-                    self.gaze.processor.normalize(seen[part].float() / 255),
+                    self.gaze.processor.prepare(seen[part].float() / 255),
                     budgets[part],
                     losses,
                     do_sample=number == 1,
