@@ -115,9 +115,9 @@ def _different(draw: Callable[[np.random.Generator], str], count: int, rng: np.r
 
 
 def _verdicts(shown: int, rng: np.random.Generator) -> str:
-    """Three codes, so many of them with +, as a reply to "how many" has them."""
+    """Three codes, so many of them with +, and their number, as a reply to "how many" has them."""
     marks = rng.permutation(["+"] * shown + ["-"] * (LISTED - shown))
-    return " ".join(f"{code}{mark}" for code, mark in zip(_codes(LISTED, rng), marks, strict=True))
+    return " ".join([*(f"{code}{mark}" for code, mark in zip(_codes(LISTED, rng), marks, strict=True)), str(shown)])
 
 
 def verdicts(plan: VideoPlan, count: int, rng: np.random.Generator) -> str:
