@@ -83,7 +83,7 @@ def choice(rng: np.random.Generator) -> Choice:
     lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
     bare = ["" if rng.random() < BARE else question, *lines, INSTRUCTION if rng.random() < INSTRUCTED else ""]
     whole = PROMPT.format("\n".join([question, *lines, INSTRUCTION]))
-    return Choice(kind, whole, said, "\n".join(part for part in bare if part))
+    return Choice(kind, whole, said, "".join(f"{part}\n" for part in bare if part))
 
 
 def _options(kind: str, rng: np.random.Generator) -> list[str]:
