@@ -5,7 +5,7 @@ each in a process of its own. Reported for each: peak memory above what the proc
 that peak without the kept patches, wall time, and the pure times of decoding, resizing and selecting, each measured
 alone in the same process (resizing and selecting on --pure-chunks chunks, scaled to the whole).
 
-    python benchmarks/long_video.py --gaze pixel-diff --out benchmarks/results/long_video_pixel_diff.json
+    python benchmarks/long_video.py --gaze pixel-diff-raw --out benchmarks/results/long_video_pixel_diff_raw.json
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def random_gaze_model(size: str) -> am.AutoGaze:
 def selector_named(name: str) -> Selector:
     if name in ("tiny-autogaze", "random-autogaze"):
         return random_gaze_model("released" if name == "random-autogaze" else "tiny")
-    return am.PixelDiffSelector()
+    return am.PixelDiffSelector(noise_floor=name == "pixel-diff")
 
 
 def pure_times(path: Path, settings: VideoSettings, selector: Selector, chunks: int) -> dict[str, float]:
@@ -132,7 +132,8 @@ def measure(path: Path, frames: int, gaze: str, chunks: int) -> dict[str, float]
 
 def main() -> int:
     parser = program_parser(__doc__)
-    parser.add_argument("--gaze", default="pixel-diff", choices=["pixel-diff", "tiny-autogaze", "random-autogaze"])
+    named = ["pixel-diff", "pixel-diff-raw", "tiny-autogaze", "random-autogaze"]
+    parser.add_argument("--gaze", default="pixel-diff", choices=named)
     parser.add_argument("--frames", type=int, default=1024)
     parser.add_argument("--size", default="3840x2160")
     parser.add_argument("--video-folder", type=Path, default=Path("benchmarks/data"))

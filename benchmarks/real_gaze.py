@@ -280,11 +280,11 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def plot(path: Path, summary: Sequence[dict[str, Any]]) -> None:
-    """Bars for each condition: patches over those of greedy and of pixel-diff, as it was and as it is."""
+    """Bars for each condition: patches over those of greedy and of pixel-diff."""
     settings = list(dict.fromkeys(line["setting"] for line in summary))
     conditions = [c for c in CONDITIONS if any(line["condition"] == c for line in summary)]
     selectors = [s for s in dict.fromkeys(line["selector"] for line in summary) if s not in ("greedy", "random")]
-    others = {"over_greedy": "greedy", "over_pixel_diff_raw": "pixel-diff without a noise floor"}
+    others = {"over_greedy": "greedy", "over_pixel_diff": "pixel-diff"}
     others = {key: name for key, name in others.items() if key in summary[0]}
     figure, axes = panels(len(settings) * len(others), columns=len(others), size=(7, 2.8))
     for axis, (setting, (key, name)) in zip(axes, itertools.product(settings, others.items()), strict=True):

@@ -55,6 +55,7 @@ from autogaze_mllm.video.tiles import choose_tiles
 
 SHRUNK = 448  # pixels of the shorter side of `whole-448`, or a little more where the tiles do not fit the frame
 LOOKS = ("gaze", "pixel-diff", "all", "whole-448", "random")  # in this order: random gets the share that gaze kept
+KNOWN = (*LOOKS, "pixel-diff-raw")
 SHUFFLED = "shuffled"
 COST, PEAK = "cost.json", "peak.json"
 MAX_NEW_TOKENS = 24
@@ -125,12 +126,12 @@ def chosen_setup(arguments: argparse.Namespace) -> Setup:
 
 def chosen_looks(asked: str) -> tuple[str, ...]:
     names = asked.split(",")
-    unknown = set(names) - set(LOOKS)
+    unknown = set(names) - set(KNOWN)
     if unknown:
-        raise InputError(f"--looks: no {min(unknown)!r}; known: {', '.join(LOOKS)}")
+        raise InputError(f"--looks: no {min(unknown)!r}; known: {', '.join(KNOWN)}")
     if "random" in names and "gaze" not in names:
         raise InputError("--looks: random takes as many patches as gaze keeps: add gaze")
-    return tuple(name for name in LOOKS if name in names)
+    return tuple(name for name in KNOWN if name in names)
 
 
 def shuffled(questions: Sequence[Question]) -> list[Question]:
@@ -249,7 +250,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="folder of answers and reports (default: below runs)")
     parser.add_argument("--ratio", type=float, help="share of a frame's patches that gaze may keep (default 0.15)")
     parser.add_argument("--videos", type=int, help="of the test split (default 51, of 10 questions each)")
-    parser.add_argument("--looks", help=f"some of {','.join(LOOKS)}")
+    parser.add_argument("--looks", help=f"some of {','.join(KNOWN)}")
     parser.add_argument("--device", help="cpu, cuda, ... (default: cpu)")
     parser.add_argument("--dtype", choices=list(DTYPES), help="of gaze model and MLLM (default: the model's own)")
     parser.add_argument("--shuffled", action="store_true", help="also ask every question about another video, gazed")

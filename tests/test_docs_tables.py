@@ -172,7 +172,7 @@ def test_gaze_speed():
 def test_signvid():
     looks = json.loads((RESULTS / "signvid_cpu.json").read_text())["looks"]
     expected = []
-    for name in ("gaze", "pixel-diff", "random", "whole-448", "all"):
+    for name in ("gaze", "pixel-diff-raw", "random", "whole-448", "all"):
         look = looks[name]
         accuracy, kinds = look["accuracy"], look["kinds"]
         low, high = 100 * accuracy["low"], 100 * accuracy["high"]
@@ -216,7 +216,7 @@ def test_gaze_reconstruction():
             rows = {row["setting"]: row for row in csv.DictReader(file) if row["selector"] == "bundled"}
         for setting in ("task_0.20", "task_0.40", "ratio_0.05"):
             row = rows[setting]
-            others = [f"{float(row[f'patches_over_{other}']):.2f}" for other in ("random", "greedy", "pixel_diff")]
+            others = [f"{float(row[f'patches_over_{other}']):.2f}" for other in ("random", "greedy", "pixel_diff_raw")]
             measured = row["measured_over_asked"]
             kept = f"{100 * float(row['actual_gaze_ratio']):.1f} %"
             expected.append([kept, *others, f"{float(measured):.2f}" if measured else ""])
@@ -228,7 +228,8 @@ def test_required_ratio():
     expected = []
     for fps, side in dict.fromkeys((line["fps"], line["side"]) for line in needed):
         lines = {line["selector"]: line for line in needed if (line["fps"], line["side"]) == (fps, side)}
-        shares = [lines[name][kind] for kind in ("real", "generated") for name in ("bundled", "pixel-diff", "greedy")]
+        selectors = ("bundled", "pixel-diff-raw", "greedy")
+        shares = [lines[name][kind] for kind in ("real", "generated") for name in selectors]
         expected.append([str(fps), str(side), *("" if share is None else f"{100 * share:.2g}" for share in shares)])
     assert table("required_ratio") == expected
 
@@ -246,7 +247,7 @@ def test_real_gaze():
             before = rows[condition, "generated-only", setting]
             interval = f"({now['over_greedy_low']} to {now['over_greedy_high']})"
             greedy = [f"{float(before['over_greedy']):.2f}", f"{now['over_greedy']} {interval}"]
-            others = [f"{float(before['over_pixel_diff_raw']):.2f}", now["over_pixel_diff_raw"], now["over_pixel_diff"]]
+            others = [now["over_pixel_diff"], f"{float(before['over_pixel_diff_raw']):.2f}", now["over_pixel_diff_raw"]]
             expected.append([condition, name, *greedy, *others, now["reached_over_asked"]])
     assert table("real_gaze") == expected
 
@@ -266,7 +267,7 @@ def test_small_things():
         rows = {(row["condition"], float(row["ratio"]), row["selector"]): row for row in csv.DictReader(file)}
     expected = []
     for kind in dict.fromkeys((condition, ratio) for condition, ratio, _ in rows):
-        selectors = ("bundled", "generated-only", "pixel-diff", "pixel-diff-noise", "random")
+        selectors = ("bundled", "generated-only", "pixel-diff", "pixel-diff-raw", "random")
         shares = [float(rows[(*kind, name)][thing]) for thing in ("print", "ball") for name in selectors]
         expected.append([kind[0], f"{kind[1]:g}", *(f"{100 * share:.0f} %" for share in shares)])
     assert table("small_things") == expected

@@ -140,7 +140,10 @@ def test_the_peak_is_noted_after_every_video(measured, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("--looks", "gaze,glance"), "--looks: no 'glance'; known: gaze, pixel-diff, all, whole-448, random"),
+        (
+            ("--looks", "gaze,glance"),
+            "--looks: no 'glance'; known: gaze, pixel-diff, all, whole-448, random, pixel-diff-raw",
+        ),
         (("--looks", "random,all"), "--looks: random takes as many patches as gaze keeps: add gaze"),
         (("--looks", "all", "--shuffled"), "--shuffled asks gaze: add gaze to --looks"),
         (("--workers", "0"), "SignVid: needs one worker at least, got 0"),

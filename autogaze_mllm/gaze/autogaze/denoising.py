@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from ..selectors.noise import NoiseMeter
 
 CHANGE, WINDOW = (1.8, 3.0), 5  # mean squared differences over a window, noise alone gives 1: up to, and from here on
-FAINT = 0.012, 0.02  # noise up to the first is left, that from the second on is taken off whole; black to white is 1
+FAINT = 0.013, 0.02  # noise up to the first is left, that from the second on is taken off whole; black to white is 1
 LOCAL = 3  # side of the Wiener filter's window, in pixels
 
 
