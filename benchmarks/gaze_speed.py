@@ -8,6 +8,7 @@ its memory by itself, so there one process does. What does not fit is a row that
 Without --gaze the weights are random: neither time nor memory depend on them without a stop rule. With trained weights,
 --loss switches the stop rule on, and the agreement of bf16 with fp32 means something: the share of ids that both keep,
 and the error of the mosaic painted from what bf16 keeps over that of what fp32 keeps, on the same clips.
+For models that ask for denoised clips, what denoising takes is measured, too.
 
     python benchmarks/gaze_speed.py --out benchmarks/results/gaze_speed_cpu.json
     python benchmarks/gaze_speed.py --gaze bundled --videos FOLDER --dtypes bf16 --batches 16 --ratios 0.1,0.75
@@ -39,6 +40,7 @@ from autogaze_mllm.common.environment import machine
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.gaze.autogaze.denoising import denoised
 from autogaze_mllm.training.data.clips import find_videos
 from autogaze_mllm.training.reconstruction.clips import read_clips
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
@@ -175,6 +177,8 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str, c
         "matmul_gflops": rate / 1e9,
         "share_of_matmul_rate": work * batch / spent / rate,
     }
+    if plain.processor.do_denoise:
+        result |= denoising(plain, batch, arguments)
     if dtype != "fp32":
         few = video[:DISTINCT]
         exact, rounded = (part.generate(few, budget, arguments.loss, capture="off") for part in (plain, model))
@@ -188,6 +192,19 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str, c
         result |= _references[ratio]
         result["speedup"] = result["reference_seconds_per_clip"] / result["seconds_per_clip"]
     return result
+
+
+def denoising(model: am.AutoGaze, batch: int, arguments: argparse.Namespace) -> dict[str, float]:
+    """Seconds that the noise of a clip takes before it is gazed, where there is none and where there is some."""
+    still = torch.full((batch, FRAMES, 3, *model.grid.scales[-1]), 0.5, device=arguments.device)
+    clips = {"clean": still, "noisy": still + 0.05 * torch.randn_like(still)}
+    return {
+        f"denoise_{name}_seconds_per_clip": seconds(
+            functools.partial(denoised, clip), arguments.repeats, arguments.limit, torch.device(arguments.device)
+        )
+        / batch
+        for name, clip in clips.items()
+    }
 
 
 def against_reference(

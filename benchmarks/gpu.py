@@ -59,8 +59,9 @@ def marked() -> list[str]:
     return [str(path.relative_to(root)) for path in files if "mark.cuda" in path.read_text(encoding="utf-8")]
 
 
-def plan(small: bool, pack: Path | None) -> list[Step]:
-    """All steps, the most worth first. pack: clips to train the gaze model on, in the time that is left."""
+def plan(small: bool, pack: Path | None, torchcodec: bool = False) -> list[Step]:
+    """All steps, the most worth first. pack: clips to train the gaze model on, in the time that is left. torchcodec:
+    ask the question once more with its decoder."""
     device = ("--device", "cpu") if small else ()
     tests = [sys.executable, "-m", "pytest", "-m", "cuda", "-q", "-rA", "--durations=5", "-p", "no:cacheprovider"]
     tests += ["tests/test_cuda.py", "-k", "golden or backends"] if small else marked()
@@ -109,6 +110,10 @@ def plan(small: bool, pack: Path | None) -> list[Step]:
             after="videos",
         ),
     ]
+    if torchcodec:
+        again = [*question, *(() if small else ("--gaze", "bundled")), "--decoder", "torchcodec"]
+        command = python("question.py", *again, *videos, *device, "--out", "{work}/torchcodec.json")
+        steps.append(Step("torchcodec", command, 90, ("torchcodec.json",), after="videos"))
     if pack is not None:
         training = python("../scripts/train_gaze_real.py", str(pack), "{work}/train", *device)
         training += ["--small"] if small else ["--minutes", "{minutes}"]
@@ -287,13 +292,14 @@ def main() -> int:
     parser.add_argument("--small", action="store_true", help="every step in small, on the CPU")
     parser.add_argument("--only", help="names of steps, with commas between them")
     parser.add_argument("--train", metavar="PACK", type=Path, help="last, train the gaze model on packed clips")
+    parser.add_argument("--torchcodec", action="store_true", help="ask the question with the card's decoder, too")
     parser.add_argument("--facts", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--device", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.facts is not None:
         facts(arguments.facts, arguments.device)
         return 0
-    steps = plan(arguments.small, arguments.train)
+    steps = plan(arguments.small, arguments.train, arguments.torchcodec)
     if arguments.only:
         wanted = arguments.only.split(",")
         unknown = sorted(set(wanted) - {step.name for step in steps})

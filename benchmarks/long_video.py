@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ from autogaze_mllm.common.storage.json_text import to_json
 from autogaze_mllm.gaze.pipeline import cut_tiles
 from autogaze_mllm.gaze.selectors.base import Selector, stop_rule
 from autogaze_mllm.gaze.settings import VideoSettings, preset
-from autogaze_mllm.video.reader import VideoReader
+from autogaze_mllm.video import PYAV, Decoder
 from autogaze_mllm.video.sampling import sample_frames
 from autogaze_mllm.video.tiles import choose_tiles
 from autogaze_mllm.video.writer import video_writer
@@ -76,7 +77,7 @@ def selector_named(name: str) -> Selector:
 def pure_times(path: Path, settings: VideoSettings, selector: Selector, chunks: int) -> dict[str, float]:
     """Seconds of each part alone, one after the other. Resizing and selecting are measured on `chunks` chunks from all
     over the video and scaled to the whole."""
-    reader = VideoReader(path)
+    reader = am.Video(path).open(settings.decoder)
     indices = sample_frames(len(reader), settings.frames)
     start = time.perf_counter()
     for _ in reader.read(indices, chunk=1):
@@ -104,11 +105,11 @@ def pure_times(path: Path, settings: VideoSettings, selector: Selector, chunks: 
     return {"decode": decode, "resize": resize * scale, "select": select * scale}
 
 
-def measure(path: Path, frames: int, gaze: str, chunks: int) -> dict[str, float]:
+def measure(path: Path, frames: int, gaze: str, chunks: int, decoder: Decoder) -> dict[str, float]:
     """In a process of its own: everything about one run."""
     selector = selector_named(gaze)
     # The first 64 frames of the video, or all of it, at the video's own rate.
-    settings = preset("nvila-hd-1k").changed(frames=frames, thumbnails=min(64, frames))
+    settings = preset("nvila-hd-1k").changed(frames=frames, thumbnails=min(64, frames), decoder=decoder)
     memory = PeakMemory()
     start = time.perf_counter()
     gazed = am.gaze_video(path, selector, settings, grid=GRID, progress=True)
@@ -136,6 +137,7 @@ def main() -> int:
     parser.add_argument("--gaze", default="pixel-diff", choices=named)
     parser.add_argument("--frames", type=int, default=1024)
     parser.add_argument("--size", default="3840x2160")
+    parser.add_argument("--decoder", choices=get_args(Decoder), default=PYAV, help="what decodes the video")
     parser.add_argument("--video-folder", type=Path, default=Path("benchmarks/data"))
     parser.add_argument("--pure-chunks", type=int, default=4)
     parser.add_argument("--out", type=Path, help="json file")
@@ -148,7 +150,8 @@ def run(arguments: argparse.Namespace) -> None:
     short = min(64, arguments.frames)
     paths = {n: arguments.video_folder / f"{width}x{height}_{n}.mp4" for n in (short, arguments.frames)}
     if arguments.measure is not None:
-        print(to_json(measure(paths[arguments.measure], arguments.measure, arguments.gaze, arguments.pure_chunks)))
+        frames, decoder = arguments.measure, arguments.decoder
+        print(to_json(measure(paths[frames], frames, arguments.gaze, arguments.pure_chunks, decoder)))
         return
     runs = {}
     for frames, path in paths.items():
@@ -162,6 +165,7 @@ def run(arguments: argparse.Namespace) -> None:
         "command": "python " + " ".join(sys.argv),
         "machine": machine(),
         "gaze": arguments.gaze,
+        "decoder": arguments.decoder,
         "size": arguments.size,
         "runs": list(runs.values()),
         "peak_growth": growth,

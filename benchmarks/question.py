@@ -15,7 +15,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM, SiglipVisionConfig, SiglipVisionModel
@@ -31,6 +31,7 @@ from autogaze_mllm.mllm.native.model import NativeConfig
 from autogaze_mllm.mllm.native.nvila import NvilaModel
 from autogaze_mllm.mllm.preprocessing import Preprocessing
 from autogaze_mllm.mllm.tiny import SPECIAL, tiny_tokenizer
+from autogaze_mllm.video import PYAV, Decoder
 from latency import SIZES
 from long_video import make_video
 
@@ -90,6 +91,7 @@ def measure(arguments: argparse.Namespace, gaze: str) -> dict[str, Any]:
         loss=0,
         max_tiles=arguments.tiles,
         thumbnails=arguments.thumbnails,
+        decoder=arguments.decoder,
     )
     model = am.wrap(base, gaze, processor=processor, settings=settings, cache=False)
     paths = {count: folder / f"{width}x{height}_{count}.mp4" for count in (arguments.warm_up, arguments.frames)}
@@ -103,6 +105,7 @@ def measure(arguments: argparse.Namespace, gaze: str) -> dict[str, Any]:
     stats = model.stats
     return {
         "gaze": gaze,
+        **({} if arguments.decoder == PYAV else {"decoder": arguments.decoder}),
         "frames": stats["frames"],
         "patches": stats["patches"],
         "patches_total": stats["patches_total"],
@@ -140,6 +143,7 @@ def main() -> int:
     parser.add_argument("--thumbnails", type=int, default=64)
     parser.add_argument("--ratio", type=float, default=0.009, help="share of the patches that a frame keeps")
     parser.add_argument("--gaze", default="bundled,pixel-diff", help="selectors, with commas between them")
+    parser.add_argument("--decoder", choices=get_args(Decoder), default=PYAV, help="what decodes the video")
     parser.add_argument("--video-folder", type=Path, default=Path("benchmarks/data"))
     parser.add_argument("--make-only", action="store_true", help="make the videos and stop")
     parser.add_argument("--out", type=Path, help="json file")

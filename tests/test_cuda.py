@@ -17,6 +17,7 @@ import torch
 from transformers import SiglipVisionConfig, SiglipVisionModel
 
 import autogaze_mllm as am
+from autogaze_mllm.gaze.autogaze.denoising import denoised
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.tiny import tiny_model
@@ -167,6 +168,22 @@ def test_a_step_asks_the_device_nothing(device: torch.device) -> None:
         model.generate(pixels, 0.2)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_clip_is_denoised_on_the_device(device: torch.device) -> None:
+    clean = scenes(2, frames=6) * 0.25 + 0.5
+    noise = 0.06 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    seen = (clean + noise).clamp(0, 1)
+    there = seen.to(device)
+    found = denoised(there)
+    if device.type == "cuda":
+        torch.cuda.set_sync_debug_mode("error")  # nothing waits for the device
+        try:
+            found = denoised(there)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert torch.allclose(found.cpu(), denoised(seen), atol=1e-3)
+    assert (found.cpu() - clean).square().mean() < 0.5 * (seen - clean).square().mean()
 
 
 def test_sampling_and_gradients(device: torch.device) -> None:

@@ -63,7 +63,7 @@ def options_of(arguments: argparse.Namespace) -> list[str]:
         if value is True or value is False:
             words.append(one.option if value else one.option.replace("--", "--no-", 1))
         elif value is not None:
-            words += [one.option, f"{value:g}"]
+            words += [one.option, value if isinstance(value, str) else f"{value:g}"]
     return words
 
 

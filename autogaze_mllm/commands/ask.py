@@ -6,6 +6,7 @@ import argparse
 
 from ..common.errors import InputError
 from ..common.storage.json_text import is_text, to_json
+from ..video import PYAV
 from .arguments.options import (
     ONLY_SIGNS,
     cache_options,
@@ -43,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.max_new_tokens < 1:
         raise InputError(f"--max-new-tokens must be at least 1, got {arguments.max_new_tokens}")
     video = chosen_video(arguments)
-    video.sampled(1)  # a bad file is refused before a large model is loaded
+    video.sampled(1, decoder=arguments.decoder or PYAV)  # a bad file is refused before a large model is loaded
     model = load_model(arguments)
     reply = model.ask(video, arguments.question, max_new_tokens=arguments.max_new_tokens, progress=not arguments.json)
     stats = model.stats

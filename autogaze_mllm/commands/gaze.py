@@ -84,7 +84,7 @@ def _gaze(arguments: argparse.Namespace, settings: VideoSettings, out: str | Non
     from ..video.writer import video_writer
 
     video = chosen_video(arguments)
-    reader, numbers = video.sampled(settings.frames, settings.fps)
+    reader, numbers = video.sampled(settings.frames, settings.fps, settings.decoder)
     device = usable_device(arguments.device)
     (source,) = at_revisions(arguments.revision, arguments.gaze or BUNDLED)
     selector = as_selector(load_selector(source, device=device))

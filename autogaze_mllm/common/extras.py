@@ -12,6 +12,7 @@ EXTRAS: dict[str, dict[str, str]] = {
     "flash": {"flash-attn": "flash_attn"},
     "lmms": {"lmms-eval": "lmms_eval"},
     "train": {"scikit-image": "skimage", "scikit-learn": "sklearn", "tensorboard": "tensorboard"},
+    "torchcodec": {"torchcodec": "torchcodec"},
     "wandb": {"wandb": "wandb"},
     "trackio": {"trackio": "trackio"},
     "serve": {

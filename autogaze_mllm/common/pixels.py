@@ -183,15 +183,22 @@ class PixelFormat:
         return self.normalize(patches.unflatten(1, (3, -1, 1))).flatten(1)
 
 
-def resize_frames(frames: np.ndarray, height: int, width: int, device: torch.device) -> torch.Tensor:
-    """uint8 (n, H, W, 3) -> uint8 (n, 3, height, width) on `device`: antialiased bicubic, aspect not kept."""
+def resize_frames(frames: np.ndarray | torch.Tensor, height: int, width: int, device: torch.device) -> torch.Tensor:
+    """uint8 (n, H, W, 3) -> uint8 (n, 3, height, width) on `device`: antialiased bicubic, aspect not kept. A tensor is
+    resized where it lies."""
+    if isinstance(frames, torch.Tensor):
+        return _resized(frames, height, width).to(device)
     pixels = torch.from_numpy(frames)
     if device.type == "cuda":  # from page-locked memory the copy runs beside what the caller does next
         pixels = pixels.pin_memory().to(device, non_blocking=True)
-    pixels = pixels.to(device).permute(0, 3, 1, 2)
+    return _resized(pixels.to(device), height, width)
+
+
+def _resized(pixels: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    pixels = pixels.permute(0, 3, 1, 2)
     if pixels.shape[-2:] == (height, width):
         return pixels
     size, mode = (height, width), "bicubic"
-    if device.type == "cpu":  # where torch resizes bytes directly
+    if pixels.device.type == "cpu":  # where torch resizes bytes directly
         return F.interpolate(pixels, size=size, mode=mode, antialias=True)
     return F.interpolate(pixels.float(), size=size, mode=mode, antialias=True).round().clamp(0, 255).byte()

@@ -121,7 +121,7 @@ def gaze_video(
     at a time, on each core of a CPU (default: as many as are fast); bounds memory, never changes a result.
     stats of the result: frames, frames_lost, size (height and width of the frames), tiles, thumbnails, patches,
     patches_total, selector, seconds of work per stage, over all threads, and seconds_wall (decoding and resizing
-    overlap with the rest).
+    overlap with the rest); decoder, where it is not PyAV.
     """
     selector = load_selector(gaze, device=device, dtype=dtype)
     return gaze_variants(
@@ -168,7 +168,7 @@ def gaze_variants(
     if settings.chunk_frames % tubelet:
         raise InputError(f"chunk_frames {settings.chunk_frames} is no multiple of the {tubelet} frames kept together")
     start = time.perf_counter()
-    reader, indices = as_video(source).sampled(settings.frames, settings.fps)
+    reader, indices = as_video(source).sampled(settings.frames, settings.fps, settings.decoder, target)
     whole = None if grid_for is None else grid_for(*_shown_size(reader, indices), settings)
     form = _Form(
         whole or (as_selector(selector).grid if grid is None else grid),
@@ -195,7 +195,7 @@ def gaze_variants(
             if listener is not None:
                 listener(GazedChunk(chunk.pictures, masks[0], chunk.tiles, chunk.display, form.grid))
             release_free_memory()
-    results = [_result(gazer, reader.name, len(reader.lost), pictures.spent, start) for gazer in gazers]
+    results = [_result(gazer, reader, pictures.spent, start) for gazer in gazers]
     for result in results:
         result.stats["size"] = list(pictures.size)
         if len(indices) > 1:
@@ -235,19 +235,19 @@ def _pictures(
     )
 
 
-def _result(gazer: _Gazer, source: str, lost: int, spent: dict[str, float], start: float) -> GazedVideo:
+def _result(gazer: _Gazer, reader: FrameReader, spent: dict[str, float], start: float) -> GazedVideo:
     """What a gazer collected, with its settings and stats. spent: seconds of decoding and resizing; start: of all."""
     result = gazer.finish()
     if result is None:
-        raise InputError(f"{source}: no frame could be decoded")
+        raise InputError(f"{reader.name}: no frame could be decoded")
     result.settings = gazer.settings.to_dict()
     if as_selector(gazer.selector).after_tower:
         ratio = gazer.settings.ratio
         result.keep_after = sum(ratio) / len(ratio) if isinstance(ratio, tuple) else ratio
     result.stats = {
-        "source": source,
+        "source": reader.name,
         "frames": gazer.frames,
-        "frames_lost": lost,
+        "frames_lost": len(reader.lost),
         "tiles": list(result.tiles),
         "thumbnails": result.thumbnails + gazer.thumbnails_within,
         "patches": len(result),
@@ -256,6 +256,8 @@ def _result(gazer: _Gazer, source: str, lost: int, spent: dict[str, float], star
         "seconds": {**spent, **gazer.clock.seconds},
         "seconds_wall": time.perf_counter() - start,
     }
+    if reader.decoder:
+        result.stats["decoder"] = reader.decoder
     return result
 
 

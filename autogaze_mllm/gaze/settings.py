@@ -7,7 +7,9 @@ from typing import Any
 
 from ..common.errors import InputError
 from ..common.fields import Number, PerFrame, setting, settings, settings_of
+from ..video import PYAV, Decoder
 
+UNSAID = {("decoder", PYAV)}  # settings that came after things were stored, and what was so all along
 SAMPLING, LIMITS = "sampling", "limits"  # groups of settings: which pictures a selector sees, what it may keep of them
 
 
@@ -117,6 +119,15 @@ class VideoSettings:
         group=SAMPLING,
     )
 
+    decoder: Decoder = setting(
+        "what decodes video files: pyav, on the processor, or torchcodec, on the GPU where the device is one",
+        manual="what decodes video files: `pyav`, on the processor, or `torchcodec`, on the GPU where the device is "
+        "one; see [on a GPU](gpu.md#decoding-on-the-card)",
+        default=PYAV,
+        report="decoded by",
+        group=SAMPLING,
+    )
+
     def __post_init__(self) -> None:
         if isinstance(self.ratio, tuple) and len(self.ratio) != self.chunk_frames:
             raise InputError(f"ratio has {len(self.ratio)} entries, a chunk has {self.chunk_frames} frames")
@@ -127,7 +138,9 @@ class VideoSettings:
         return cls().changed(**stored)
 
     def to_dict(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """Without a setting that came later where it changes nothing, so that what was stored before is still found."""
+        known = dataclasses.asdict(self)
+        return {name: value for name, value in known.items() if (name, value) not in UNSAID}
 
     def changed(self, **overrides: Any) -> VideoSettings:
         """A copy with other values; InputError naming the settings when one is unknown."""

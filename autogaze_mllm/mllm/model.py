@@ -23,7 +23,9 @@ from ..gaze.cache import VideoCache
 from ..gaze.gazed_video import GazedVideo
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.settings import VideoSettings
+from ..video import PYAV
 from ..video.sources import VideoLike, videos_in
+from ..video.torchcodec_reader import require_torchcodec
 from ..vision.tower import GazedVisionModel
 from .call_state import Stats, add_stats, gaze_off, gazes, keep_stats, latest_stats, new_stats
 from .calls.asking import Asking
@@ -74,10 +76,13 @@ class GazedModel(Asking, PretrainedInterface, nn.Module):
         self.cache = cache
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """A gaze model is a part of this module, another selector an attribute: one may take the other's place."""
+        """A gaze model is a part of this module, another selector an attribute: one may take the other's place. What
+        cannot work is refused here, not at the next video."""
         if name == "gaze":
-            as_selector(value).check_grid(self.tower.grid)  # refused here, not at the next video
+            as_selector(value).check_grid(self.tower.grid)
             self._modules.pop(name, None)
+        if name == "settings" and value.decoder != PYAV:
+            require_torchcodec()
         super().__setattr__(name, value)
 
     # -- what the wrapped model is -------------------------------------------------------------------------------

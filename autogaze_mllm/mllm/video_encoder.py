@@ -23,6 +23,7 @@ from ..gaze.pipeline import gaze_video
 from ..gaze.selectors.base import AnySelector, as_selector
 from ..gaze.selectors.post_tower import tokens_to_keep
 from ..gaze.settings import VideoSettings
+from ..video import PYAV
 from ..video.sources import VideoLike, as_video
 from ..vision.tower import GazedVisionModel
 from .call_state import Stats, add_stats, new_stats
@@ -96,6 +97,7 @@ class VideoEncoder:
             **self.tower.facts(),
             "pixels": [pixels.mean, pixels.std],
             "dtype": str(self.family.base.dtype),
+            **({} if self.settings.decoder == PYAV else {"decoded_on": self.tower.device.type}),
         }
 
     # -- media of a prompt ---------------------------------------------------------------------------------------
@@ -157,8 +159,11 @@ class VideoEncoder:
             raise InputError("inside disabled() a video must be there as such: a gazed video has no dense frames left")
         clock = Stopwatch(torch.device("cpu"))
         with clock.stage("decode"):
-            reader, wanted = as_video(source).sampled(self.settings.frames, self.settings.fps)
-            pixels = torch.cat([self.family.frame_pixels(chunk.frames) for chunk in reader.read(wanted)])
+            reader, wanted = as_video(source).sampled(
+                self.settings.frames, self.settings.fps, self.settings.decoder, self.tower.device
+            )
+            shown = (torch.as_tensor(chunk.frames).cpu().numpy() for chunk in reader.read(wanted))
+            pixels = torch.cat([self.family.frame_pixels(frames) for frames in shown])
         item = self.family.dense_video(pixels, [float(reader.seconds[index]) for index in wanted])
         numbers = {"frames": len(pixels), "frames_lost": len(reader.lost), "dense_tokens": item.tokens}
         self.count({**numbers, "seconds": clock.seconds})

@@ -126,6 +126,8 @@ class Vision:
             settings = own.changed(**(request.gaze or {}))
         except (InputError, TypeError) as error:
             raise bad_request(f"gaze: {error}", "gaze") from error
+        if settings.decoder != own.decoder:
+            raise bad_request(f"gaze: decoder is {own.decoder} here, and not for clients to choose", "gaze")
         for name, most in (
             ("frames", self._config.max_frames),
             ("chunk_frames", self._config.max_frames),

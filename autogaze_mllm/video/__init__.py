@@ -1,0 +1,5 @@
+from typing import Literal
+
+Decoder = Literal["pyav", "torchcodec"]
+"""What decodes video files."""
+PYAV: Decoder = "pyav"

@@ -87,6 +87,12 @@ class VideoFile:
         except OSError as error:
             raise InputError(f"{self.name}: {error.strerror or error}") from error
 
+    def for_others(self) -> str | bytes | BinaryIO:
+        """As other decoders take it: the address of a local file, the bytes, or an open file of the caller's own."""
+        if self._path is not None:
+            return f"file:{self._path}"
+        return bytes(self._data) if self._file is None else _Window(self._file)  # type: ignore[return-value]
+
     def head(self, size: int) -> bytes:
         """The first bytes."""
         with self.stream() as file:

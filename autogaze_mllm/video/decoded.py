@@ -15,7 +15,7 @@ from .container import VideoFile
 from .reader import USUAL_FPS, FrameReader
 
 
-class DecodedFrames(FrameReader):
+class DecodedFrames(FrameReader[np.ndarray]):
     """Frames that lie in memory.
 
     frames: (T, H, W, 3) or (T, 3, H, W), an array or a tensor on any device, uint8 or float in [0, 1]; or a list of
@@ -53,7 +53,7 @@ class DecodedFrames(FrameReader):
         return picture_array(frame, f"{self.name}, frame {number}", self._channels_last)
 
 
-class PictureReader(FrameReader):
+class PictureReader(FrameReader[np.ndarray]):
     """A picture as a video, as Pillow reads it: one frame, or the frames of an animation."""
 
     def __init__(self, file: VideoFile, animated: bool = False) -> None:

@@ -17,9 +17,11 @@ import logging
 import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 import av
 import numpy as np
+import torch
 from av.container import InputContainer
 from av.packet import Packet
 from av.video.frame import VideoFrame
@@ -36,27 +38,29 @@ logger = logging.getLogger(__name__)
 MOST_PIXELS = 178_956_970  # of a frame, as Pillow has it for pictures; 16K has 133 million
 NOT_CODED = 19  # bytes at most of an MPEG-4 picture that says nothing but that it is not coded
 USUAL_FPS = 25.0  # of what says nothing about its times
+Pixels = TypeVar("Pixels", np.ndarray, torch.Tensor)
 
 
 @dataclass(frozen=True)
-class FrameChunk:
+class FrameChunk(Generic[Pixels]):
     """frames: (n, height, width, 3) uint8 RGB, upright, of square pixels. indices: their numbers in the video.
     seconds: their times."""
 
-    frames: np.ndarray
+    frames: Pixels
     indices: list[int]
     seconds: list[float]
 
 
-class FrameReader(abc.ABC):
+class FrameReader(abc.ABC, Generic[Pixels]):
     """Frames of a video, by their numbers.
 
-    name: what errors call the video. len(reader): its frames. seconds: (n,) time of each, ascending. last: seconds that
-    the last one lasts, where that is known. fps: frames a second on average, 0 where it is not known. lost: frames of
-    the latest `read` that could not be decoded.
+    name: what errors call the video. decoder: what else than PyAV or Pillow decodes it. len(reader): its frames.
+    seconds: (n,) time of each, ascending. last: seconds that the last one lasts, where that is known. fps: frames a
+    second on average, 0 where it is not known. lost: frames of the latest `read` that could not be decoded.
     """
 
     name: str
+    decoder: str = ""
     seconds: np.ndarray
     last: float | None = None
     fps: float = 0.0
@@ -68,7 +72,7 @@ class FrameReader(abc.ABC):
         return len(self.seconds)
 
     @abc.abstractmethod
-    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
+    def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, Pixels]]:
         """Numbers and frames (height, width, 3) uint8 of `wanted`, in order; what does not come goes to `lost`."""
 
     @property
@@ -89,7 +93,7 @@ class FrameReader(abc.ABC):
         except InputError as error:
             raise InputError(f"{self.name}: {error}") from None
 
-    def read(self, indices: Sequence[int] | None = None, chunk: int = 16) -> Iterator[FrameChunk]:
+    def read(self, indices: Sequence[int] | None = None, chunk: int = 16) -> Iterator[FrameChunk[Pixels]]:
         """The frames with these numbers (all if None), ascending, in chunks of at most `chunk`.
 
         A frame that cannot be decoded is left out and counted in `lost`. Raises InputError when none can.
@@ -104,7 +108,7 @@ class FrameReader(abc.ABC):
             raise InputError(f"{self.name}: frame {bad} was asked for, the file has {len(self)}")
         self.lost = []
         given = 0
-        frames: list[np.ndarray] = []
+        frames: list[Pixels] = []
         numbers: list[int] = []
         for number, picture in self._pictures(wanted):
             check_cancelled()
@@ -126,16 +130,21 @@ class FrameReader(abc.ABC):
                 raise InputError(f"{self.name}: none of {len(wanted)} frames could be decoded")
             logger.warning("%s: damaged, %d of %d frames could not be decoded", self.name, len(self.lost), len(wanted))
 
-    def _chunk(self, frames: list[np.ndarray], numbers: list[int]) -> FrameChunk:
-        return FrameChunk(np.stack(frames), numbers, [float(self.seconds[number]) for number in numbers])
+    def _chunk(self, frames: list[Pixels], numbers: list[int]) -> FrameChunk[Pixels]:
+        joined = np.stack(frames) if isinstance(frames[0], np.ndarray) else torch.stack(frames)
+        return FrameChunk(joined, numbers, [float(self.seconds[number]) for number in numbers])
 
 
-class VideoReader(FrameReader):
+class VideoReader(FrameReader[np.ndarray]):
     """Frames of the video stream of a file that a player would show.
 
     source: a path, the file's bytes, or an open binary file. seconds: the first is 0. codec: the decoder's name.
-    is_picture: whether the file is a single picture, no video. Raises InputError when there are
-    no frames to give.
+    container: the names of its format, with commas. stream: the number of its stream, among all. is_picture: whether
+    the file is a single picture, no video. Raises InputError when there are no frames to give.
+
+    times: of all frames, in units of `unit` seconds, ascending; counted where they have none of their own, which timed
+    says. keys: the times of keyframes. number_of: time -> number. stays: whether frames may be there that say nothing
+    but that the picture stays.
     """
 
     def __init__(self, source: FileSource | VideoFile, threads: int | None = None) -> None:
@@ -145,18 +154,26 @@ class VideoReader(FrameReader):
         self.threads = threads if threads is not None else min(os.cpu_count() or 1, 8)
         container, stream = self._open()
         with container:
-            self.codec, form = stream.codec_context.name, container.format.name
-            self._pixel_aspect = stream.sample_aspect_ratio
-            self._unit = float(stream.time_base) if stream.time_base else 1.0
+            self.codec, self.container, self.stream = stream.codec_context.name, container.format.name, stream.index
+            self.pixel_aspect = stream.sample_aspect_ratio
+            self.unit = float(stream.time_base) if stream.time_base else 1.0
+            self.stays = False
             rate = stream.average_rate or stream.guessed_rate
             self.fps = float(rate) if rate else 0.0
             self._index(container, stream)
-        self.is_picture = len(self) == 1 and (form == "image2" or form.endswith("_pipe"))
+        alone = self.container == "image2" or self.container.endswith("_pipe")
+        self.is_picture = len(self) == 1 and alone
 
     def _pictures(self, wanted: list[int]) -> Iterator[tuple[int, np.ndarray]]:
-        screen = Screen(self._pixel_aspect)
+        screen = Screen(self.pixel_aspect)
         for number, frame in self._frames(wanted):
             yield number, screen.picture(frame)
+
+    def first(self) -> tuple[int, VideoFrame]:
+        """Number of the first frame that decodes, and the frame."""
+        for number, frame in self._decode_from(None):
+            return number, frame
+        raise InputError(f"{self.name}: none of {len(self)} frames could be decoded")
 
     def _open(self) -> tuple[InputContainer, VideoStream]:
         container, stream = self.file.open()
@@ -184,6 +201,7 @@ class VideoReader(FrameReader):
                 if not packet.size or packet.is_discard:
                     continue
                 found.append((packet.pts, packet.dts))
+                self.stays |= self.codec == "mpeg4" and packet.size <= NOT_CODED
                 if packet.is_keyframe and packet.pts is not None:
                     keys.append(packet.pts)
                     self._decode_times[packet.pts] = packet.pts if packet.dts is None else packet.dts
@@ -196,23 +214,23 @@ class VideoReader(FrameReader):
         in_slots = container.format.name == "avi"  # where a recorder that dropped frames leaves their slots empty
         if in_slots and len(decoded) > 1:
             slots = max(slots, max(decoded) + (max(decoded) - min(decoded)) // (len(decoded) - 1))
-        self._compare_with_promise(stream, slots, max(shown, default=0) * self._unit)
+        self._compare_with_promise(stream, slots, max(shown, default=0) * self.unit)
         # AVI has no times of presentation: where there are B-frames, those reported of frames are made up. There,
         # and where times repeat (parts were joined, each with a clock of its own), frames are counted.
-        self._timed = len(set(shown)) == len(found) and not (in_slots and shown != decoded)
-        self._times = sorted(shown) if self._timed else list(range(len(found)))
-        self._keys = sorted(set(keys)) if self._timed else []
-        self._number = {time: number for number, time in enumerate(self._times)}
-        clock = self._times if self._timed else self._counted_times(shown, decoded) if in_slots else None
+        self.timed = len(set(shown)) == len(found) and not (in_slots and shown != decoded)
+        self.times = sorted(shown) if self.timed else list(range(len(found)))
+        self.keys = sorted(set(keys)) if self.timed else []
+        self.number_of = {time: number for number, time in enumerate(self.times)}
+        clock = self.times if self.timed else self._counted_times(shown, decoded) if in_slots else None
         if clock is None:
             self.seconds = np.arange(len(found)) / (self.fps or USUAL_FPS)
         else:
-            self.seconds = (np.array(clock, dtype=np.float64) - clock[0]) * self._unit
-            self.last = self._unit if in_slots else None
+            self.seconds = (np.array(clock, dtype=np.float64) - clock[0]) * self.unit
+            self.last = self.unit if in_slots else None
 
     def _counted_times(self, shown: list[int], decoded: list[int]) -> list[int] | None:
         """When the frames of an AVI are shown that are counted, ascending; None where that cannot be told."""
-        count = len(self._times)
+        count = len(self.times)
         if self.codec == "mpeg4" and len(set(shown)) == count:
             return sorted(shown)  # right as a whole
         if len(set(decoded)) < count:
@@ -261,29 +279,29 @@ class VideoReader(FrameReader):
 
     def _runs(self, wanted: list[int]) -> list[list[int]]:
         """Cuts the wanted frames where a seek pays: more than one average group of pictures is skipped."""
-        if len(self._keys) < 2:
+        if len(self.keys) < 2:
             return [wanted]
-        group = len(self._times) / len(self._keys)
+        group = len(self.times) / len(self.keys)
         runs: list[list[int]] = []
         position = 0
         for number in wanted:
             keyframe = self._keyframe_of(number)
-            if not runs or (self._number[keyframe] - position > group):
+            if not runs or (self.number_of[keyframe] - position > group):
                 runs.append([])
             runs[-1].append(number)
             position = number
         return runs
 
     def _keyframe_of(self, number: int) -> int:
-        return self._keys[max(bisect.bisect_right(self._keys, self._times[number]) - 1, 0)]
+        return self.keys[max(bisect.bisect_right(self.keys, self.times[number]) - 1, 0)]
 
     def _decode(self, run: list[int]) -> Iterator[tuple[int, VideoFrame]]:
         """Numbered frames in display order, starting at or before run[0].
 
         A seek that lands too late (it can in MPEG-TS) is answered by decoding from the start.
         """
-        keyframe = self._keyframe_of(run[0]) if self._keys else None
-        if keyframe is not None and self._number[keyframe] > 0:
+        keyframe = self._keyframe_of(run[0]) if self.keys else None
+        if keyframe is not None and self.number_of[keyframe] > 0:
             frames = self._decode_from(keyframe)
             first = next(frames, None)
             if first is not None and first[0] <= run[0]:
@@ -329,21 +347,21 @@ class VideoReader(FrameReader):
                         latest = latest[0] + 1, latest[1]
                         yield latest
                 for frame in frames:
-                    if not self._timed:
-                        if ordinal < len(self._times):
+                    if not self.timed:
+                        if ordinal < len(self.times):
                             yield ordinal, frame
                         ordinal += 1
-                    elif frame.pts in self._number:
-                        latest = self._number[frame.pts], frame
+                    elif frame.pts in self.number_of:
+                        latest = self.number_of[frame.pts], frame
                         yield latest
                 if packet is None or not packet.size:
                     return
 
     def _says_as_before(self, packet: Packet, latest: tuple[int, VideoFrame] | None) -> bool:
         """Whether a packet that decoded to nothing is the next one of MPEG-4 and says only that the picture stays."""
-        if latest is None or packet.pts is None or not self._timed or self.codec != "mpeg4":
+        if latest is None or packet.pts is None or not self.timed or self.codec != "mpeg4":
             return False
-        return packet.size <= NOT_CODED and self._number.get(packet.pts) == latest[0] + 1
+        return packet.size <= NOT_CODED and self.number_of.get(packet.pts) == latest[0] + 1
 
 
 def _promised_duration(stream: VideoStream) -> float:

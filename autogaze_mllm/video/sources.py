@@ -13,15 +13,17 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, get_args
 
 import torch
 from PIL import Image
 
 from ..common.errors import InputError
+from . import PYAV, Decoder
 from .container import VideoFile, is_open_file
 from .decoded import DecodedFrames, PictureReader, is_animation
 from .reader import FrameReader, VideoReader, logger
+from .torchcodec_reader import TorchcodecReader
 
 TAKEN = (
     "a path, bytes, an open binary file, a list of pictures, an array or tensor (T, H, W, 3) or (T, 3, H, W), "
@@ -81,10 +83,13 @@ class Video:
         taken_already = self.times is None and _kind(self.source) == "frames" and not _brings_times(self.source)
         return None if taken_already else self.fps
 
-    def open(self) -> FrameReader:
-        """Raises InputError for what is no video."""
+    def open(self, decoder: Decoder = PYAV, device: torch.device | None = None) -> FrameReader:
+        """Raises InputError for what is no video. decoder: of a file, as in VideoSettings; device: where it decodes
+        what PyAV does not."""
+        if decoder not in get_args(Decoder):
+            raise InputError(f"decoder must be one of {', '.join(get_args(Decoder))}, got {decoder!r}")
         if _kind(self.source) == "file":
-            return _read_file(VideoFile(self.source))
+            return _read_file(VideoFile(self.source), decoder, device or torch.device("cpu"))
         frames, times = self.source, self.times
         if _brings_times(frames):
             several = isinstance(frames, (list, tuple))
@@ -94,9 +99,12 @@ class Video:
             frames = frames.asnumpy()
         return DecodedFrames(frames, self.fps, times)
 
-    def sampled(self, frames: int, fps: float | None = None) -> tuple[FrameReader, list[int]]:
-        """Its reader, and the numbers of the frames to look at. frames, fps: as in VideoSettings."""
-        reader = self.open()
+    def sampled(
+        self, frames: int, fps: float | None = None, decoder: Decoder = PYAV, device: torch.device | None = None
+    ) -> tuple[FrameReader, list[int]]:
+        """Its reader, and the numbers of the frames to look at. frames, fps: as in VideoSettings; decoder, device: as
+        of `open`."""
+        reader = self.open(decoder, device)
         if isinstance(reader, DecodedFrames) and not reader.timed and len(reader) > 1:
             advice = "say fps= or times= of autogaze_mllm.Video where times matter"
             logger.warning("%s: has no times and is taken to have %g a second; %s", reader.name, reader.fps, advice)
@@ -150,12 +158,12 @@ def videos_in(given: Any, start: float | None = None, end: float | None = None, 
     return [replace(as_video(one), **said) for one in found] if said else found
 
 
-def _read_file(file: VideoFile) -> FrameReader:
+def _read_file(file: VideoFile, decoder: Decoder, device: torch.device) -> FrameReader:
     if is_animation(file):
         return PictureReader(file, animated=True)
     reader = VideoReader(file)
     if not reader.is_picture:
-        return reader
+        return reader if decoder == PYAV else TorchcodecReader(reader, device)
     try:
         return PictureReader(file)  # as it would be opened as a picture
     except InputError:  # a kind that Pillow does not know

@@ -200,6 +200,7 @@ def test_a_port_that_is_taken(server, capsys):
 def test_the_options_of_the_page_make_the_same_model_of_ask(monkeypatch):
     """What the page shows as the command line repeats what it was started with."""
     said = ["--gaze", "random", "--preset", "fast", "--ratio", "0.3", "--frames", "7", "--no-enlarge"]
+    said += ["--decoder", "torchcodec"]
     taken = []
     for verb, words in ((app, ["some/model", *said]), (ask, None)):
         monkeypatch.setattr(verb, "run", lambda arguments: taken.append(arguments) or 0)

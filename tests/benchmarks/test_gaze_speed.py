@@ -39,6 +39,7 @@ def test_bf16_is_measured_against_fp32(
     assert row["patches_per_clip"] == 16 * 26 and row["seconds_per_clip"] > 0
     assert 0.9 < row["ids_as_in_fp32"] < 1, "rounding changes a few"
     assert row["mosaic_error_over_fp32"] == pytest.approx(1, abs=0.03) and row["mosaic_error_over_fp32"] != 1
+    assert 0 < row["denoise_clean_seconds_per_clip"] < row["seconds_per_clip"]
     assert f"mosaic error x {row['mosaic_error_over_fp32']:.4f}" in capsys.readouterr().out
 
 

@@ -224,6 +224,7 @@ def part(**given):
         ({"gaze": {"max_tiles": 1000}}, "gaze", "at most 64 here"),
         ({"gaze": {"ratio": 2}}, "gaze", "ratio must lie in (0, 1]"),
         ({"gaze": {"speed": 2}}, "gaze", "unknown setting 'speed'"),
+        ({"gaze": {"decoder": "torchcodec"}}, "gaze", "decoder is pyav here"),
         ({"logprobs": True}, "logprobs", "not supported"),
         ({"tools": [{"type": "function"}]}, "tools", "not supported"),
         ({"frequency_penalty": 0.5}, "frequency_penalty", "not supported"),
