@@ -92,10 +92,13 @@ def test_it_is_loaded_as_any_other(tmp_path, signs):
 
 
 def test_it_answers_multiple_choice_questions_in_the_harness(signs, tmp_path, capsys):
-    """24 questions of four options: by luck 6 are right, and 10 or more once in 18 times."""
+    """24 questions of four options: by luck 6 are right, and 11 or more once in 50 times. It says the letter; the 16
+    tokens of HLVid cut the bracket behind it off where codes were counted, and the strict rule wants it closed."""
     report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", model=None)
-    assert report["scores"]["n"] == 24
-    assert report["scores"]["strict"]["score"]["correct"] >= 10 and report["scores"]["strict"]["unparsed"] <= 6
+    official, strict = (report["scores"][rule] for rule in ("official", "strict"))
+    assert official["score"]["n"] == 24
+    assert official["score"]["correct"] >= 11 and official["unparsed"] <= 2, report["scores"]
+    assert strict["score"]["correct"] >= 8 and strict["unparsed"] <= 8, report["scores"]
 
 
 def test_a_stored_loss_is_that_of_the_stored_selector(tmp_path):
