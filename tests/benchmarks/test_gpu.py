@@ -84,4 +84,8 @@ def test_an_interrupt_ends_the_step_and_keeps_what_is_there(tmp_path: Path) -> N
 
 def test_an_unknown_step_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_script("gpu", tmp_path, "--small", "--only", "machine,nothing", room="benchmarks") == 2
-    assert "unknown step 'nothing'; known: videos, machine, tests" in capsys.readouterr().err
+    refusal = capsys.readouterr().err.splitlines()[-1]
+    assert "unknown step 'nothing'; known: videos, machine, tests" in refusal and "torchcodec" not in refusal
+    options = ("--small", "--torchcodec", "--only", "nothing")
+    assert run_script("gpu", tmp_path, *options, room="benchmarks") == 2
+    assert capsys.readouterr().err.rstrip().endswith("question, torchcodec")
