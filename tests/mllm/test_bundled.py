@@ -92,13 +92,12 @@ def test_it_is_loaded_as_any_other(tmp_path, signs):
 
 
 def test_it_answers_multiple_choice_questions_in_the_harness(signs, tmp_path, capsys):
-    """24 questions of four options: by luck 6 are right, and 11 or more once in 50 times. It says the letter; the 16
-    tokens of HLVid cut the bracket behind it off where codes were counted, and the strict rule wants it closed."""
-    report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", model=None)
-    official, strict = (report["scores"][rule] for rule in ("official", "strict"))
-    assert official["score"]["n"] == 24
-    assert official["score"]["correct"] >= 11 and official["unparsed"] <= 2, report["scores"]
-    assert strict["score"]["correct"] >= 8 and strict["unparsed"] <= 8, report["scores"]
+    """24 questions of four options: by luck 6 are right, and 11 or more once in 50 times. It says the letter, so that
+    both rules find it; HLVid's 16 tokens are too few for counts that begin with an arrow."""
+    report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", "--max-new-tokens", "24", model=None)
+    for rule in ("official", "strict"):
+        scores = report["scores"][rule]
+        assert scores["score"]["n"] == 24 and scores["score"]["correct"] >= 11 and scores["unparsed"] <= 2, scores
 
 
 def test_a_stored_loss_is_that_of_the_stored_selector(tmp_path):
