@@ -190,8 +190,8 @@ class Course:
                 shape = reel.group.shape
                 if reel.number % 2:
                     shape = replace(shape, noise=round(float(self.random.uniform(*NOISES)), 4))
-                counts = {"packs": settings.packs, "questions": settings.questions, "verdicts": settings.verdicts}
-                job = VideoJob(shape, settings.seed + number, reel.number, **counts)
+                seed, packs, questions = settings.seed + number, settings.packs, settings.questions
+                job = VideoJob(shape, seed, reel.number, packs, questions, verdicts=settings.verdicts)
                 reel.making.append(source.film(job))
                 reel.number += 1
 

@@ -34,6 +34,7 @@ def choices(turns: Turns, count: int, rng: np.random.Generator) -> list[Text]:
 def optimizers_of(llm: Any, lr: float, muon: bool) -> list[torch.optim.Optimizer]:
     """AdamW, or, for the matrices of the layers, Muon, whose updates are orthogonal (Jordan et al. 2024), scaled to the
     size of AdamW's, which then has the rest at half the rate. "scale" of each group: its part of the learning rate."""
+    found: list[torch.optim.Optimizer]
     if not muon:
         found = [torch.optim.AdamW(llm.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)]
     else:
