@@ -159,13 +159,6 @@ def equal_ratio(kept: float, size: int, settings: VideoSettings) -> tuple[float,
     return tuple(min((max(end - start, 1) + 0.5) / size, 1.0) for start, end in itertools.pairwise(ends))
 
 
-class SignVid(HLVid):
-    """In HLVid's layout. An option's own words are its letter, as the bundled model answers."""
-
-    def official(self, reply: str, question: Question) -> str | None:
-        return self.strict(reply, question)
-
-
 class SeenBefore(VideoCache):
     """Visual tokens alone: what gaze saw is asked about once more, shuffled, and need not be gazed again for that."""
 
@@ -209,7 +202,7 @@ def measure(look: str, setup: Setup, arguments: argparse.Namespace, shuffle: boo
     model.gaze, model.settings = selector, settings
     if look == "gaze" and arguments.shuffled:
         model.cache = SeenBefore(arguments.out / "seen")
-    benchmark = SignVid(arguments.data)
+    benchmark = HLVid(arguments.data)
     questions = benchmark.questions()
     if shuffle:
         questions = shuffled(questions)

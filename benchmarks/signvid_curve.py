@@ -61,7 +61,7 @@ from autogaze_mllm.video.reader import VideoReader
 RESULT = "signvid_curve"
 BUDGETS = (0.15, 0.06, 0.025)  # shares of a frame's patches
 NOISE = {"clean": 0.0, "noisy": 0.05}
-MOST = 16  # tokens of an answer, as HLVid has it
+MOST = 24  # tokens of an answer, as in signvid.py
 PLAIN = ("pixel-diff", "pixel-diff-raw", "random")
 CHANCE = 0.25
 SIDES = (672, 1344)
@@ -97,10 +97,10 @@ def chosen(looks: Sequence[Look], names: str) -> list[Look]:
 
 def said(reply: str, options: Sequence[str]) -> str | None:
     """The letter of the option that a reply names in words, whatever letter it goes on to choose. Where codes were to
-    be counted, each stands there with + or -, and the option is the number of the former."""
+    be counted, each stands there with + or -, and the option is the number behind them, or else that of the former."""
     words = re.sub(r"\s*\([A-Z]?\)?\s*$", "", reply.strip())
-    marks = re.fullmatch(r"(?:[\w ]+([+-])\s*)+", words)
-    wanted = str(words.count("+")) if marks else words
+    counted = re.fullmatch(r"(?:[\w ]+[+-]\s*)+(\d)?", words)
+    wanted = (counted[1] or str(words.count("+"))) if counted else words
     found = [letter for letter, option in zip("ABCD", options, strict=False) if option == wanted]
     return found[0] if len(found) == 1 else None
 

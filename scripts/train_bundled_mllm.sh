@@ -13,7 +13,9 @@
 #   mixed      the videos of the last two, clips and videos of up to 64 frames behind pixel-diff, and every patch of small
 #              ones, together: nothing is forgotten, and every way of looking learned
 #   signs      where MINUTES says for how long: words first, then videos of 3 x 3 tiles, clean and noisy, every way of
-#              looking alike, on a GPU (train_signvid_llm.py). The bundled weights are those before this stage.
+#              looking alike, on a GPU (train_signvid_llm.py)
+#   letters    then, for LETTER_MINUTES (default 70), on texts of a few words and few tokens of video: which letter the
+#              option has that was just said, and which codes are shown (train_signvid_llm.py --letters)
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
 #
@@ -35,7 +37,7 @@ HERE=$(cd "$(dirname "$0")" && pwd)
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 if [ $QUICK = 1 ]; then
-    FOLDER=$FOLDER/quick; MINUTES=${MINUTES:-3}
+    FOLDER=$FOLDER/quick; MINUTES=${MINUTES:-3}; LETTER_MINUTES=${LETTER_MINUTES:-3}
     PRIME=40; LISTING=48; STILLS=16; CLIPS=4; VIDEOS=2; LONG=2; DENSE=1; EPOCHS="1 1 1 1 1 1 1"; BATCH=8
     TOWER="--sheets 12 --steps 12 --report-every 6"; SIGNS=--small
 else
@@ -110,6 +112,10 @@ if [ -n "${MINUTES:-}" ]; then
     # shellcheck disable=SC2086
     [ -f "$FOLDER/signs/result.json" ] || $PYTHON "$HERE/train_signvid_llm.py" "$FOLDER/signs" --model "$FOLDER/mixed/merged" \
         --workers "$WORKERS" --minutes "$MINUTES" $SIGNS
-    LLM=(--llm "$FOLDER/signs/llm.safetensors")
+    # shellcheck disable=SC2086
+    [ -f "$FOLDER/letters/result.json" ] || $PYTHON "$HERE/train_signvid_llm.py" "$FOLDER/letters" --letters \
+        --model "$FOLDER/mixed/merged" --llm "$FOLDER/signs/llm.safetensors" --workers "$WORKERS" \
+        --minutes "${LETTER_MINUTES:-70}" $SIGNS
+    LLM=(--llm "$FOLDER/letters/llm.safetensors")
 fi
 [ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/mixed/merged" "$FOLDER/model" "${LLM[@]}"

@@ -7,7 +7,12 @@ used to these. Videos are made by other processes meanwhile. Tower and projector
 (bf16), OUT/metrics.jsonl and, at the end, OUT/result.json: how well it answers about the videos that are kept for
 development.
 
+With --letters, choosing an option's letter comes first, and saying of codes whether they are shown: on texts of a few
+words, with a few cheap videos at low weight meanwhile; then videos at full weight, so that nothing is forgotten. Nearly
+all of these are seen through pixel-diff, a few hundred tokens each, so a CPU will do.
+
     python scripts/train_signvid_llm.py OUT --minutes 5
+    python scripts/train_signvid_llm.py OUT2 --letters --minutes 70 --workers 1 --llm OUT/llm.safetensors --device cpu
     python scripts/bundle_mllm.py bundled FOLDER --llm OUT/llm.safetensors
 """
 
@@ -21,6 +26,7 @@ import argparse  # noqa: E402
 import dataclasses  # noqa: E402
 import sys  # noqa: E402
 import tempfile  # noqa: E402
+from collections.abc import Callable  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -29,7 +35,7 @@ import torch  # noqa: E402
 from autogaze_mllm.cli import program_parser, run_program  # noqa: E402
 from autogaze_mllm.common.errors import InputError  # noqa: E402
 from autogaze_mllm.common.storage.files import output_folder, write_json  # noqa: E402
-from autogaze_mllm.finetuning.on_device.course import Course, CourseConfig, Encoded, Group, encode  # noqa: E402
+from autogaze_mllm.finetuning.on_device.course import Course, CourseConfig, Encoded, Group, encode, load_llm  # noqa: E402
 from autogaze_mllm.finetuning.on_device.looks import Look  # noqa: E402
 from autogaze_mllm.finetuning.on_device.signs import SignSource, VideoJob, speech_of  # noqa: E402
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED  # noqa: E402
@@ -50,6 +56,9 @@ SIZES: dict[str, Any] = {
     "tiny": {"small": (4, 2), "large": (2, 1), "long": (2, 1), "dev": 1, "reserve": 5.0},
 }
 TINY_STEPS = 8
+LETTERS: dict[str, Any] = {"letters": 40, "verdicts": 12, "questions": 8, "texts": 0}
+LETTERS_LR = 2.5e-3
+CHEAP = {"small": (400, 3), "clips": (400, 3), "large": (60, 3), "gazed": (80, 1)}  # as in SIZES, with --letters
 
 
 class Looks:
@@ -112,6 +121,28 @@ def groups_of(looks: Looks, sizes: dict[str, Any], tiny: bool) -> list[Group]:
     ]
 
 
+def cheap_groups(looks: Looks, tiny: bool) -> list[Group]:
+    """What keeps the LLM reading while it learns letters."""
+    sizes = dict.fromkeys(CHEAP, (4, 2)) if tiny else CHEAP
+    if tiny:
+        shapes, tiles = {name: VideoShape(224, 224, 4, signs=3) for name in CHEAP}, dict.fromkeys(CHEAP, 1)
+    else:
+        small = VideoShape(672, 672)
+        shapes = {"small": small, "clips": VideoShape(448, 448, 8, signs=4), "large": VideoShape(), "gazed": small}
+        tiles = {"small": 9, "clips": 4, "large": 36, "gazed": 9}
+
+    def seen(name: str) -> Callable[[int], list[Look]]:
+        if name == "gazed":
+            return lambda number: [looks.look("gaze", BUNDLED, tiles[name], ratio=BUDGETS[0], **GAZE)]
+        return lambda number: looks.long(tiles[name], number)
+
+    shares = {"small": 0.55, "clips": 0.25, "large": 0.12, "gazed": 0.08}
+    return [
+        Group(name, shapes[name], *sizes[name], share, seen(name), (("gaze" if name == "gazed" else "pixel-diff",),))
+        for name, share in shares.items()
+    ]
+
+
 def measure(course: Course, looks: Looks, group: Group, count: int, tiles: int) -> dict[str, Any]:
     """On development videos, clean and noisy: shares of right answers by look and kind."""
     found: dict[str, Any] = {}
@@ -141,13 +172,19 @@ def run(arguments: argparse.Namespace) -> None:
         dtype=torch.bfloat16 if device.type == "cuda" else torch.float32,
         cache=False,
     )
-    settings = CourseConfig(lr=arguments.lr, seed=arguments.seed)
+    if arguments.llm is not None:
+        base: Any = model.base
+        load_llm(base.llm, arguments.llm)
+    settings = CourseConfig(lr=arguments.lr or CourseConfig.lr, seed=arguments.seed)
+    if arguments.letters:
+        settings = dataclasses.replace(settings, **LETTERS, lr=arguments.lr or LETTERS_LR)
     if arguments.small:
         settings = dataclasses.replace(
             settings, packs=2, questions=4, texts=8, text_chunk=4, text_batch=2, text_only=4, waiting=2
         )
+        settings = dataclasses.replace(settings, letters=4, texts=0) if arguments.letters else settings
     looks = Looks(device, model.dtype)
-    groups = groups_of(looks, sizes, arguments.small)
+    groups = cheap_groups(looks, arguments.small) if arguments.letters else groups_of(looks, sizes, arguments.small)
     seconds = arguments.minutes * 60 - (time.monotonic() - STARTED) - sizes["reserve"]
     clock = Clock(seconds, steps=TINY_STEPS if arguments.small else arguments.steps)
     speech = speech_of(model, folder / "llm" / "tokenizer.json")
@@ -175,7 +212,9 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument(
         "--model", default=BUNDLED, help="folder of the model to start from (default: the bundled one)"
     )
-    options.add_argument("--lr", type=float, default=1.2e-3)
+    options.add_argument("--llm", type=Path, help="weights to start from in place of its LLM's, from an earlier run")
+    options.add_argument("--letters", action="store_true", help="choosing an option's letter, and counting")
+    options.add_argument("--lr", type=float, help=f"default {CourseConfig.lr}; with --letters {LETTERS_LR}")
     options.add_argument("--workers", type=int, default=12, help="processes that make videos (default 12)")
     options.add_argument("--seed", type=int, default=60, help=f"of the videos; not {DEVELOPMENT_SEED}")
     options.add_argument("--device", help="default: a GPU where there is one")

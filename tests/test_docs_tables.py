@@ -46,7 +46,7 @@ def test_every_table_that_says_so_is_compared():
     }
     tables = {"serve", "gaze_speed", "signvid", "finetune_memory", "gaze_reconstruction", "required_ratio"}
     tables |= {"family_choices", "family_layouts", "family_tokens", "qwen_shapes"}
-    tables |= {"presets", "qwen_seconds", "qwen_tokens", "index", "signvid_curve"}
+    tables |= {"presets", "qwen_seconds", "qwen_tokens", "index", "signvid_curve", "signvid_letters"}
     assert named == tables | {
         "real_gaze",
         "small_things",
@@ -188,6 +188,25 @@ def test_signvid():
             ]
         )
     assert [row[1:] for row in table("signvid")] == expected
+
+
+def test_signvid_by_letters():
+    looks = json.loads((RESULTS / "signvid_letters_cpu.json").read_text())["looks"]
+    expected = []
+    for name in ("pixel-diff", "whole-448"):
+        look = looks[name]
+        accuracy, kinds = look["accuracy"], look["kinds"]
+        expected.append(
+            [
+                f"{100 * accuracy['value']:.1f} % ({100 * accuracy['low']:.0f} to {100 * accuracy['high']:.0f})",
+                f"{100 * look['strict']['value']:.1f} %",
+                " / ".join(f"{100 * kinds[kind]['value']:.0f} %" for kind in ("read", "first", "count")),
+                f"{100 * look['unparsed']:.0f} %",
+                f"{look['tokens']:.0f}",
+                f"{look['first']:.1f}",
+            ]
+        )
+    assert [row[1:] for row in table("signvid_letters")] == expected
 
 
 def test_signvid_curve():

@@ -32,9 +32,11 @@ Sample = dict[str, Any]
 
 
 def reply(asked: Asked) -> str:
-    """What the model is taught to answer: the letter, after what it rests on, since a model of this size cannot do both
-    in one step; short enough for the 16 tokens that HLVid allows."""
-    return f"{asked.seen} ({asked.answer})"
+    """What the model is taught to answer: the letter, after what it rests on and, where codes are counted, their
+    number, since a model of this size cannot do all in one step. The 16 tokens that HLVid allows are enough, but for
+    some counts of arrows."""
+    counted = f" {asked.option}" if asked.kind == "count" else ""
+    return f"{asked.seen}{counted} ({asked.answer})"
 
 
 def plainly(plan: VideoPlan) -> list[tuple[str, str]]:

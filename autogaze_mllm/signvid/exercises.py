@@ -6,16 +6,20 @@ are learnt on these; what is left to learn from videos is to find the same in vi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
-from .conversations import PROMPT, listing, plainly, reply
-from .plan import VideoPlan, VideoShape, plan_video
-from .questions import Asked, ask_about, balanced_letters
+from .conversations import BY_SIGN, PROMPT, listing, plainly, reply
+from .plan import VideoPlan, VideoShape, draw_digit, draw_mark, plan_video
+from .questions import FIRST, HOW_MANY, INSTRUCTION, LETTERS, LISTED, Asked, ask_about, balanced_letters, unseen
+from .signs import COLOURS, code_of
 
 NOTHING = " none"
 FRAMES, SIGNS = (6, 20), (3, 6)  # of a video in words: fewest and most
+KINDS_OF_CHOICE = {"count": 0.15, "read": 0.2, "mark": 0.15, "glyph": 0.2, "first": 0.3}  # shares
+BARE, INSTRUCTED = 0.6, 0.4  # shares of short choices without a question, and with the instruction
 
 Turn = tuple[str, str]  # question, answer
 
@@ -54,3 +58,76 @@ def some_turns(plan: VideoPlan, count: int, rng: np.random.Generator) -> list[Tu
     chosen = [listed[int(rng.integers(len(listed)))], plain[int(rng.integers(len(plain)))]][:count]
     turns = chosen + turns_of(ask(plan, count - len(chosen), rng))
     return [turns[int(n)] for n in rng.permutation(len(turns))]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A question with four options, and what would be said for each of them; no video decides which is right. bare: the
+    options alone, with or without a part of what the benchmark writes around them."""
+
+    kind: str
+    question: str
+    said: tuple[str, ...]
+    bare: str
+
+
+def choice(rng: np.random.Generator) -> Choice:
+    """Options as the benchmark's, of codes drawn freely. "read": two marks by two digits; "mark": one digit alone, so
+    that the mark decides; "glyph": marks alone, which is where finding an option begins; "count": the numbers, and of
+    three codes so many with +."""
+    kind = str(rng.choice(list(KINDS_OF_CHOICE), p=list(KINDS_OF_CHOICE.values())))
+    options = _options(kind, rng)
+    said = tuple(_verdicts(int(option), rng) for option in options) if kind == "count" else tuple(options)
+    asked = {"count": HOW_MANY.format(", ".join(_codes(LISTED, rng))), "first": FIRST}
+    question = asked.get(kind) or BY_SIGN.format(rng.choice(list(COLOURS)))
+    lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
+    bare = ["" if rng.random() < BARE else question, *lines, INSTRUCTION if rng.random() < INSTRUCTED else ""]
+    whole = PROMPT.format("\n".join([question, *lines, INSTRUCTION]))
+    return Choice(kind, whole, said, "".join(f"{part}\n" for part in bare if part))
+
+
+def _options(kind: str, rng: np.random.Generator) -> list[str]:
+    if kind == "count":
+        options = [str(number) for number in range(len(LETTERS))]
+    elif kind == "read":
+        marks, digits = _different(draw_mark, 2, rng), _different(draw_digit, 2, rng)
+        options = [code_of(mark, digit) for mark in marks for digit in digits]
+    elif kind == "glyph":
+        options = _different(draw_mark, len(LETTERS), rng)
+    elif kind == "mark":
+        digit = draw_digit(rng)
+        options = [code_of(mark, digit) for mark in _different(draw_mark, len(LETTERS), rng)]
+    else:
+        options = _codes(len(LETTERS), rng)
+    return [str(option) for option in rng.permutation(options)]
+
+
+def _codes(count: int, rng: np.random.Generator) -> list[str]:
+    return _different(lambda rng: code_of(draw_mark(rng), draw_digit(rng)), count, rng)
+
+
+def _different(draw: Callable[[np.random.Generator], str], count: int, rng: np.random.Generator) -> list[str]:
+    found: list[str] = []
+    while len(found) < count:
+        if (drawn := draw(rng)) not in found:
+            found.append(drawn)
+    return found
+
+
+def _verdicts(shown: int, rng: np.random.Generator) -> str:
+    """Three codes, so many of them with +, and their number, as a reply to "how many" has them."""
+    marks = rng.permutation(["+"] * shown + ["-"] * (LISTED - shown))
+    return " ".join([*(f"{code}{mark}" for code, mark in zip(_codes(LISTED, rng), marks, strict=True)), str(shown)])
+
+
+def verdicts(plan: VideoPlan, count: int, rng: np.random.Generator) -> str:
+    """`count` codes, each with + or - as it is shown or not; half are. Of those that are not, half differ in one glyph
+    from a sign that is shown."""
+    said = []
+    for _ in range(count):
+        sign = plan.signs[int(rng.integers(len(plan.signs)))].sign
+        if rng.random() < 0.5:
+            said.append(f"{sign.code}+")
+        else:
+            said.append(f"{unseen(plan.codes, rng, sign if rng.random() < 0.5 else None)}-")
+    return " ".join(said)

@@ -16,6 +16,9 @@ from .signs import Sign, code_of
 
 LETTERS = "ABCD"
 INSTRUCTION = "Please answer with the letter of the correct answer."
+FIRST = "Which of these signs comes first?"
+HOW_MANY = "How many of these signs are shown: {}?"
+LISTED = 3  # codes of a "how many"
 ORDER_OF_KINDS = ("read", "count", "first", "read", "count", "first", "read", "read", "count", "first")
 LEAST_SIGNS = 3  # with fewer, not every answer to "how many" is possible
 TRIES = 50
@@ -99,28 +102,28 @@ def _first(plan: VideoPlan, rng: np.random.Generator) -> _Draft:
     right, *later = (plan.codes[position] for position in chosen)
     wrong = list(later)
     while len(wrong) < len(LETTERS) - 1:
-        wrong.append(_unseen([*plan.codes, *wrong], rng))
-    return _Draft("Which of these signs comes first?", right, wrong, right, ("first", frozenset((right, *later))))
+        wrong.append(unseen([*plan.codes, *wrong], rng))
+    return _Draft(FIRST, right, wrong, right, ("first", frozenset((right, *later))))
 
 
 def _count(plan: VideoPlan, rng: np.random.Generator) -> _Draft:
     """How many of three codes are shown. Of those that are not, half differ in one glyph from a sign that is shown but
     not listed, from one sign each."""
-    shown = int(rng.integers(0, min(3, len(plan.signs)) + 1))
+    shown = int(rng.integers(0, min(LISTED, len(plan.signs)) + 1))
     signs = [plan.signs[int(position)].sign for position in rng.permutation(len(plan.signs))]
     seen, rest = [sign.code for sign in signs[:shown]], signs[shown:]
     listed = list(seen)
-    while len(listed) < 3:
+    while len(listed) < LISTED:
         near = rest.pop() if rest and rng.random() < 0.5 else None
-        listed.append(_unseen([*plan.codes, *listed], rng, near))
+        listed.append(unseen([*plan.codes, *listed], rng, near))
     listed = [str(code) for code in rng.permutation(listed)]
     wrong = [str(number) for number in range(4) if number != shown]
-    question = f"How many of these signs are shown: {', '.join(listed)}?"
+    question = HOW_MANY.format(", ".join(listed))
     verdicts = " ".join(f"{code}{'+' if code in seen else '-'}" for code in listed)
     return _Draft(question, str(shown), wrong, verdicts, ("count", frozenset(listed)))
 
 
-def _unseen(taken: Sequence[str], rng: np.random.Generator, near: Sign | None = None) -> str:
+def unseen(taken: Sequence[str], rng: np.random.Generator, near: Sign | None = None) -> str:
     """A code that is not taken, drawn as those of signs are; near: it keeps one glyph of this sign."""
     while True:
         mark, digit = draw_mark(rng), draw_digit(rng)

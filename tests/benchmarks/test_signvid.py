@@ -218,13 +218,6 @@ def test_what_lies_below_chance_wins_nothing_for_gaze():
         assert "not above chance" in targets({"gaze": told})[-1]["says"]
 
 
-def test_the_words_of_an_option_count_as_its_letter():
-    question = signvid.Question("1", "v", "?", "ABCD", "B", ("J9", "left 5", "C3", "2"))
-    rule = signvid.SignVid(Path("nowhere")).official
-    assert rule("left 5", question) == rule("B", question) == "B"
-    assert rule("J9, C3. Answer: 2", question) == "D" and rule("J8", question) is None
-
-
 def test_gaze_alone_starts_anew_every_few_frames():
     setup = signvid.Setup(SignVidConfig(), tiles=36, ratio=0.15)
     assert setup.settings("gaze").chunk_frames == signvid.GAZE_CHUNK and setup.settings("gaze").loss == 0

@@ -66,6 +66,8 @@ def test_every_look_is_measured_as_ask_would_answer(written):
         ("B", None),
         ("", None),
         ("K7+ L3- right 2+ (A)", "D"),
+        ("K7+ L3- right 2- 2 (A)", "D"),
+        ("K7+ L3- right 2+ 3 (D)", None),
         ("K7- L3- M2- (D)", None),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 import autogaze_mllm as am
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.finetuning.on_device.answering import answers
+from autogaze_mllm.finetuning.on_device.letters import choices, optimizers_of
 from autogaze_mllm.finetuning.on_device.looks import Look, look_at
 from autogaze_mllm.finetuning.on_device.packs import IGNORED, Rows
 from autogaze_mllm.finetuning.on_device.shared_prefix import question_states, sharing_prefix
@@ -24,6 +26,7 @@ from autogaze_mllm.gaze.selector_registry import load_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.loading import BUNDLED_FOLDER
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
+from autogaze_mllm.signvid.exercises import verdicts
 from autogaze_mllm.signvid.plan import VideoShape, plan_video
 from autogaze_mllm.signvid.render import render_video
 from autogaze_mllm.video.sources import Video
@@ -147,9 +150,71 @@ def test_a_text_tells_all_that_is_asked(speech, model):
     assert count > 20
 
 
+def test_a_choice_asks_for_the_letter_of_what_was_said_and_for_nothing_else(speech, model):
+    kinds = set()
+    for text in choices(speech.turns(), 60, np.random.default_rng(4)):
+        options = dict(re.findall(r"^([A-D])\. (.+)$", model.tokenizer.decode(text.prefix), re.MULTILINE))
+        assert sorted(options) == list("ABCD")
+        for number in range(4):
+            mine = text.pack.question == number
+            (label,) = text.pack.labels[mine][text.pack.labels[mine] != IGNORED]
+            said = model.tokenizer.decode(text.pack.ids[mine])
+            assert said.endswith(" (") and text.pack.labels[mine][-1] == label
+            words = said.removesuffix(" (")
+            if "+" in words or "-" in words:
+                kinds.add("count")
+                assert words.count("+") == int(words[-1])
+                words = words[-1]
+            assert options[model.tokenizer.decode([label])] == words
+    assert kinds  # numbers were among the options, too
+
+
+def test_verdicts_tell_what_a_video_shows(speech, model):
+    plan = plan_video(SHAPE, "train", 5, 0)
+    said = verdicts(plan, 40, np.random.default_rng(2))
+    told = re.findall(r"((?:left|right|up|down) \d|\w\d)([+-])", said)
+    assert len(told) == 40 and {(code in plan.codes) for code, mark in told if mark == "+"} == {True}
+    assert not {code for code, mark in told if mark == "-"} & set(plan.codes)
+    pack = speech.turns().deciding(said)
+    learnt = pack.labels[pack.labels != IGNORED]
+    assert model.tokenizer.decode(learnt) == "".join(mark for _, mark in told)
+    assert (pack.ids[1:][pack.labels[:-1] != IGNORED] == learnt).all()
+    both = speech.turns().pack([("Why?", "K7 (B)"), ("What?", "none")]).and_then(pack)
+    assert sorted(set(both.question.tolist())) == [0, 1, 2] and len(both.ids) == len(both.labels) == len(both.question)
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_every_weight_of_the_llm_is_learnt_once(model, muon):
+    optimizers = optimizers_of(model.base.llm, 1e-3, muon)
+    learnt = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
+    assert len(learnt) == len({id(p) for p in learnt}) == len(list(model.base.llm.parameters()))
+
+
 def test_the_development_split_is_not_trained_on(tmp_path):
     with pytest.raises(InputError, match="development"):
         run(parser().parse_args([str(tmp_path), "--small", "--seed", str(DEVELOPMENT_SEED)]))
+
+
+@pytest.mark.slow
+def test_letters_are_learnt_before_videos_count_in_full(tmp_path):
+    command = [
+        sys.executable,
+        ROOT / "scripts/train_signvid_llm.py",
+        tmp_path,
+        "--small",
+        "--letters",
+        "--workers",
+        "1",
+    ]
+    start = BUNDLED_FOLDER / "llm" / "model.safetensors"
+    done = subprocess.run(
+        [*map(str, command), "--minutes", "5", "--llm", str(start)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert all("letters" in line for line in lines) and len(lines) == 8
+    weights, before = load_file(tmp_path / "llm.safetensors"), load_file(start)
+    assert any(not torch.equal(weights[name], before[name]) for name in weights)
 
 
 @pytest.mark.slow

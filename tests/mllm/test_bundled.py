@@ -92,10 +92,12 @@ def test_it_is_loaded_as_any_other(tmp_path, signs):
 
 
 def test_it_answers_multiple_choice_questions_in_the_harness(signs, tmp_path, capsys):
-    """24 questions of four options: by luck 6 are right, and 10 or more once in 18 times."""
-    report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", model=None)
-    assert report["scores"]["n"] == 24
-    assert report["scores"]["strict"]["score"]["correct"] >= 10 and report["scores"]["strict"]["unparsed"] <= 6
+    """24 questions of four options: by luck 6 are right, and 11 or more once in 50 times. It says the letter, so that
+    both rules find it; HLVid's 16 tokens are too few for counts that begin with an arrow."""
+    report = evaluate(capsys, "hlvid", signs.parent, tmp_path, "--no-cache", "--max-new-tokens", "24", model=None)
+    for rule in ("official", "strict"):
+        scores = report["scores"][rule]
+        assert scores["score"]["n"] == 24 and scores["score"]["correct"] >= 11 and scores["unparsed"] <= 2, scores
 
 
 def test_a_stored_loss_is_that_of_the_stored_selector(tmp_path):

@@ -63,7 +63,7 @@ def differences_in_words(settings: dict[str, Any], n: int) -> list[str]:
         said.append(f"Patches are picked by {seen['gaze']}; published: {GAZE}.")
     theirs, ours = preset(PRESET).to_dict(), seen["video"]
     for one in settings_of(VideoSettings):
-        own, published = ours.get(one.name, one.default), theirs[one.name]
+        own, published = (values.get(one.name, one.default) for values in (ours, theirs))
         if one.report and list_of(own) != list_of(published):  # the loss stands below, as it was in force
             words = one.report[0].upper() + one.report[1:] + REMARKS.get(one.name, "")
             said.append(f"{words}: {shown(own)}; published: {shown(published)}.")

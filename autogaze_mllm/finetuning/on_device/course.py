@@ -25,6 +25,7 @@ from ...mllm.model import GazedModel
 from ...signvid.plan import VideoShape
 from ...training.on_device.loop import Clock, rate_at
 from ...training.run_folder.checkpoints import MetricsFile
+from .letters import choices, optimizers_of
 from .looks import Look, look_at
 from .packs import IGNORED, Pack, Rows, filled
 from .shared_prefix import question_states, share_prefix
@@ -53,7 +54,11 @@ class Group:
 class CourseConfig:
     """packs: sets of questions that are made of each video, of `questions` each. texts: videos in words, in all;
     text_batch: of them in a step, text_only: in one without videos. words: share of the time before videos come.
-    waiting: batches of a group that are in the making or wait."""
+    waiting: batches of a group that are in the making or wait.
+
+    letters: choices of a letter in a step (letters.py), 0 for none; while they are learnt first, for that share of the
+    time (`letters_first`), videos weigh `light` only, so that what is new is not drowned in the noise of a few videos.
+    verdicts: codes of which is told, for each video, whether they are shown."""
 
     packs: int = 6
     questions: int = 10
@@ -66,6 +71,10 @@ class CourseConfig:
     lr: float = 1.2e-3
     seed: int = 60
     waiting: int = 6
+    letters: int = 0
+    letters_first: float = 0.6
+    light: float = 0.12
+    verdicts: int = 0
 
 
 @dataclass
@@ -102,9 +111,10 @@ class Course:
         base: Any = model.base
         self.llm = share_prefix(base.llm.float().train())
         self.parameters = list(self.llm.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=settings.lr, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizers = optimizers_of(self.llm, settings.lr, muon=settings.letters > 0)
         self.random = np.random.default_rng(settings.seed)
-        self.before = source.speech.turns().prefix()
+        self.turns = source.speech.turns()
+        self.before = self.turns.prefix()
         self.reels = [Reel(group) for group in groups]
         self.texts: list[Text] = []
         self.text_jobs: deque[Future[list[Text]]] = deque()
@@ -143,7 +153,7 @@ class Course:
                 self._collect()
                 start = time.monotonic()
                 reel = self._next_reel()
-                if not self.texts and reel is None:
+                if not self.texts and reel is None and not self.settings.letters:
                     time.sleep(0.02)
                     continue
                 losses = self._step(reel)
@@ -180,7 +190,8 @@ class Course:
                 shape = reel.group.shape
                 if reel.number % 2:
                     shape = replace(shape, noise=round(float(self.random.uniform(*NOISES)), 4))
-                job = VideoJob(shape, settings.seed + number, reel.number, settings.packs, settings.questions)
+                seed, packs, questions = settings.seed + number, settings.packs, settings.questions
+                job = VideoJob(shape, seed, reel.number, packs, questions, verdicts=settings.verdicts)
                 reel.making.append(source.film(job))
                 reel.number += 1
 
@@ -204,13 +215,20 @@ class Course:
     # -- a step --------------------------------------------------------------------------------------------------
 
     def _step(self, reel: Reel | None) -> dict[str, Any]:
-        rate = rate_at(self.clock.progress, self.settings.lr)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.zero_grad(set_to_none=True)
+        progress, settings = self.clock.progress, self.settings
+        rate = rate_at(progress, settings.lr)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+            for group in optimizer.param_groups:
+                group["lr"] = rate * group["scale"]
         losses: dict[str, torch.Tensor] = {}
         if reel is not None:
-            self._videos(reel, losses)
+            light = settings.letters and progress < settings.letters_first
+            self._videos(reel, losses, settings.light if light else 1.0)
+        if settings.letters:
+            loss = self._text_loss(choices(self.turns, settings.letters, self.random))
+            loss.backward()
+            losses["letters"] = loss.detach()
         if self.texts:
             count = self.settings.text_only if reel is None else self.settings.text_batch
             chosen = [self.texts[int(n)] for n in self.random.integers(len(self.texts), size=count)]
@@ -221,11 +239,12 @@ class Course:
         names = [*losses, "grad_norm"]
         values = dict(zip(names, torch.stack([*losses.values(), norm]).tolist(), strict=True))
         if np.isfinite(values["grad_norm"]):
-            self.optimizer.step()
+            for optimizer in self.optimizers:
+                optimizer.step()
         return {"group": "words" if reel is None else reel.group.name, "lr": rate, **values}
 
-    def _videos(self, reel: Reel, losses: dict[str, torch.Tensor]) -> None:
-        """The same questions about the same videos, in every way of looking."""
+    def _videos(self, reel: Reel, losses: dict[str, torch.Tensor], weight: float) -> None:
+        """The same questions about the same videos, in every way of looking. weight: of their loss."""
         group = reel.group
         count = min(group.batch, self.most)
         chosen = [reel.ready[int(n)] for n in self.random.permutation(len(reel.ready))[:count]]
@@ -235,7 +254,7 @@ class Course:
             tokens = [video.tokens[name] for name in names for video in chosen]
             states, rows = self.states(tokens, packs * len(names))
             each = self._losses(states, rows).unflatten(0, (len(names), -1)).mean(dim=1)
-            (each.sum() / looks).backward()
+            (weight * each.sum() / looks).backward()
             losses |= {f"{group.name} {name}": loss for name, loss in zip(names, each.detach(), strict=True)}
 
     def states(self, tokens: Sequence[torch.Tensor], packs: Sequence[Pack]) -> tuple[torch.Tensor, Rows]:

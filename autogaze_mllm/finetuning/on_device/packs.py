@@ -42,6 +42,24 @@ class Turns:
         ids_, question_, labels_ = (np.array(values, dtype=np.int32) for values in (ids, question, labels))
         return Pack(ids_, question_, labels_, tuple(kinds))
 
+    def choosing(self, said: Sequence[str], letters: Sequence[str]) -> Pack:
+        """Replies that stand side by side after one question, of which nothing but the letter is learnt. said: what
+        each says before its letter, which follows in brackets."""
+        rows = [self.encode(f"{words} (") for words in said]
+        chosen = [self.encode(f"({letter}")[-1] for letter in letters]
+        labels = [[IGNORED] * (len(row) - 1) + [letter] for row, letter in zip(rows, chosen, strict=True)]
+        question = np.repeat(np.arange(len(rows), dtype=np.int32), [len(row) for row in rows])
+        ids_, labels_ = (np.concatenate(part).astype(np.int32) for part in (rows, labels))
+        return Pack(ids_, question, labels_)
+
+    def deciding(self, said: str) -> Pack:
+        """Codes after a video, with + or - behind each: of `said`, nothing but these is learnt."""
+        ids = self.encode(self.join + self.after + said)
+        marks = {self.encode(f"K7{mark}")[-1] for mark in "+-"}
+        labels = [token if token in marks else IGNORED for token in ids[1:]] + [IGNORED]
+        ids_, labels_ = (np.array(values, dtype=np.int32) for values in (ids, labels))
+        return Pack(ids_, np.zeros(len(ids), dtype=np.int32), labels_)
+
 
 @dataclass(frozen=True)
 class Pack:
@@ -52,6 +70,12 @@ class Pack:
     question: np.ndarray
     labels: np.ndarray
     kinds: tuple[str, ...] = ()
+
+    def and_then(self, other: Pack) -> Pack:
+        """The questions of the other one as well, which is of the same video."""
+        question = np.concatenate([self.question, other.question + self.question.max() + 1])
+        ids, labels = np.concatenate([self.ids, other.ids]), np.concatenate([self.labels, other.labels])
+        return Pack(ids, question, labels, self.kinds + other.kinds)
 
 
 @dataclass(frozen=True)

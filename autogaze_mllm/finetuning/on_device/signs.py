@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 from ...mllm.model import GazedModel
 from ...mllm.prompts.prompt import render_chat
 from ...signvid.dataset import CODEC, FPS
-from ...signvid.exercises import ask, in_words, plan_exercise, some_turns, turns_of
+from ...signvid.exercises import ask, in_words, plan_exercise, some_turns, turns_of, verdicts
 from ...signvid.plan import VideoShape, plan_video
 from ...signvid.render import render_video
 from ...video.reader import VideoReader
@@ -59,7 +59,7 @@ def speech_of(model: GazedModel, tokenizer: Path) -> Speech:
 @dataclass(frozen=True)
 class VideoJob:
     """A video of the train split and `packs` times `questions` questions about it; only those of the benchmark where
-    they are to be counted (`measured`)."""
+    they are to be counted (`measured`). verdicts: codes, besides, of which is told whether they are shown."""
 
     shape: VideoShape
     seed: int
@@ -67,6 +67,7 @@ class VideoJob:
     packs: int
     questions: int
     measured: bool = False
+    verdicts: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,10 @@ def film(folder: Path, speech: Speech, job: VideoJob) -> Film:
             asked = ask(plan, job.questions, rng)
             packs.append(turns.pack(turns_of(asked), [one.kind for one in asked]))
         else:
-            packs.append(turns.pack(some_turns(plan, job.questions, rng)))
+            pack = turns.pack(some_turns(plan, job.questions, rng))
+            if job.verdicts:
+                pack = pack.and_then(turns.deciding(verdicts(plan, job.verdicts, rng)))
+            packs.append(pack)
     return Film(job, stored, packs)
 
 
