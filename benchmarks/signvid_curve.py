@@ -228,7 +228,7 @@ def plot(path: Path, result: dict[str, Any]) -> None:
         axis.set(title=f"{condition}: sensor noise of {100 * noise:g} %" if noise else condition, ylim=(0, 100))
         axis.set(xlabel="visual tokens of a video", ylabel="accuracy, %", xscale="log")
         plain_log(axis.xaxis)
-    legend(axes[-1])  # where more room is left
+    legend(axes[-1], loc="lower center", ncols=2)  # below chance there is nothing to hide
     save_png(figure, path)
 
 
@@ -310,7 +310,8 @@ def run(options: argparse.Namespace) -> None:
 def weights_of(gaze: str) -> Any:
     """What tells a gaze model from another one."""
     identity = as_selector(load_selector(gaze)).identity() or {}
-    return identity.get("weights", identity)
+    seen = identity.get("processor", {}).get("do_denoise", False)
+    return {"weights": identity["weights"], "do_denoise": seen} if "weights" in identity else identity
 
 
 def shares(text: str) -> list[float]:

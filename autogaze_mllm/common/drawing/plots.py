@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..storage.files import atomic_write
 from .palette import line_colours
@@ -36,8 +36,9 @@ def panels(
     return figure, axes
 
 
-def legend(axis: Axes) -> None:
-    axis.legend(fontsize=SMALL)
+def legend(axis: Axes, **where: Any) -> None:
+    """where: as matplotlib takes it; default: where least is hidden."""
+    axis.legend(fontsize=SMALL, **where)
 
 
 def plain_log(axis: Axis, *, per_cent: bool = False) -> None:
