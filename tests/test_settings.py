@@ -86,7 +86,7 @@ def script_help(name: str) -> str:
 
 
 def other(one: Any) -> Any:
-    return OTHER[one.kind]
+    return next(choice for choice in one.choices if choice != one.default) if one.choices else OTHER[one.kind]
 
 
 def text_of(value: Any) -> str:
