@@ -193,7 +193,7 @@ def test_signvid():
 def test_signvid_by_letters():
     looks = json.loads((RESULTS / "signvid_letters_cpu.json").read_text())["looks"]
     expected = []
-    for name in ("pixel-diff", "whole-448"):
+    for name in ("pixel-diff", "gaze", "whole-448"):
         look = looks[name]
         accuracy, kinds = look["accuracy"], look["kinds"]
         expected.append(
