@@ -102,9 +102,9 @@ class _Feed:
         self.noted: torch.Tensor | None = None
 
     def note(self, module: Any, args: tuple[Any, ...]) -> None:
-        """Another hook, on the table of embeddings: ids that are looked up there are read by the LLM next, but for the
-        single one that transformers looks up to find placeholders among embeddings."""
-        if threading.get_ident() == self.thread and args and args[0].dim():
+        """Another hook, on the table of embeddings: rows of ids that are looked up there are read by the LLM next. What
+        is no rows is looked up for something else: transformers finds placeholders among embeddings by one of them."""
+        if threading.get_ident() == self.thread and args and args[0].dim() == 2:
             self.noted = args[0]
 
     def __call__(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
