@@ -56,6 +56,9 @@ def main() -> int:
     revision_option(parser)
     parser.add_argument("--lr", type=float, default=6e-4)
     parser.add_argument("--convolution-lr", type=float, default=0.05, help="share of it that convolutions learn with")
+    parser.add_argument(
+        "--reward-share", type=float, default=0.0, help="of the loss that is what a pick earns, and not its label"
+    )
     parser.add_argument("--precision", choices=["no", "bf16"], help="default: bf16 on a GPU")
     parser.add_argument("--stages", help="those of short,search,own that are wanted (default: all)")
     parser.add_argument("--seed", type=int, default=0)
@@ -102,6 +105,7 @@ def settings_of(arguments: argparse.Namespace, device: torch.device) -> Training
         convolution_lr=arguments.convolution_lr,
         precision=precision,
         hint_weight=0.0,
+        reward_share=arguments.reward_share,
         prediction_weight=0.5,
         relative_prediction=0.1,
         # Where nothing moves a budget is spent below any loss that is asked for: labels go down to 0.02.

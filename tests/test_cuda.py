@@ -186,6 +186,14 @@ def test_a_clip_is_denoised_on_the_device(device: torch.device) -> None:
     assert (found.cpu() - clean).square().mean() < 0.5 * (seen - clean).square().mean()
 
 
+def test_a_thousand_clips_are_denoised_on_the_device(device: torch.device) -> None:
+    """Frames of so many lie further apart in memory than some kernels can count."""
+    side = 224 if device.type == "cuda" and torch.cuda.mem_get_info()[0] > 40 << 30 else 32
+    few = torch.rand(8, 16, 3, side, side, generator=torch.Generator().manual_seed(0)) * 0.1 + 0.5
+    many = few.to(device).repeat(120, 1, 1, 1, 1)
+    assert torch.allclose(denoised(many)[-8:], denoised(few.to(device)), atol=1e-6)
+
+
 def test_sampling_and_gradients(device: torch.device) -> None:
     model, pixels = bundled(device), scenes(2).to(device)
     info = model.generate(pixels, 0.05, do_sample=True, temperature=1.5)

@@ -231,6 +231,17 @@ class TrainingConfig:
         metavar="R",
         group=LOSSES,
     )
+    reward_share: Number = setting(
+        "share of the policy loss that is what a pick earns, and not its label (NTP)",
+        default=0.0,
+        usual=False,
+        manual="share of the policy loss that is what a pick would gain, over what the best one would, averaged over "
+        "the model's distribution; the rest is next-token prediction (NTP, searched labels)",
+        at_least=0,
+        below=1,
+        metavar="SHARE",
+        group=LOSSES,
+    )
     hint_weight: Number = setting(
         "weight of the hints, a training aid; 0: none (NTP)",
         default=0.3,
@@ -352,6 +363,11 @@ class TrainingConfig:
         _require(self.lr > 0 and 0 <= self.min_lr <= self.lr, f"lr {self.lr} and min_lr {self.min_lr} do not fit")
         _require(min(self.temperature) > 0, f"temperatures must be above 0, got {self.temperature}")
         _require(self.train_gaze or self.train_task, "nothing is to be trained")
+        gains = self.algorithm == "ntp" and self.log_probabilities == "matched" and self.search.sharpness > 0
+        _require(
+            gains or not self.reward_share,
+            "a reward_share needs ntp, matched log_probabilities and labels that are no single patches (sharpness > 0)",
+        )
         both = self.val_loss is not None and self.val_requirement is not None
         _require(not both, "val_loss and val_requirement are both a stop rule in validation: give one")
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from ..common.errors import InputError
 from ..gaze.autogaze.model import AutoGaze
 from .algorithms import GazeLoss, Total, alone, grpo_loss, ntp_loss
 from .config import SearchConfig, TrainingConfig
@@ -56,6 +57,8 @@ class GazeObjective(nn.Module):
     ) -> None:
         super().__init__()
         self.gaze, self.task, self.settings, self.over_all = gaze, task, settings, over_all
+        if settings.reward_share and labels_given:
+            raise InputError("reward_share is of labels that are searched while training: labels are given")
         self.hints: AuxiliaryHead | None = None
         if settings.hinted and not labels_given and isinstance(task, MosaicTask):
             self.hints = AuxiliaryHead(gaze, task.grid, settings.search.floor)
@@ -70,6 +73,7 @@ class GazeObjective(nn.Module):
 
     def _ntp(self, frames: torch.Tensor, batch: Batch, hint_weight: float) -> Outcome:
         targets: torch.Tensor | None = None
+        learnt, rewards = None, None
         found: SearchResult | None = None
         metrics: dict[str, torch.Tensor] = {}
         if batch.labels is not None:
@@ -86,12 +90,17 @@ class GazeObjective(nn.Module):
         if targets is not None:  # the least that the policy loss can come down to
             entropy = torch.special.entr(targets).sum(dim=-1)
             metrics["label_entropy"] = entropy[~padded].mean()
+            learnt, share = targets, self.settings.reward_share
+            if share:
+                assert found is not None
+                learnt, rewards = (1 - share) * targets, share * relative_gains(found, self.settings.search.floor)
         with self.hints or nullcontext():
             log_probs, predicted = self.gaze.score(
                 self.gaze.processor.prepare(frames),
                 info,
                 match_generation=self.settings.log_probabilities == "matched",
-                targets=targets,
+                targets=learnt,
+                rewards=rewards,
             )
         # Relative to what is predicted, not to what came of it: that would teach to predict too little.
         least = self.settings.relative_prediction
@@ -232,6 +241,14 @@ def search_online(
         reference=reference,
         above_floor=True,
     )
+
+
+def relative_gains(found: SearchResult, floor: float) -> torch.Tensor:
+    """(B, n, N) what each patch would gain over what the best one would, at most 1: the part of an entry that is well
+    spent. Where the best one gains less than `floor`, less is at stake."""
+    assert found.gains is not None
+    gains = found.gains.clamp(min=0)
+    return gains / gains.amax(dim=-1, keepdim=True).clamp(min=floor)
 
 
 def soft_targets(found: SearchResult, settings: SearchConfig) -> torch.Tensor:

@@ -35,6 +35,13 @@ def error(found: torch.Tensor, clean: torch.Tensor) -> list[float]:
     return (found - clean)[0].square().mean(dim=(1, 2, 3)).sqrt().tolist()
 
 
+def test_many_clips_are_denoised_a_few_at_a_time(monkeypatch):
+    clips = torch.cat([noisy(scene(4), seed=seed) for seed in range(5)])
+    together = denoised(clips)
+    monkeypatch.setattr("autogaze_mllm.gaze.autogaze.denoising.TOGETHER", 2)
+    assert torch.equal(denoised(clips), together) and not torch.equal(together, clips)
+
+
 def test_noise_goes_the_more_the_longer_nothing_moves() -> None:
     clean = scene(12)
     before, after = (error(clip, clean) for clip in (noisy(clean), denoised(noisy(clean))))

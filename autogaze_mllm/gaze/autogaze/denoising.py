@@ -20,6 +20,7 @@ from ..selectors.noise import NoiseMeter
 CHANGE, WINDOW = (1.8, 3.0), 5  # mean squared differences over a window, noise alone gives 1: up to, and from here on
 FAINT = 0.013, 0.02  # noise up to the first is left, that from the second on is taken off whole; black to white is 1
 LOCAL = 3  # side of the Wiener filter's window, in pixels
+TOGETHER = 256  # clips; a GPU cannot pad frames that lie 2**31 numbers apart in memory, as those of 900 clips do
 
 
 @torch.no_grad()
@@ -28,6 +29,8 @@ def denoised(frames: torch.Tensor) -> torch.Tensor:
     single picture stays as it is: texture looks like noise there."""
     if frames.shape[1] == 1:
         return frames
+    if len(frames) > TOGETHER:
+        return torch.cat([denoised(part) for part in frames.split(TOGETHER)])
     meter, shown = NoiseMeter(), []
     levels = [_worth(meter.next_frame(frame)) for frame in frames.unbind(1)]
     levels[0] = levels[1]  # the first frame is a single picture, too

@@ -77,14 +77,16 @@ def score_ids(
     given: GivenIds,
     sampling: Sampling | None,
     targets: torch.Tensor | None = None,
+    rewards: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """-> log-probabilities (B, n) and predicted losses (B, n).
 
     sampling None: the published definition, ln(p + 1e-8) with p over all N + 1 ids, positions counted on. With a
     Sampling: ln p of the very distribution that `generate` draws from (used ids and the end id banned, temperature,
     top-k, generation's positions); 0 where padded. targets: (B, n, N) probabilities over the patches that stand for
-    each entry, for training on more than the one choice; with them and a Sampling, the expected ln p. Predicted losses
-    are those after the entry, as the model's heads give them.
+    each entry, for training on more than the one choice; with them and a Sampling, the expected ln p. rewards:
+    (B, n, N) what each patch is worth; with a Sampling, their mean under p is added. Predicted losses are those after
+    the entry, as the model's heads give them.
     """
     batch, frames = vision.shape[:2]
     prompt, step, end_id = config.num_prompt_tokens, config.heads_per_step, config.end_id
@@ -110,7 +112,10 @@ def score_ids(
             banned, taken_in_step = _used_before(given, columns, layout.rank[columns] - number, end_id)
             # As in generation: top-k looks at what was free before the step, the ban within the step comes after.
             logits = sampling.shape(logits.masked_fill(banned, -torch.inf)).masked_fill(taken_in_step, -torch.inf)
-            log_p = _expected(logits.log_softmax(-1), wanted, None if targets is None else targets[:, columns])
+            of_all = logits.log_softmax(-1)
+            log_p = _expected(of_all, wanted, None if targets is None else targets[:, columns])
+            if rewards is not None:
+                log_p = log_p + _mean_reward(of_all, rewards[:, columns])
             log_p = log_p.masked_fill(wanted == end_id, 0.0)
         log_probs = log_probs.index_copy(1, columns, log_p.squeeze(-1))
 
@@ -127,6 +132,11 @@ def _expected(log_p: torch.Tensor, wanted: torch.Tensor, targets: torch.Tensor |
         return log_p.gather(-1, wanted)
     log_p = log_p[..., : targets.shape[-1]]
     return torch.where(targets > 0, targets * log_p, 0.0).sum(dim=-1, keepdim=True)
+
+
+def _mean_reward(log_p: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:
+    """Rewards (B, c, N) averaged over the probabilities exp(log_p) (B, c, V): (B, c, 1)."""
+    return (log_p[..., : rewards.shape[-1]].exp() * rewards).sum(dim=-1, keepdim=True)
 
 
 def _used_before(

@@ -25,7 +25,7 @@ from .config import PUBLISHED_TASK, AutoGazeConfig
 from .decoder import GazeDecoder
 from .decoding.cuda_graphs import Capture
 from .decoding.generation import Choices, GazeState, Sampling, choose_patches
-from .decoding.micro_batch import bytes_per_row, cut_rows, join_choices
+from .decoding.micro_batch import bytes_per_row, cut_rows, join_choices, largest_of_row
 from .encoder import Connector, ConvState, GazeVisionEncoder
 from .log_probs import GivenIds, score_ids
 from .pretrained import GazeCheckpoint
@@ -170,7 +170,7 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         sampling = Sampling(temperature, top_k, generator) if sample else None
         decoding = _Decoding(limits, loss_threshold, probe, sampling, state, return_state, capture or self.capture)
         row_bytes = bytes_per_row(self.config, steps, int(limits.max()), torch.finfo(self.dtype).bits // 8)
-        pieces = cut_rows(len(video), row_bytes, self.device, micro_batch)
+        pieces = cut_rows(len(video), row_bytes, self.device, micro_batch, largest_of_row(self.config, steps))
         choices = join_choices([self._decode(video, rows, decoding) for rows in pieces], self.config.end_id)
         info = self._info(choices, loss_threshold)
         if tiling is not None:
@@ -216,13 +216,15 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         temperature: float = 1.0,
         top_k: int | None = None,
         targets: torch.Tensor | None = None,
+        rewards: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Teacher-forced log-probabilities and predicted losses of a selection, both (B, n), differentiable.
 
         info: from `generate`, or labels in the same form (padded entries may hold anything).
         match_generation False: the published definition, over all ids and with positions counted on. True: the
         distribution that `generate` drew from with this temperature and top_k; with targets (B, n, N), probabilities
-        over the patches that stand for each entry, the log-probability averaged over them.
+        over the patches that stand for each entry, the log-probability averaged over them; with rewards (B, n, N), what
+        each patch is worth, their mean under that distribution is added to the log-probability.
         For a selection on another grid the tiles are scored and the values put where the merged positions are.
         """
         tiles = info.get("tiles")
@@ -258,7 +260,7 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         given = GivenIds(ids, drawn, selection.counts, row_counts.to(self.device))
         self._check_top_k(top_k)
         sampling = Sampling(temperature, top_k) if match_generation else None
-        return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling, targets)
+        return score_ids(self.gazing_model.gaze_decoder, self.config, tokens, given, sampling, targets, rewards)
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """Selector interface: frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale."""

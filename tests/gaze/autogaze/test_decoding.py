@@ -64,6 +64,8 @@ def test_batches_are_cut_by_memory() -> None:
     assert [piece.start for piece in pieces[1:]] == [piece.stop for piece in pieces[:-1]]
     assert all((piece.stop - piece.start) * row <= HOST_BYTES for piece in pieces) and pieces[-1].stop == 100
     assert cut_rows(3, 10 * HOST_BYTES, cpu, None) == [slice(0, 1), slice(1, 2), slice(2, 3)]
+    assert cut_rows(4, 1, cpu, None, largest=2**30) == [slice(0, 1), slice(1, 2), slice(2, 3), slice(3, 4)]
+    assert len(cut_rows(100, 1, cpu, None, largest=2**26)) == 4  # 31 rows have fewer than 2**31 numbers
     assert cut_rows(7, 1, cpu, 4) == [slice(0, 4), slice(4, 7)]
     with pytest.raises(am.InputError, match="micro_batch"):
         cut_rows(7, 1, cpu, 0)

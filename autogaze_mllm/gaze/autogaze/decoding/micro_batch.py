@@ -14,6 +14,7 @@ from ....common.errors import InputError
 from ..config import AutoGazeConfig
 from .generation import Choices, GazeState, slots_per_frame
 
+INDEXABLE = 2**31 - 1  # numbers of a tensor that every kernel of a GPU can count
 HOST_BYTES = 512 << 20  # working set of a call on the CPU; larger ones are not faster
 
 
@@ -30,15 +31,23 @@ def bytes_per_row(config: AutoGazeConfig, frames: int, budget: int, width: int) 
     return width * (cache + pixels + maps + prefill)
 
 
-def cut_rows(rows: int, row_bytes: int, device: torch.device, micro_batch: int | None) -> list[slice]:
-    """How a batch of `rows` is cut. micro_batch: rows of a piece, where the caller decides; otherwise memory does."""
+def largest_of_row(config: AutoGazeConfig, frames: int) -> int:
+    """Numbers of a row in the largest tensor of the encoder: the frames, or the channels that a convolution sees."""
+    encoder = config.encoder
+    pixels = encoder.temporal_patch_size * 3 * config.input_img_size**2
+    return frames * max(pixels, encoder.trunk_temporal_kernel_size * encoder.hidden_dim * config.num_prompt_tokens)
+
+
+def cut_rows(rows: int, row_bytes: int, device: torch.device, micro_batch: int | None, largest: int = 1) -> list[slice]:
+    """How a batch of `rows` is cut. micro_batch: rows of a piece, where the caller decides; otherwise memory does, and
+    that no tensor has more numbers than can be counted. largest: numbers of a row, see `largest_of_row`."""
     if micro_batch is not None and micro_batch < 1:
         raise InputError(f"micro_batch must be at least 1, got {micro_batch}")
     room = HOST_BYTES
     if device.type == "cuda":  # what nobody has, and what torch keeps without using it
         kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         room = (torch.cuda.mem_get_info(device)[0] + kept) // 2
-    size = min(micro_batch or max(room // row_bytes, 1), rows)
+    size = min(micro_batch or max(min(room // row_bytes, INDEXABLE // largest), 1), rows)
     size = -(-rows // -(-rows // size))  # pieces of like size
     return [slice(start, min(start + size, rows)) for start in range(0, rows, size)]
 
