@@ -64,6 +64,9 @@ NOISE = {"clean": 0.0, "noisy": 0.05}
 MOST = 24  # tokens of an answer, as in signvid.py
 PLAIN = ("pixel-diff", "pixel-diff-raw", "random")
 CHANCE = 0.25
+# A small sign moves the loss less than noise does, so gaze takes all that it may. Of few patches it makes more where it
+# sees sixteen frames together, which takes longer; with the first budget it finds as many signs two at a time (--dev).
+TWO_FROM = 0.15
 SIDES = (672, 1344)
 
 
@@ -77,12 +80,16 @@ def looks_of(
     labels = told_apart(gaze) if len(gaze) > 1 else {gaze[0]: "gaze"}
     for name, label in {**labels, **{name: name for name in PLAIN if name not in labels}}.items():
         selector = load_selector(name, device=device, dtype=dtype)
-        # As in signvid.py: a small sign moves the loss less than noise does, so gaze takes all that it may.
-        own = {"loss": 0.0, "chunk_frames": 2} if name in gaze else {}
-        found += [Look(f"{label} {ratio}", selector, settings.changed(ratio=ratio, **own)) for ratio in budgets]
+        for ratio in budgets:
+            own = gaze_settings(ratio) if name in gaze else {}
+            found.append(Look(f"{label} {ratio}", selector, settings.changed(ratio=ratio, **own)))
     for side, number in ((448, 4), (224, 1)):
         found.append(Look(f"whole-{side}", everything, settings.changed(ratio=1, max_tiles=min(number, tiles))))
     return found
+
+
+def gaze_settings(ratio: float) -> dict[str, Any]:
+    return {"loss": 0.0, "chunk_frames": 2 if ratio >= TWO_FROM else 16}
 
 
 def chosen(looks: Sequence[Look], names: str) -> list[Look]:
@@ -270,6 +277,7 @@ def run(options: argparse.Namespace) -> None:
         # Bundled weights are in bf16: on every device the same.
         "model": fingerprint({name: weight.bfloat16() for name, weight in model.base.state_dict().items()}),
         "gaze": {name: weights_of(name) for name in gaze},
+        "gaze_settings": {str(ratio): gaze_settings(ratio) for ratio in options.budgets},
         "side": options.side,
         "noise": NOISE,
         "budgets": options.budgets,
@@ -297,7 +305,8 @@ def run(options: argparse.Namespace) -> None:
 
         measure(model, looks, data, recipe.shape.frames, options, note)
     write_json(path, result)
-    plot(out / f"{RESULT}.png", result)
+    if result["conditions"]:
+        plot(out / f"{RESULT}.png", result)
     for condition, rows in result["conditions"].items():
         for name in result["looks"]:
             row = rows[name]

@@ -16,6 +16,7 @@
 #              looking alike, on a GPU (train_signvid_llm.py)
 #   letters    then, for LETTER_MINUTES (default 70), on texts of a few words and few tokens of video: which letter the
 #              option has that was just said, and which codes are shown (train_signvid_llm.py --letters)
+#   looks      then, for MINUTES again, videos in every way of looking, while letters are kept (--letters kept)
 #
 #   scripts/train_bundled_mllm.sh [--quick] [FOLDER]
 #
@@ -116,6 +117,10 @@ if [ -n "${MINUTES:-}" ]; then
     [ -f "$FOLDER/letters/result.json" ] || $PYTHON "$HERE/train_signvid_llm.py" "$FOLDER/letters" --letters \
         --model "$FOLDER/mixed/merged" --llm "$FOLDER/signs/llm.safetensors" --workers "$WORKERS" \
         --minutes "${LETTER_MINUTES:-70}" $SIGNS
-    LLM=(--llm "$FOLDER/letters/llm.safetensors")
+    # shellcheck disable=SC2086
+    [ -f "$FOLDER/looks/result.json" ] || $PYTHON "$HERE/train_signvid_llm.py" "$FOLDER/looks" --letters kept \
+        --model "$FOLDER/mixed/merged" --llm "$FOLDER/letters/llm.safetensors" --workers "$WORKERS" \
+        --minutes "$MINUTES" $SIGNS
+    LLM=(--llm "$FOLDER/looks/llm.safetensors")
 fi
 [ -f "$FOLDER/model/config.json" ] || $PYTHON "$HERE/bundle_mllm.py" "$FOLDER/mixed/merged" "$FOLDER/model" "${LLM[@]}"

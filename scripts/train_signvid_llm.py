@@ -9,11 +9,13 @@ development.
 
 With --letters, choosing an option's letter comes first, and saying of codes whether they are shown: on texts of a few
 words, with a few cheap videos at low weight meanwhile; then videos at full weight, so that nothing is forgotten. Nearly
-all of these are seen through pixel-diff, a few hundred tokens each, so a CPU will do.
+all of these are seen through pixel-diff, a few hundred tokens each, so a CPU will do. With --letters kept, the LLM
+knows them already: exercises go on beside videos in all five ways of looking, at full weight.
 
     python scripts/train_signvid_llm.py OUT --minutes 5
     python scripts/train_signvid_llm.py OUT2 --letters --minutes 70 --workers 1 --llm OUT/llm.safetensors --device cpu
-    python scripts/bundle_mllm.py bundled FOLDER --llm OUT/llm.safetensors
+    python scripts/train_signvid_llm.py OUT3 --letters kept --minutes 9 --llm OUT2/llm.safetensors
+    python scripts/bundle_mllm.py bundled FOLDER --llm OUT3/llm.safetensors
 """
 
 from __future__ import annotations
@@ -58,6 +60,7 @@ SIZES: dict[str, Any] = {
 TINY_STEPS = 8
 LETTERS: dict[str, Any] = {"letters": 40, "verdicts": 12, "questions": 8, "texts": 0}
 LETTERS_LR = 2.5e-3
+LEARNT, KEPT = "learnt", "kept"  # letters are new to the LLM, or known
 CHEAP = {"small": (400, 3), "clips": (400, 3), "large": (60, 3), "gazed": (80, 1)}  # as in SIZES, with --letters
 
 
@@ -177,14 +180,19 @@ def run(arguments: argparse.Namespace) -> None:
         load_llm(base.llm, arguments.llm)
     settings = CourseConfig(lr=arguments.lr or CourseConfig.lr, seed=arguments.seed)
     if arguments.letters:
-        settings = dataclasses.replace(settings, **LETTERS, lr=arguments.lr or LETTERS_LR)
+        settings = dataclasses.replace(settings, **LETTERS)
+        if arguments.letters == KEPT:
+            settings = dataclasses.replace(settings, letters_first=0.0)
+        else:
+            settings = dataclasses.replace(settings, lr=arguments.lr or LETTERS_LR)
     if arguments.small:
         settings = dataclasses.replace(
             settings, packs=2, questions=4, texts=8, text_chunk=4, text_batch=2, text_only=4, waiting=2
         )
         settings = dataclasses.replace(settings, letters=4, texts=0) if arguments.letters else settings
     looks = Looks(device, model.dtype)
-    groups = cheap_groups(looks, arguments.small) if arguments.letters else groups_of(looks, sizes, arguments.small)
+    cheap = arguments.letters == LEARNT
+    groups = cheap_groups(looks, arguments.small) if cheap else groups_of(looks, sizes, arguments.small)
     seconds = arguments.minutes * 60 - (time.monotonic() - STARTED) - sizes["reserve"]
     clock = Clock(seconds, steps=TINY_STEPS if arguments.small else arguments.steps)
     speech = speech_of(model, folder / "llm" / "tokenizer.json")
@@ -213,7 +221,13 @@ def parser() -> argparse.ArgumentParser:
         "--model", default=BUNDLED, help="folder of the model to start from (default: the bundled one)"
     )
     options.add_argument("--llm", type=Path, help="weights to start from in place of its LLM's, from an earlier run")
-    options.add_argument("--letters", action="store_true", help="choosing an option's letter, and counting")
+    options.add_argument(
+        "--letters",
+        nargs="?",
+        const=LEARNT,
+        choices=[LEARNT, KEPT],
+        help="choosing an option's letter, and counting: new to the LLM (default: learnt), or known and kept",
+    )
     options.add_argument("--lr", type=float, help=f"default {CourseConfig.lr}; with --letters {LETTERS_LR}")
     options.add_argument("--workers", type=int, default=12, help="processes that make videos (default 12)")
     options.add_argument("--seed", type=int, default=60, help=f"of the videos; not {DEVELOPMENT_SEED}")

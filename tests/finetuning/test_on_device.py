@@ -196,23 +196,16 @@ def test_the_development_split_is_not_trained_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_letters_are_learnt_before_videos_count_in_full(tmp_path):
-    command = [
-        sys.executable,
-        ROOT / "scripts/train_signvid_llm.py",
-        tmp_path,
-        "--small",
-        "--letters",
-        "--workers",
-        "1",
-    ]
+@pytest.mark.parametrize("letters", [(), ("kept",)])
+def test_letters_are_learnt_before_videos_count_in_full_and_kept_behind_every_look(tmp_path, letters):
     start = BUNDLED_FOLDER / "llm" / "model.safetensors"
-    done = subprocess.run(
-        [*map(str, command), "--minutes", "5", "--llm", str(start)], capture_output=True, text=True, check=False
-    )
+    command = [sys.executable, ROOT / "scripts/train_signvid_llm.py", tmp_path, "--small", "--workers", "1"]
+    command += ["--minutes", "5", "--llm", start, "--letters", *letters]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert all("letters" in line for line in lines) and len(lines) == 8
+    assert any("small all" in line for line in lines) == bool(letters)
     weights, before = load_file(tmp_path / "llm.safetensors"), load_file(start)
     assert any(not torch.equal(weights[name], before[name]) for name in weights)
 
