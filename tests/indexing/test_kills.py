@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -202,7 +203,11 @@ def test_kill_9_of_everything_at_any_moment_loses_no_video(videos, model, tmp_pa
 
 
 def _lines(out: Path) -> int:
-    return sum(path.read_bytes().count(b"\n") for path in out.glob("index*.jsonl"))
+    found = 0
+    for path in out.glob("index*.jsonl"):
+        with contextlib.suppress(FileNotFoundError):  # parts that were joined meanwhile
+            found += path.read_bytes().count(b"\n")
+    return found
 
 
 @pytest.mark.slow
