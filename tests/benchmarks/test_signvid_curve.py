@@ -31,6 +31,19 @@ def written(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
+def test_seconds_can_be_measured_before_anything_else(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks/signvid_curve.py", "--quick", "--out", tmp_path, "--workers", "1"]
+    command += ["--seconds", "1", "--looks", "pixel-diff,gaze", "--conditions", "clean"]
+    done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "signvid_curve.json").read_text())
+    looks = result["seconds"]["clean"]["looks"]
+    assert set(looks) == set(result["looks"]) and min(row["first"] for row in looks.values()) > 0
+    settings = result["facts"]["gaze_settings"]
+    assert [settings[str(budget)]["chunk_frames"] for budget in curve.BUDGETS] == [2, 16, 16]
+
+
+@pytest.mark.slow
 def test_every_look_is_measured_as_ask_would_answer(written):
     result = json.loads((written / "signvid_curve.json").read_text())
     assert (written / "signvid_curve.png").read_bytes().startswith(b"\x89PNG")

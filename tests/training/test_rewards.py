@@ -68,6 +68,20 @@ def test_labels_alone_and_with_rewards_teach_what_lowers_the_loss(share: float) 
     assert loss_of(gaze, task, frames) < 0.9 * before
 
 
+def test_the_policy_loss_is_labels_and_rewards_in_the_given_shares() -> None:
+    """Straight from one to the other, and what is earned is some part of what could be."""
+    frames, losses = clips(2, 2), {}
+    for share in (0.0, 0.5, 0.9):
+        gaze = small_gaze().train()
+        search = SearchConfig(max_patches=6, disturbance=0.0)
+        settings = TrainingConfig(hint_weight=0.0, reward_share=share, search=search)
+        outcome = GazeObjective(gaze, MosaicTask(gaze.grid, gaze.processor), settings)(Batch(frames, [0, 1]))
+        losses[share] = float(outcome.metrics["policy_loss"])
+    earned = {share: ((1 - share) * losses[0.0] - losses[share]) / share for share in (0.5, 0.9)}
+    assert earned[0.5] == pytest.approx(earned[0.9], abs=1e-4)
+    assert 0.05 < earned[0.9] < 1
+
+
 def test_rewards_that_nothing_could_be_made_of_are_refused() -> None:
     for changed in ({"algorithm": "grpo"}, {"log_probabilities": "published"}, {"search": SearchConfig(sharpness=0)}):
         with pytest.raises(InputError, match="reward_share"):
