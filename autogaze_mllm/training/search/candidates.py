@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import torch
 
+from ...gaze.pictures.gains import TIE, best_patch
 from ..tasks.base import ReconstructionTask
-from .greedy import TIE, SearchResult, best_patch
+from .greedy import SearchResult
 
 
 @torch.no_grad()

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 import torch
 
 from ...gaze.grid import PatchGrid
+from ...gaze.pictures.gains import TIE, MosaicFrame, best_patch
 from ...gaze.selection import read_selection
 from ..tasks.base import GazeInput
-from ..tasks.mosaic_task import MosaicFrame, MosaicTask, MosaicWalk
+from ..tasks.mosaic_task import MosaicTask, MosaicWalk
 
-TIE = 1e-6  # gains that differ by less are the same: rounding must not decide
 CHECK_EVERY = 8  # picks between two looks at whether a search on a GPU is done
 
 
@@ -100,13 +100,6 @@ class ExplorationNoise:
         other = (draws[:, 0] * chosen.shape[1]).long().clamp(max=chosen.shape[1] - 1)
         free = ~chosen.gather(1, other[:, None]).squeeze(1)
         return torch.where((draws[:, 1] < self.share) & free, other, pick)
-
-
-def best_patch(gain: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, N) -> the largest gain and the first patch that has it, both (B,)."""
-    best = gain.amax(dim=1)
-    near = gain >= (best - TIE - 1e-4 * best.abs())[:, None]
-    return best, near.to(torch.uint8).argmax(dim=1)
 
 
 @torch.no_grad()
