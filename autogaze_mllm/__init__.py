@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .finetuning.run import finetune
     from .gaze.autogaze.config import AutoGazeConfig
     from .gaze.autogaze.decoding.state import GazeState
+    from .gaze.autogaze.greedy import GreedySelector
     from .gaze.autogaze.model import AutoGaze
     from .gaze.autogaze.processor import AutoGazeImageProcessor
     from .gaze.gazed_video import GazedVideo
@@ -53,6 +54,7 @@ __all__ = [
     "GazedVideo",
     "GazedVisionModel",
     "GazingInfo",
+    "GreedySelector",
     "InputError",
     "PatchGrid",
     "PixelDiffSelector",
@@ -78,6 +80,7 @@ _HOMES = {
     ".finetuning.run": ("finetune",),
     ".gaze.autogaze.config": ("AutoGazeConfig",),
     ".gaze.autogaze.decoding.state": ("GazeState",),
+    ".gaze.autogaze.greedy": ("GreedySelector",),
     ".gaze.autogaze.model": ("AutoGaze",),
     ".gaze.autogaze.processor": ("AutoGazeImageProcessor",),
     ".gaze.gazed_video": ("GazedVideo",),

@@ -10,7 +10,7 @@ Shapes: B rows, T frames, P vision tokens of a frame, K ids per evaluation, N pa
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -51,6 +51,28 @@ class Result:
     state: State
     evaluations: list[Evaluation] = field(default_factory=list)
     margin: float = math.inf
+
+
+@dataclass(frozen=True)
+class Guide:
+    """Reward-guided decoding, which is not published: weight * ln(gain) is added to a patch's score, and a frame ends
+    once its measured loss is not above the requirement or no patch gains. measure: of the ids kept in each frame so
+    far, the gain (N,) of every patch in the last one and the loss of the picture. For one row."""
+
+    weight: float
+    measure: Callable[[list[list[int]]], tuple[Tensor, float]]
+    least: float = 1e-6  # what a patch must bring
+
+    def worth(self, kept: list[list[int]], requirement: float | None) -> tuple[Tensor, bool, float]:
+        """-> what is added to the scores (N,), whether the frame is done, and by how much that was decided."""
+        gain, loss = self.measure(kept)
+        best = float(gain.max())
+        gap = abs(best - self.least) if requirement is None else min(abs(best - self.least), abs(loss - requirement))
+        done = best <= self.least or (requirement is not None and loss <= requirement)
+        worth = self.weight * gain.clamp(min=1e-6).log()
+        if best > self.least:
+            worth[gain <= self.least] = -math.inf
+        return worth, done and bool(kept[-1]), gap if kept[-1] else math.inf
 
 
 def cubic_weights(size_in: int, size_out: int) -> Tensor:
@@ -177,14 +199,19 @@ class Reference:
     # Generation
 
     def generate(
-        self, video: Tensor, budgets: Sequence[int], requirement: Tensor | None = None, state: State | None = None
+        self,
+        video: Tensor,
+        budgets: Sequence[int],
+        requirement: Tensor | None = None,
+        state: State | None = None,
+        guide: Guide | None = None,
     ) -> Result:
-        """Greedy. budgets: patches of each frame; requirement: (B, T') or None."""
+        """Greedy. budgets: patches of each frame; requirement: (B, T') or None. guide: with one row only."""
         tokens, conv = self.encode(video, None if state is None else state.conv)
         state = replace(state or self.empty(len(video)), conv=conv)
         result = Result(torch.zeros(len(video), 0, dtype=torch.long), [], state)
         for t in range(tokens.shape[1]):
-            self._frame(result, tokens[:, t], budgets[t], None if requirement is None else requirement[:, t])
+            self._frame(result, tokens[:, t], budgets[t], None if requirement is None else requirement[:, t], guide)
         return result
 
     def _evaluate(self, result: Result, x: Tensor, positions: Tensor, mask: Tensor, ids: Tensor | None) -> Evaluation:
@@ -193,7 +220,9 @@ class Reference:
         result.evaluations.append(Evaluation(positions, mask, ids, self.logits(readout), self.losses(readout)))
         return result.evaluations[-1]
 
-    def _frame(self, result: Result, vision: Tensor, budget: int, requirement: Tensor | None) -> None:
+    def _frame(
+        self, result: Result, vision: Tensor, budget: int, requirement: Tensor | None, guide: Guide | None
+    ) -> None:
         batch, end = len(vision), self.size
         mask = torch.cat([result.state.mask, torch.ones(batch, self.prompt, dtype=torch.long)], dim=1)
         positions = mask.cumsum(1) - 1
@@ -207,11 +236,19 @@ class Reference:
             for row in range(batch):
                 scores[row][:, given[row]] = -math.inf
             scores[:, :, end] = -math.inf
-            first, chosen, stopped = given.shape[1], [], False
+            first, chosen, stopped, measured = given.shape[1], [], False, []
             for head in range(self.step):
                 if first + head >= budget or bool(scores[:, head].isinf().all()):
                     stopped = True
                     break
+                if guide is not None:
+                    new = [int(i) for i, done in zip(chosen, measured, strict=True) if not done]
+                    frames = [*result.ids[0].split(result.counts), torch.cat([given[0], torch.tensor(new).long()])]
+                    wanted = None if requirement is None else float(requirement[0])
+                    worth, done, gap = guide.worth([ids[ids != end].tolist() for ids in frames], wanted)
+                    scores[0, head, :end] += worth
+                    measured.append(done or any(measured))
+                    result.margin = min(result.margin, gap)
                 best = scores[:, head].argmax(-1)
                 result.margin = min(result.margin, _gap(scores[:, head][~finished]))
                 for row in range(batch):
@@ -219,7 +256,10 @@ class Reference:
                 chosen.append(best)
             ids = torch.stack(chosen, dim=1).masked_fill(finished[:, None], end)
             now = finished.clone()
-            if requirement is not None:
+            if guide is not None:
+                ids = ids.masked_fill(torch.tensor(measured)[None], end)
+                now |= torch.tensor([any(measured)])
+            elif requirement is not None:
                 gaps = here.losses[:, : len(chosen)] - requirement[:, None]
                 met = gaps <= 0
                 if first == 0:

@@ -21,6 +21,7 @@ from autogaze_mllm.gaze.autogaze.denoising import denoised
 from autogaze_mllm.gaze.pipeline import gaze_video
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.tiny import tiny_model
+from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.vision.tower import GazedSiglipVisionModel
 
 from .helpers.gaze_models import clip, config_dict, make, same_info, same_state, stopping_requirement
@@ -155,17 +156,45 @@ def test_trained_weights_see_what_they_see_on_the_cpu(device: torch.device) -> N
     assert len(kept[0] & kept[1]) >= 0.98 * len(kept[0]), "a choice between equals may fall otherwise, few do"
 
 
+@pytest.mark.parametrize(("loss", "gain"), [(None, 0.0), (0.2, 0.0), (None, 0.001)])
+def test_guided_as_on_the_cpu(loss: float | None, gain: float, device: torch.device) -> None:
+    """With and without graphs, in one go and streamed; so does greedy search."""
+    here, there = (bundled(torch.device(place)).ending_at(gain) for place in ("cpu", str(device)))
+    assert here.config.reward_guidance
+    pixels = scenes(3)
+    task = MosaicTask(here.grid, here.processor)
+    wanted = here.generate(pixels, 0.2, loss, return_state=True)
+    off = there.generate(pixels.to(device), 0.2, loss, return_state=True, capture="off")
+    for _ in range(3):  # recorded at the second call, replayed at the third
+        same_info(there.generate(pixels.to(device), 0.2, loss), off)
+    kept = [set(info.gazing_pos[~info.if_padded_gazing].tolist()) for info in (wanted, off)]
+    assert len(kept[0] & kept[1]) >= 0.97 * len(kept[0]), "a choice between equals may fall otherwise, few do"
+    torch.testing.assert_close(task(pixels, off.to("cpu")).loss, task(pixels, wanted).loss, rtol=0.01, atol=1e-3)
+    torch.testing.assert_close(off.state.canvas.cpu(), wanted.state.canvas, rtol=1e-3, atol=0.05)
+    first = there.generate(pixels[:, :2].to(device), 0.2, loss, return_state=True)
+    second = there.generate(pixels[:, 2:].to(device), 0.2, loss, state=first.state)
+    counts = [int((~info.if_padded_gazing).sum()) for info in (first, second, off)]
+    assert abs(counts[0] + counts[1] - counts[2]) <= 0.01 * counts[2]
+    frames = here.processor.normalize(torch.zeros(3, 1, 1)), here.processor.normalize(torch.ones(3, 1, 1))
+    shown = ((pixels - frames[0]) / (frames[1] - frames[0])).clamp(0, 1)
+    greedy = am.GreedySelector(gain)
+    found = [greedy.select(shown.to(place), here.grid, 0.2, loss).to("cpu") for place in ("cpu", device)]
+    kept = [set(info.gazing_pos[~info.if_padded_gazing].tolist()) for info in found]
+    assert len(kept[0] & kept[1]) >= 0.97 * len(kept[0])
+
+
 def test_a_step_asks_the_device_nothing(device: torch.device) -> None:
-    """Without a stop rule a call is one stream of work: nothing waits for the device until the result is looked at."""
+    """Without a stop rule, and not guided, a call is one stream of work: nothing waits for the device until the result
+    is looked at."""
     if device.type != "cuda":
         pytest.skip("only CUDA can tell")
     model, pixels = bundled(device), scenes(3).to(device)
     for _ in range(3):
-        model.generate(pixels, 0.2)
+        model.generate(pixels, 0.2, reward_guidance=0)
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
-        model.generate(pixels, 0.2)
+        model.generate(pixels, 0.2, reward_guidance=0)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 

@@ -30,7 +30,7 @@ from .grid import PatchGrid
 from .patches import PatchStore
 from .selection import with_whole_scale
 from .selector_registry import load_selector
-from .selectors.base import AnySelector, as_selector, selector_name, stop_rule
+from .selectors.base import AnySelector, as_selector, ending_at, selector_name, stop_rule
 from .selectors.baselines import AllSelector
 from .settings import VideoSettings
 
@@ -290,7 +290,8 @@ class _Gazer:
         workers: CoreWorkers,
         far: FrameProgress,
     ) -> None:
-        self.selector, self.settings, self.form, self.workers, self.far = selector, settings, form, workers, far
+        self.selector, self.settings = ending_at(settings.gain, selector), settings
+        self.form, self.workers, self.far = form, workers, far
         self.together = frames_together(form.device, form.grid)
         self.clock = Stopwatch(form.device)
         self.parts: list[GazedVideo] = []  # without their patches, which are held once

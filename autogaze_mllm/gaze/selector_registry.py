@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..common.errors import InputError
+from .autogaze.greedy import GreedySelector
 from .autogaze.model import AutoGaze
 from .autogaze.pretrained import BUNDLED
 from .selectors.base import AnySelector, Selector, is_selector
@@ -18,6 +19,7 @@ from .selectors.post_tower import PostTowerSelector
 KINDS: tuple[type[Selector], ...] = (
     PixelDiffSelector,
     RawPixelDiffSelector,
+    GreedySelector,
     RandomSelector,
     AllSelector,
     PostTowerSelector,

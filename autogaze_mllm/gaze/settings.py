@@ -9,7 +9,7 @@ from ..common.errors import InputError
 from ..common.fields import Number, PerFrame, setting, settings, settings_of
 from ..video import PYAV, Decoder
 
-UNSAID = {("decoder", PYAV)}  # settings that came after things were stored, and what was so all along
+UNSAID = {("decoder", PYAV), ("gain", None)}  # settings that came after things were stored, and what was so all along
 SAMPLING, LIMITS = "sampling", "limits"  # groups of settings: which pictures a selector sees, what it may keep of them
 
 
@@ -76,6 +76,16 @@ class VideoSettings:
         "0: never",
         at_least=0,
         slider=(0, 1, 0.005),
+        group=LIMITS,
+    )
+    gain: Number | None = setting(
+        "a frame stops once no patch would bring more than this; then --loss ends nothing unless it is given",
+        default=None,
+        usual="default: the selector's own",
+        manual="a frame stops once no patch that is left would lower its loss by more than this, in the "
+        "[selector's unit](selectors.md#what-a-patch-must-bring); `loss` then ends nothing unless it is given",
+        report="what a patch must bring",
+        at_least=0,
         group=LIMITS,
     )
     predicted_loss: Number = setting(

@@ -54,7 +54,7 @@ def wrap(
     """Puts gaze in front of a multimodal LLM. InputError for a model that is not supported or already wrapped.
 
     model: a hub id, a folder, or a loaded model (then its device and dtype are followed), also one in a PeftModel with
-    LoRA or its kin. gaze: the gaze model's id or folder, "pixel-diff", "random", "all", or a selector object.
+    LoRA or its kin. gaze: the gaze model's id or folder, "pixel-diff", "greedy", "random", "all", or a selector object.
     processor: the base model's; default: loaded from where the model came from. settings, overrides: VideoSettings, or
     its fields (frames, ratio, loss, ...); default: the family's own. scales: sides of the tower's multi-scale input;
     default: what the model's configuration says, or the gaze model's own cells, as many whole times as come closest to

@@ -152,11 +152,11 @@ def select(gaze: AutoGaze, pixels: torch.Tensor, budget: BudgetConfig) -> tuple[
         ratio = dirichlet_ratios(share, budget.dirichlet_alpha, steps)
     limits = patches_per_frame(ratio, size, 1, steps)[0]
     if budget.frame_inference == "self":
-        first = gaze.generate(pixels, share, draw_requirement(budget, False), do_sample=False)
+        first = gaze.generate(pixels, share, draw_requirement(budget, False), do_sample=False, reward_guidance=0)
         kept = read_selection(first, gaze.grid, "validation")
         counts = torch.stack([part.sum() for part in kept.keep[0].split(kept.counts)])
         ratio = (counts.clamp(min=1) + 0.5) / size  # the half is cut off again
-    return gaze.generate(pixels, ratio, loss_threshold, do_sample=False), limits, loss_threshold
+    return gaze.generate(pixels, ratio, loss_threshold, do_sample=False, reward_guidance=0), limits, loss_threshold
 
 
 def _asked(result: TaskResult, limits: torch.Tensor, loss_threshold: float | None) -> list[float]:

@@ -69,7 +69,7 @@ def test_a_training_takes_them_and_keeps_its_own_settings(data, tmp_path):
 @pytest.mark.parametrize(
     ("look", "message"),
     [
-        ("glance", "'gaze': no selector 'glance'; known: bundled, pixel-diff, pixel-diff-raw, random, all"),
+        ("glance", "'gaze': no selector 'glance'; known: bundled, pixel-diff, pixel-diff-raw, greedy, random, all"),
         (3, "'gaze' must be a name or an object, got 3"),
         ({"name": "all", "tile": 4}, "unknown setting 'tile'"),
         ({"ratio": 0}, "ratio must lie in (0, 1], got 0"),

@@ -120,6 +120,10 @@ def test_the_bundled_model_spends_its_patches_on_signs_and_not_on_noise() -> Non
         cells = {(t, y // 16 * 14 + x // 16) for sign, x, y in corners for t in range(sign.start, sign.end)}
         return len(cells & kept)
 
-    with_noise = hits()
+    guided = hits()
+    gaze.config = dataclasses.replace(gaze.config, reward_guidance=0.0)
+    alone = hits()
     gaze.processor.do_denoise = False
-    assert with_noise > 5 * max(hits(), 1)
+    assert alone > 5 * max(hits(), 1)
+    gaze.config = dataclasses.replace(gaze.config, reward_guidance=4.0)
+    assert min(guided, hits()) > 4  # what patches bring tells signs from noise, too

@@ -9,11 +9,11 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from autogaze_mllm import InputError, PatchGrid, PixelDiffSelector, RandomSelector
+from autogaze_mllm import GreedySelector, InputError, PatchGrid, PixelDiffSelector, RandomSelector
 from autogaze_mllm.gaze.selectors.baselines import AllSelector
 from autogaze_mllm.training.reconstruction.matching import match
 from autogaze_mllm.training.reconstruction.scores import calibration, heat_map, mean_psnr, score_clip
-from autogaze_mllm.training.reconstruction.selectors import GreedySelector, own_unit
+from autogaze_mllm.training.reconstruction.selectors import own_unit
 from autogaze_mllm.training.reconstruction.settings import PUBLISHED, Setting
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.video.reader import VideoReader

@@ -27,7 +27,7 @@ def gaze_options(
 ) -> None:
     """json: whether the verb prints something that a program may read. revision: False where the verb has one of its
     own words."""
-    names = "pixel-diff, pixel-diff-raw, random or all"
+    names = "pixel-diff, pixel-diff-raw, greedy, random or all"
     parser.add_argument("--gaze", help=f"gaze model id or folder, bundled, {names} ({default_gaze})")
     if revision:
         revision_option(parser)

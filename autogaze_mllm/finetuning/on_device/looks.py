@@ -16,7 +16,7 @@ from ...common.errors import InputError
 from ...common.pixels import resize_frames
 from ...gaze.gazed_video import GazedVideo
 from ...gaze.pipeline import cut_tiles
-from ...gaze.selectors.base import AnySelector, stop_rule
+from ...gaze.selectors.base import AnySelector, ending_at, stop_rule
 from ...gaze.settings import VideoSettings
 from ...mllm.model import GazedModel
 from ...video.tiles import choose_tiles
@@ -61,7 +61,9 @@ def _gazed(model: GazedModel, pictures: torch.Tensor, tiles: tuple[int, int], lo
     chunks = pictures.flatten(0, 1).split(chunk)
     pixels = torch.cat([cut_tiles(part, tiles, 0, count) for part in chunks]).float().div_(255)
     rule = stop_rule(look.settings.loss, look.selector, look.settings)
-    info = look.selector.select(pixels, model.tower.grid, look.settings.ratio_for(chunk), rule)
+    info = ending_at(look.settings.gain, look.selector).select(
+        pixels, model.tower.grid, look.settings.ratio_for(chunk), rule
+    )
     first = torch.arange(len(chunks), device=pixels.device).repeat_interleave(count) * chunk
     numbers = (first[:, None] + torch.arange(chunk, device=pixels.device)).flatten()
     gazed = GazedVideo.from_info(pixels, info, model.tower.grid, None, numbers)

@@ -23,6 +23,7 @@ RatioStrategy = Literal["fixed", "uniform", "exponential"]
 FrameStrategy = Literal["uniform", "dirichlet", "self"]
 RequirementStrategy = Literal["fixed", "uniform"]
 PUBLISHED_TASK = "videomae"
+MOSAIC_TASK = "mosaic"
 WHERE = "gaze model configuration"
 LARGEST = 1 << 20  # of any size or count: refused before memory is taken for it
 LARGEST_SIDE = 1 << 14  # pixels of a picture
@@ -230,10 +231,12 @@ class BudgetConfig:
 class AutoGazeConfig:
     """Everything that `config.json` of a gaze model says.
 
-    Two keys are ours. `repeat_step_positions`: True (the default, what the released weights were post-trained with)
+    Four keys are ours. `repeat_step_positions`: True (the default, what the released weights were post-trained with)
     feeds every decoding step of a frame at the positions of the last prompt slots; False counts positions on.
     `reconstruction_task`: whose loss the model predicts, `videomae` (the default, as published) or `mosaic`; the losses
-    of one say nothing about the other.
+    of one say nothing about the other. `reward_guidance`: weight of what a patch would really bring to the mosaic,
+    beside the model's own probability (see `decoding/guidance.py`); 0 (the default, as published) leaves it to the
+    model. `least_gain`: of a guided model, what a patch must bring; a frame ends once none does.
     """
 
     scales: tuple[int, ...] = (32, 64, 112, 224)
@@ -245,6 +248,8 @@ class AutoGazeConfig:
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     repeat_step_positions: bool = True
     reconstruction_task: str = PUBLISHED_TASK
+    reward_guidance: float = 0.0
+    least_gain: float = 0.0
 
     def __post_init__(self) -> None:
         sides = (self.input_img_size, *self.scales)
@@ -256,6 +261,14 @@ class AutoGazeConfig:
         _require(
             self.heads_per_step <= self.num_prompt_tokens,
             f"num_multi_token_pred {self.heads_per_step} exceeds the {self.num_prompt_tokens} vision tokens of a frame",
+        )
+        for name in ("reward_guidance", "least_gain"):
+            value = getattr(self, name)
+            _require(0 <= value < math.inf, f"{name} must be 0 or more and finite, got {value}")
+        _require(not self.least_gain or self.reward_guidance > 0, "least_gain needs reward_guidance above 0")
+        _require(
+            not self.reward_guidance or self.encoder.temporal_patch_size == 1,
+            "reward_guidance needs a model that looks at every frame (temporal_patch_size 1)",
         )
         _ = self.grid  # refuses a token count that no patch size explains
 
@@ -304,6 +317,8 @@ class AutoGazeConfig:
             budget=BudgetConfig.from_fields(stored),
             repeat_step_positions=stored.get("repeat_step_positions", bool, True),
             reconstruction_task=stored.get("reconstruction_task", str, PUBLISHED_TASK),
+            reward_guidance=float(stored.get("reward_guidance", float, 0.0)),
+            least_gain=float(stored.get("least_gain", float, 0.0)),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -331,6 +346,9 @@ class AutoGazeConfig:
                 },
             },
         }
+        for name in ("reward_guidance", "least_gain"):
+            if getattr(self, name):  # 0 is as published
+                result[name] = getattr(self, name)
         if self.max_num_frames is not None:
             result["max_num_frames"] = self.max_num_frames
         return result

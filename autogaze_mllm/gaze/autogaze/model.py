@@ -6,6 +6,7 @@ Shapes: B clips, T frames, T' = T / temporal patch gaze steps, P vision tokens p
 from __future__ import annotations
 
 import copy
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .config import PUBLISHED_TASK, AutoGazeConfig
 from .decoder import GazeDecoder
 from .decoding.cuda_graphs import Capture
 from .decoding.generation import Choices, GazeState, Sampling, choose_patches
+from .decoding.guidance import Guidance, guidance_of, watch
 from .decoding.micro_batch import bytes_per_row, cut_rows, join_choices, largest_of_row
 from .encoder import Connector, ConvState, GazeVisionEncoder
 from .log_probs import GivenIds, score_ids
@@ -48,7 +50,7 @@ class GazingModel(nn.Module):
 @dataclass(frozen=True)
 class _Decoding:
     """How one call of `generate` decodes its rows. limits (B, T') on the host; need, probe: (B, T') or None, see
-    `_budgets`; keep_state: whether a later call goes on from here."""
+    `_budgets`; keep_state: whether a later call goes on from here; guidance: None where the model decides alone."""
 
     limits: torch.Tensor
     loss_threshold: torch.Tensor | None
@@ -57,6 +59,7 @@ class _Decoding:
     state: GazeState | None
     keep_state: bool
     capture: Capture | None
+    guidance: Guidance | None
 
 
 class AutoGaze(GazeCheckpoint, Selector, nn.Module):
@@ -143,6 +146,7 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         return_state: bool = False,
         micro_batch: int | None = None,
         capture: Capture | None = None,
+        reward_guidance: float | None = None,
     ) -> GazingInfo:
         """Selects patches of every frame.
 
@@ -154,7 +158,9 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         state: go on after an earlier call (`return_state=True` there); it is never changed. micro_batch: rows decoded
         together (default: what fits in memory); changes no result, except where it samples. capture: how decoding steps
         are started, "off", "graphs" (CUDA graphs, checked against what they replace) or "compile" (torch.compile);
-        default: the attribute `capture`, else graphs on CUDA, off elsewhere.
+        default: the attribute `capture`, else graphs on CUDA, off elsewhere. reward_guidance: weight of what patches
+        would really bring (see `decoding/guidance.py`), 0 for none; default: the configuration's. Nothing that is drawn
+        is guided.
 
         Every row's result is the one it gives alone. Raises InputError for arguments that do not fit.
         """
@@ -168,7 +174,9 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         steps = video.shape[1] // self.config.encoder.temporal_patch_size
         limits, loss_threshold, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
         sampling = Sampling(temperature, top_k, generator) if sample else None
-        decoding = _Decoding(limits, loss_threshold, probe, sampling, state, return_state, capture or self.capture)
+        guidance = None if sample else guidance_of(self.config, reward_guidance, state)
+        capture = capture or self.capture
+        decoding = _Decoding(limits, loss_threshold, probe, sampling, state, return_state, capture, guidance)
         row_bytes = bytes_per_row(self.config, steps, int(limits.max()), torch.finfo(self.dtype).bits // 8)
         pieces = cut_rows(len(video), row_bytes, self.device, micro_batch, largest_of_row(self.config, steps))
         choices = join_choices([self._decode(video, rows, decoding) for rows in pieces], self.config.end_id)
@@ -192,11 +200,14 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         """What is chosen for some rows of a video that fit into memory together."""
         past = None if how.state is None else how.state.rows(rows)
         tokens, conv = self.encode_frames(video[rows], None if past is None else past.conv)
+        watched = (
+            None if how.guidance is None else watch(how.guidance, self.processor, video[rows].to(self.device), past)
+        )
 
         def choose(limits: torch.Tensor, loss_threshold: torch.Tensor | None, keep: bool) -> Choices:
             decoder, kept = self.gazing_model.gaze_decoder, conv if keep else None
             return choose_patches(
-                decoder, self.config, tokens, limits, loss_threshold, how.sampling, past, kept, how.capture
+                decoder, self.config, tokens, limits, loss_threshold, how.sampling, past, kept, how.capture, watched
             )
 
         budget = how.limits[rows]
@@ -280,6 +291,13 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
             "processor": self.processor.to_dict(),
             "weights": fingerprint(self.state_dict()),
         }
+
+    def ending_at(self, gain: float) -> Selector:
+        if not self.config.reward_guidance:
+            return super().ending_at(gain)
+        other = copy.copy(self)  # with the same weights
+        other.config = dataclasses.replace(self.config, least_gain=gain)
+        return other
 
     def moved(self, device: torch.device | str | None, dtype: torch.dtype | None) -> AutoGaze:
         same = torch.device(device or self.device) == self.device and (dtype or self.dtype) == self.dtype

@@ -69,6 +69,14 @@ class Selector:
         it selects is cached."""
         return None
 
+    def ending_at(self, gain: float) -> Selector:
+        """The selector with another rule beside its loss: a frame ends once no patch would lower its loss by more than
+        `gain`. It stays itself as it is. Raises InputError where it does not know what patches bring."""
+        raise InputError(
+            f"{selector_name(self)} does not measure what patches bring: gain goes with greedy, and with gaze models "
+            "that are guided (reward_guidance), as the bundled one is"
+        )
+
     def moved(self, device: torch.device | str | None, dtype: torch.dtype | None) -> Selector:
         """The selector on this device, with values of this type (None: as they are). It stays itself as it is: somebody
         else may be using it."""
@@ -116,9 +124,17 @@ def selector_name(selector: AnySelector) -> str:
     return getattr(selector, "name", "") or type(selector).__name__
 
 
+def ending_at(gain: float | None, selector: AnySelector) -> AnySelector:
+    """What settings with this gain select with (None: the selector as it is)."""
+    return selector if gain is None else as_selector(selector).ending_at(gain)
+
+
 def stop_rule(loss: float | None, selector: AnySelector, settings: VideoSettings) -> float | None:
-    """The loss in force: `loss`, or the selector's default where it is None. Returns None for no stop rule (0)."""
+    """The loss in force: `loss`, or the selector's default where it is None and no gain is to end a frame instead.
+    Returns None for no stop rule (0)."""
     answers = as_selector(selector)
+    if loss is None and settings.gain is not None:
+        return None
     default = settings.predicted_loss if answers.loss_unit == PUBLISHED_LOSS else answers.default_loss
     chosen = default if loss is None else loss
     return None if chosen == 0 else chosen

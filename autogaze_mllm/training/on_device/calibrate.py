@@ -25,7 +25,9 @@ def reached(gaze: AutoGaze, task: MosaicTask, frames: torch.Tensor, loss: float,
     ended: list[float] = []
     for part in frames.split(batch):
         pixels = part.to(gaze.device).float() / 255
-        info = gaze.generate(gaze.processor.prepare(pixels), RATIO, loss, do_sample=False, capture="off")
+        info = gaze.generate(
+            gaze.processor.prepare(pixels), RATIO, loss, do_sample=False, capture="off", reward_guidance=0
+        )
         result = task(task.normalize(pixels), info)
         stopped = (result.kept > 1) & (result.kept < int(RATIO * task.grid.size))
         ended += result.frame_losses[stopped].tolist()

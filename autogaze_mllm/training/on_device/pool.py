@@ -127,6 +127,7 @@ class PoolSource:
                     losses,
                     do_sample=number == 1,
                     capture="off",
+                    reward_guidance=0,
                 )
                 pools.append(
                     follow_mosaic(self.task, self._normalize(seen[part]), info, reference=self._normalize(shown[part]))

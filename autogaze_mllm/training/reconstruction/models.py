@@ -22,9 +22,9 @@ from ...gaze.selectors.base import AnySelector, as_selector
 from ...gaze.selectors.baselines import RandomSelector
 from ..tasks.base import ReconstructionTask
 from ..tasks.registry import load_task
-from .selectors import GreedySelector, default_task
+from .selectors import default_task
 
-BUILT_IN = (*NAMED, "greedy", "mosaic")  # what has no files
+BUILT_IN = (*NAMED, "mosaic")  # what has no files
 
 
 @dataclass(frozen=True)
@@ -97,8 +97,6 @@ def _labels(names: Sequence[str]) -> dict[str, str]:
 
 
 def _selector(name: str, source: str, seed: int, device: torch.device) -> AnySelector:
-    if name == GreedySelector.name:
-        return GreedySelector()
     if name == RandomSelector.name:
         return RandomSelector(seed)
     return load_selector(source, device=device)

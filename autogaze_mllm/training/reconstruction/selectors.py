@@ -1,35 +1,14 @@
-"""What selections are measured beside models: greedy search as a selector, and losses in a selector's own unit."""
+"""The task that a selector is measured by, and its losses in the selector's own unit."""
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 
 from ...gaze.autogaze.model import AutoGaze
-from ...gaze.grid import DEFAULT_GRID, PatchGrid
-from ...gaze.ratio import Ratio, patches_per_frame
-from ...gaze.selection import GazingInfo, build_info
-from ...gaze.selectors.base import PIXEL_LOSS, AnySelector, Selector, as_selector
-from ..search.greedy import search_mosaic
+from ...gaze.grid import DEFAULT_GRID
+from ...gaze.selectors.base import PIXEL_LOSS, AnySelector, as_selector
 from ..tasks.base import ReconstructionTask
 from ..tasks.mosaic_task import MosaicTask
-
-
-class GreedySelector(Selector):
-    """The search that labels come from, as a selector: it looks at the video that is to be rebuilt."""
-
-    name = "greedy"
-    default_loss = 0.2
-
-    def identity(self) -> dict[str, Any]:
-        return {"name": self.name}
-
-    def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
-        task = MosaicTask(grid)
-        budgets = patches_per_frame(ratio, grid.size, *frames.shape[:2])
-        found = search_mosaic(task, task.normalize(frames), torch.full(budgets.shape, loss or 0.0), budgets)
-        return build_info(found.ids.clamp(min=0), found.ids >= 0, found.counts, grid, pad_id=-1)
 
 
 def own_unit(selector: AnySelector, loss: float | None, task: ReconstructionTask) -> float | None:

@@ -267,7 +267,7 @@ def test_memory_is_given_back_at_once(capture: Any, taped: list[Tapes], monkeypa
     """After the call, or with the model, without waiting for the garbage collector."""
     engines: list[weakref.ref[DeviceFrames]] = []
     begin = DeviceFrames.begin
-    monkeypatch.setattr(DeviceFrames, "begin", lambda self, n: (engines.append(weakref.ref(self)), begin(self, n))[1])
+    monkeypatch.setattr(DeviceFrames, "begin", lambda self, *n: (engines.append(weakref.ref(self)), begin(self, *n))[1])
     monkeypatch.setattr(generation, "_on_host", lambda device, capture: False)
     config = config_dict(random.Random(5))
     model, _ = make(config, 5)

@@ -149,7 +149,7 @@ def test_neighbours_do_not_matter(seven) -> None:
 
 
 def snapshot(state: GazeState) -> list[torch.Tensor]:
-    values = [getattr(state, entry.name) for entry in fields(state)]
+    values = [value for entry in fields(state) if (value := getattr(state, entry.name)) is not None]
     return [tensor.clone() for value in values for tensor in (value if isinstance(value, tuple) else (value,))]
 
 

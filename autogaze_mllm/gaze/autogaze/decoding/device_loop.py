@@ -29,6 +29,7 @@ from ..decoder import GazeDecoder
 from ..encoder import ConvState
 from .cuda_graphs import Capture, Recorder, default_capture
 from .fused_decoder import FusedDecoder
+from .guidance import Guidance, Guide, Watched
 from .kv_cache import KeyValueCache
 from .sampling import Sampling, pick, real_first, unfed_first
 from .state import GazeState
@@ -57,6 +58,7 @@ class DeviceFrames:
         most: int,
         like: torch.Tensor,
         capture: Capture,
+        guidance: Guidance | None = None,
     ) -> None:
         shape, step = config.decoder, config.heads_per_step
         self.config, self.rows, self.capture, self.device = config, rows, capture, like.device
@@ -85,6 +87,7 @@ class DeviceFrames:
         self.entries, self.prompt_end, self.unfed_counts = (self._whole(rows) for _ in range(3))
         self.ids, self.unfed = self._whole(rows, step), self._whole(rows, step)
         self.chosen, self.drawn = self._whole(rows, self.columns), self._whole(rows, self.columns)
+        self.guide = None if guidance is None else Guide(guidance, rows, like.device)
         # Of the class: bound to this object they would keep it, and its memory, until the garbage collector comes.
         self.functions: dict[str, Callable[..., None]] = {
             "prefill": DeviceFrames._prefill,
@@ -104,11 +107,14 @@ class DeviceFrames:
 
     def buffers(self) -> list[torch.Tensor]:
         own = [*vars(self).values(), *self.cache.keys, *self.cache.values, self.cache.lengths]
+        own += [] if self.guide is None else self.guide.buffers()
         return [part for part in own if isinstance(part, torch.Tensor)]
 
-    def begin(self, batch: int) -> None:
+    def begin(self, batch: int, watched: Watched | None) -> None:
         """Forgets the call before and takes over what the weights are now. batch: rows that are in use."""
         self.batch = batch
+        if self.guide is not None and watched is not None:
+            self.guide.begin(watched)
         self.fused.refresh()
         if self.gpu is None:
             for part in self.cache.keys + self.cache.values:
@@ -140,6 +146,8 @@ class DeviceFrames:
         self.loss_threshold.fill_(-torch.inf)
         if loss_threshold is not None:
             self.loss_threshold[:batch] = loss_threshold
+        if self.guide is not None:
+            self.guide.next_frame()
         self._run("prefill", step + vision.shape[1])
         for number in range(steps):
             if sampling is not None:
@@ -150,14 +158,17 @@ class DeviceFrames:
                 self._run("step", step)
             else:
                 self._run("choose")
+        if self.guide is not None:
+            self.guide.finish()
         width = int(budgets.max())
-        if loss_threshold is not None:
+        if loss_threshold is not None or self.guide is not None:
             width, self.longest = torch.stack([self.entries.max(), self.cache.lengths[:batch].max()]).tolist()
         return self.chosen[:batch, :width].clone(), self.drawn[:batch, :width].clone(), self.entries[:batch].clone()
 
     def state(self, conv: ConvState) -> GazeState:
         rows = self.batch
-        return GazeState(*self.cache.saved(rows), self.unfed[:rows].clone(), self.unfed_counts[:rows].clone(), conv)
+        unfed, canvas = self.unfed[:rows].clone(), None if self.guide is None else self.guide.canvas
+        return GazeState(*self.cache.saved(rows), unfed, self.unfed_counts[:rows].clone(), conv, canvas)
 
     def _held(self, new: int) -> torch.Tensor:
         """The slots that may be in use after `new` more tokens; their number is rounded up, so that few differ."""
@@ -210,7 +221,7 @@ class DeviceFrames:
     def _choose(self, sampling: Sampling | None = None) -> None:
         """Up to K ids of every row from what was read out."""
         step, end = self.config.heads_per_step, self.config.end_id
-        if self.kernels is not None and sampling is None:
+        if self.kernels is not None and sampling is None and self.guide is None:
             scores = self.fused.lm_head(self.readout).unflatten(-1, (step, -1))
             self.kernels.choose(
                 scores,
@@ -231,9 +242,17 @@ class DeviceFrames:
             return
         column = self.at + self.heads
         allowed = self.active[:, None] & (column < self.left[:, None])  # (B, K)
-        picks = pick(self.fused.next_ids(self.readout), self.used, sampling, on_host=False)
+        scores = self.fused.next_ids(self.readout)
         # Every frame keeps at least one patch: its first head does not ask.
         met = (self.fused.losses(self.readout) <= self.loss_threshold[:, None]) & (column > 0)
+        if self.guide is None:
+            picks = pick(scores, self.used, sampling, on_host=False)
+        else:
+            measures = self.guide.guidance.measures_loss
+            met = torch.zeros_like(met) if measures else met
+            threshold = self.loss_threshold if measures else None
+            picks, done = self.guide.choose(scores, self.used, allowed & ~met, threshold, self.at > 0)
+            met = met | done
         real = allowed & ~met
         finished = (self.at + step >= self.left) | (met & allowed).any(dim=1)
         self.ids.copy_(torch.where(real, picks, end))
@@ -344,14 +363,16 @@ def borrowed(
     most: int,
     like: torch.Tensor,
     capture: Capture | None,
+    watched: Watched | None = None,
 ) -> Iterator[DeviceFrames]:
     """An engine with room for `batch` rows, for one call: one of the model's, where it captures, else a new one."""
     if capture == "graphs" and like.device.type != "cuda":
         raise InputError(f"capture='graphs' means CUDA graphs, the gaze model is on {like.device}")
     chosen = capture or default_capture(like.device)
+    guidance = None if watched is None else watched.guidance
 
     def build(rows: int, chosen: Capture) -> DeviceFrames:
-        return DeviceFrames(decoder, config, rows, capacity, most, like, chosen)
+        return DeviceFrames(decoder, config, rows, capacity, most, like, chosen, guidance)
 
     # Buffers outlive the call, so they must not be what inference mode makes of tensors.
     with torch.inference_mode(False), torch.no_grad(), contextlib.ExitStack() as stack:
@@ -361,7 +382,7 @@ def borrowed(
                 engines = _ENGINES.setdefault(decoder, _Engines())
             stream = torch.cuda.current_stream(like.device) if like.device.type == "cuda" else None
             engine = engines.acquire(
-                (rows, chosen, like.device, like.dtype, stream),
+                (rows, chosen, like.device, like.dtype, stream, guidance),
                 tuple(weight.data_ptr() for weight in decoder.parameters()),
                 (capacity, most),
                 lambda engine: engine.capacity >= capacity and engine.columns >= most,
@@ -369,5 +390,5 @@ def borrowed(
                 stack,
             )
         engine = engine or build(batch, "off")
-        engine.begin(batch)
+        engine.begin(batch, watched)
         yield engine

@@ -20,6 +20,7 @@ from ..decoder import GazeDecoder
 from ..encoder import ConvState
 from .cuda_graphs import Capture
 from .device_loop import DeviceFrames, borrowed
+from .guidance import Watched
 from .host_loop import HostFrames
 from .sampling import Sampling
 from .state import GazeState
@@ -57,10 +58,11 @@ def choose_patches(
     state: GazeState | None,
     conv: ConvState | None,
     capture: Capture | None = None,
+    watched: Watched | None = None,
 ) -> Choices:
     """Decodes all frames of a call. vision: (B, T', P, C); budgets: (B, T'), on the host; loss_threshold: (B, T').
     conv: the encoder's state, which goes into the state of the result; None: no state is wanted. capture: see
-    `Capture`."""
+    `Capture`. watched: what a guided call looks at."""
     frames = vision.shape[1]
     held = 0 if state is None else state.keys[0].shape[2]
     most = int(budgets.max())
@@ -72,9 +74,11 @@ def choose_patches(
     engine: HostFrames | DeviceFrames
     with contextlib.ExitStack() as stack:
         if _on_host(vision.device, capture):
-            engine = HostFrames(decoder, config, len(vision), capacity, vision)
+            engine = HostFrames(decoder, config, len(vision), capacity, vision, watched)
         else:
-            engine = stack.enter_context(borrowed(decoder, config, len(vision), capacity, most, vision, capture))
+            engine = stack.enter_context(
+                borrowed(decoder, config, len(vision), capacity, most, vision, capture, watched)
+            )
         if state is not None:
             engine.restore(state)
         ids, drawn, row_counts = [], [], []

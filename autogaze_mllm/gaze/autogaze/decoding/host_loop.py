@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
+from ...pictures.gains import ALL
 from ..config import AutoGazeConfig
 from ..decoder import GazeDecoder
 from ..encoder import ConvState
 from .fused_decoder import FusedDecoder
+from .guidance import Guide, Watched
 from .kv_cache import KeyValueCache
 from .sampling import Sampling, pick, real_first, unfed_first
 from .state import GazeState
@@ -20,7 +22,13 @@ class HostFrames:
     """
 
     def __init__(
-        self, decoder: GazeDecoder, config: AutoGazeConfig, batch: int, capacity: int, like: torch.Tensor
+        self,
+        decoder: GazeDecoder,
+        config: AutoGazeConfig,
+        batch: int,
+        capacity: int,
+        like: torch.Tensor,
+        watched: Watched | None = None,
     ) -> None:
         self.config = config
         shape = config.decoder
@@ -28,6 +36,9 @@ class HostFrames:
         self.unfed = torch.full((batch, config.heads_per_step), config.end_id)
         self.unfed_counts = torch.zeros(batch, dtype=torch.long)
         self.fused = FusedDecoder(decoder, capacity)
+        self.guide = None if watched is None else Guide(watched.guidance, batch, like.device)
+        if self.guide is not None and watched is not None:
+            self.guide.begin(watched)
 
     def restore(self, state: GazeState) -> None:
         self.cache.restore(state.keys, state.values, state.lengths)
@@ -70,6 +81,8 @@ class HostFrames:
         steps = -(-int(budgets.max()) // step)
         heads = torch.arange(step)
         readout = self._prefill(vision)
+        if self.guide is not None:
+            self.guide.next_frame()
         used = torch.zeros(batch, end + 1, dtype=torch.bool)
         used[:, end] = True  # the end id is never chosen
         chosen = torch.full((batch, steps * step), end)
@@ -79,12 +92,9 @@ class HostFrames:
         prompt_end = self.cache.lengths.clone()
         for number in range(steps):
             allowed = number * step + heads < left[:, None]  # (b, K)
-            picks = pick(self.fused.next_ids(readout), used, sampling, on_host=True)
+            picks, met = self._choose(readout, used, allowed, loss_threshold, sampling, rows, number > 0)
             real, finished = allowed, number * step + step >= left
-            if loss_threshold is not None:
-                met = self.fused.losses(readout) <= loss_threshold[:, None]
-                if number == 0:
-                    met[:, 0] = False  # every frame keeps at least one patch
+            if met is not None:
                 real = allowed & ~met
                 finished = finished | (met & allowed).any(dim=1)
             ids = torch.where(real, picks, end)
@@ -110,8 +120,34 @@ class HostFrames:
             fed = torch.full((len(rows),), step)
             readout = self._evaluate(self.fused.embed(ids), rows, fed, base[:, None] + heads)
             self.cache.lengths[rows] += step
+        if self.guide is not None:
+            self.guide.finish()
         width = int(entries.max())
         return chosen[:, :width], drawn[:, :width], entries
 
+    def _choose(
+        self,
+        readout: torch.Tensor,
+        used: torch.Tensor,
+        allowed: torch.Tensor,
+        loss_threshold: torch.Tensor | None,
+        sampling: Sampling | None,
+        rows: torch.Tensor,
+        started: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """-> picks of the heads (b, K), and whether the stop rule was met before each (None: there is no rule)."""
+        scores, met = self.fused.next_ids(readout), None
+        if loss_threshold is not None and not (self.guide and self.guide.guidance.measures_loss):
+            met = self.fused.losses(readout) <= loss_threshold[:, None]
+            if not started:
+                met[:, 0] = False  # every frame keeps at least one patch
+            loss_threshold, allowed = None, allowed & ~met
+        if self.guide is None:
+            return pick(scores, used, sampling, on_host=True), met
+        some = ALL if len(rows) == len(self.unfed) else rows
+        picks, done = self.guide.choose(scores, used, allowed, loss_threshold, started, some)
+        return picks, done if met is None else met | done
+
     def state(self, conv: ConvState) -> GazeState:
-        return GazeState(*self.cache.saved(len(self.unfed)), self.unfed, self.unfed_counts, conv)
+        canvas = None if self.guide is None else self.guide.canvas
+        return GazeState(*self.cache.saved(len(self.unfed)), self.unfed, self.unfed_counts, conv, canvas)

@@ -28,7 +28,11 @@ def bytes_per_row(config: AutoGazeConfig, frames: int, budget: int, width: int) 
     pixels = frames * encoder.temporal_patch_size * 3 * config.input_img_size**2
     maps = 4 * frames * prompt * encoder.hidden_dim
     prefill = prompt * (4 * decoder.hidden_size + 3 * decoder.intermediate_size)
-    return width * (cache + pixels + maps + prefill)
+    # Guided decoding, in single precision: the frames where they are not so already, one of them as each scale shows
+    # it, and the picture so far.
+    shown = len(config.scales) + 2 + (frames if width < 4 else 0)
+    guide = 4 * 3 * shown * config.scales[-1] ** 2 if config.reward_guidance else 0
+    return width * (cache + pixels + maps + prefill) + guide
 
 
 def largest_of_row(config: AutoGazeConfig, frames: int) -> int:
@@ -80,6 +84,7 @@ def _join_states(states: Sequence[GazeState | None]) -> GazeState | None:
     if not known:
         return None
     longest = max(state.keys[0].shape[2] for state in known)
+    canvases = [state.canvas for state in known if state.canvas is not None]
 
     def stored(tensors: tuple[torch.Tensor, ...]) -> torch.Tensor:
         return torch.cat([F.pad(x, (0, 0, 0, longest - x.shape[2])) for x in tensors])
@@ -91,4 +96,5 @@ def _join_states(states: Sequence[GazeState | None]) -> GazeState | None:
         torch.cat([state.unfed for state in known]),
         torch.cat([state.unfed_counts for state in known]),
         tuple(torch.cat(block) for block in zip(*(state.conv for state in known), strict=True)),
+        torch.cat(canvases) if canvases else None,
     )
