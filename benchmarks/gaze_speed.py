@@ -8,7 +8,8 @@ its memory by itself, so there one process does. What does not fit is a row that
 Without --gaze the weights are random: neither time nor memory depend on them without a stop rule. With trained weights,
 --loss switches the stop rule on, and the agreement of bf16 with fp32 means something: the share of ids that both keep,
 and the error of the mosaic painted from what bf16 keeps over that of what fp32 keeps, on the same clips.
-For models that ask for denoised clips, what denoising takes is measured, too.
+What is measured is the model alone. For models that ask for denoised clips, what denoising takes is measured, too, and
+for guided ones the seconds with the guidance.
 
     python benchmarks/gaze_speed.py --out benchmarks/results/gaze_speed_cpu.json
     python benchmarks/gaze_speed.py --gaze bundled --videos FOLDER --dtypes bf16 --batches 16 --ratios 0.1,0.75
@@ -154,8 +155,8 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str, c
     video = read(plain, batch, arguments.videos, device)
     budget: float | tuple[float, ...] = PRESET if ratio == "preset" else float(ratio)
 
-    def gaze() -> am.GazingInfo:
-        return model.generate(video, budget, arguments.loss, capture=capture)  # type: ignore[arg-type]
+    def gaze(guidance: float = 0.0) -> am.GazingInfo:
+        return model.generate(video, budget, arguments.loss, capture=capture, reward_guidance=guidance)  # type: ignore[arg-type]
 
     peak = PeakMemory(device)
     info = gaze()
@@ -177,11 +178,16 @@ def measure(arguments: argparse.Namespace, batch: int, ratio: str, dtype: str, c
         "matmul_gflops": rate / 1e9,
         "share_of_matmul_rate": work * batch / spent / rate,
     }
+    if model.config.reward_guidance:
+        guided = functools.partial(gaze, model.config.reward_guidance)
+        result["guided_seconds_per_clip"] = seconds(guided, arguments.repeats, arguments.limit, device) / batch
     if plain.processor.do_denoise:
         result |= denoising(plain, batch, arguments)
     if dtype != "fp32":
         few = video[:DISTINCT]
-        exact, rounded = (part.generate(few, budget, arguments.loss, capture="off") for part in (plain, model))
+        exact, rounded = (
+            part.generate(few, budget, arguments.loss, capture="off", reward_guidance=0) for part in (plain, model)
+        )
         same = sum(len(a & b) for a, b in zip(kept(exact), kept(rounded), strict=True))
         result["ids_as_in_fp32"] = same / sum(map(len, kept(exact)))
         errors = [mosaic_error(plain, few, selection) for selection in (rounded, exact)]

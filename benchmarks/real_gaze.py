@@ -2,10 +2,11 @@
 
 Every selector sees the disturbed clip; the error of what it keeps is measured against the clean one. For each setting
 (loss to stop at, or share of the patches) the patches that a selector keeps are set against those that others need for
-the same mosaic error: greedy search, which knows the clean picture, frame by frame; pixel-diff, with its noise floor
-and `raw` without, by its stop rule and (`_budget`) by a share of the patches, and random choice, on average over the
-clip. Writes clips.csv, summary.csv, summary.json and patches.png into OUT; 95 % intervals are bootstrapped over clips.
-What OUT holds already is not measured again, so a model can be added to a table.
+the same mosaic error: greedy search on the clean picture (`oracle`, as a selector), frame by frame; pixel-diff, with
+its noise floor and `raw` without, by its stop rule and (`_budget`) by a share of the patches, and random choice, on
+average over the clip. Writes clips.csv, summary.csv, summary.json and patches.png into OUT; 95 % intervals are
+bootstrapped over clips. What OUT holds already is not measured again, so a model can be added to a
+table.
 
     python benchmarks/real_gaze.py videos/ --gaze bundled,OTHER --out results/
 """
@@ -47,6 +48,7 @@ from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 
 SETTINGS = "task_0.20,task_0.40,ratio_0.05,ratio_0.10"
 RIVALS = ("pixel_diff", "pixel_diff_raw", "pixel_diff_budget", "pixel_diff_raw_budget", "random_budget")
+ORACLE = "oracle"  # greedy search that knows the clean picture, which no selector does
 KEYS = ("video", "condition", "selector", "setting")
 SHARES = (0.01, 0.02, 0.04, 0.07, 0.11, 0.17, 0.26, 0.4, 0.65, 1.0)  # of the patches
 RULES = (0.36, 0.25, 0.18, 0.13, 0.09, 0.06, 0.04, 0.025, 0.012, 0.004)  # where black to white is 1
@@ -56,7 +58,7 @@ def main() -> int:
     parser = program_parser(__doc__)
     parser.add_argument("videos", help="folder, video or list; with commas")
     parser.add_argument("--only", type=Path, help="a json whose entry `validation` names the files that count")
-    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw", help="models, names, greedy")
+    parser.add_argument("--gaze", default="bundled,pixel-diff,pixel-diff-raw", help="models, names, oracle")
     revision_option(parser)
     parser.add_argument("--settings", default=SETTINGS, help=f"default {SETTINGS}")
     parser.add_argument("--conditions", default=",".join(CONDITIONS), help="default: all")
@@ -120,7 +122,7 @@ def judged_videos(videos: str, only: Path | None) -> list[Path]:
 
 def check_models(path: Path, selectors: dict[str, Any]) -> None:
     """Rows are known by a model's label, so a label stands for the same model as long as the folder is used."""
-    now = {label: None if found == "greedy" else as_selector(found).identity() for label, found in selectors.items()}
+    now = {label: None if found == ORACLE else as_selector(found).identity() for label, found in selectors.items()}
     before = read_json(path) if path.exists() else {}
     both = before.keys() & now.keys()
     check_same(path, {label: before[label] for label in both}, {label: now[label] for label in both})
@@ -128,7 +130,7 @@ def check_models(path: Path, selectors: dict[str, Any]) -> None:
 
 
 def load(name: str, device: torch.device | None = None) -> Any:
-    return "greedy" if name == "greedy" else load_selector(name, device=device)
+    return ORACLE if name == ORACLE else load_selector(name, device=device)
 
 
 class Judge:
@@ -153,7 +155,7 @@ class Judge:
 
     def row(self, selector: Any, setting: Setting) -> dict[str, Any]:
         start = time.perf_counter()
-        info = self._greedy(setting) if selector == "greedy" else self._select(selector, setting)
+        info = self._oracle(setting) if selector == ORACLE else self._select(selector, setting)
         seconds = time.perf_counter() - start
         kept, losses = self._measure(info)
         greedy = search_mosaic(
@@ -180,7 +182,7 @@ class Judge:
         rule = own_unit(selector, setting.loss, self.task)
         return selector.select(self.frames, self.task.grid, setting.ratio, rule)
 
-    def _greedy(self, setting: Setting) -> dict[str, torch.Tensor]:
+    def _oracle(self, setting: Setting) -> dict[str, torch.Tensor]:
         shape = self.video.shape[:2]
         budget = torch.full(shape, max(int(setting.ratio * self.task.grid.size), 1))
         targets = torch.full(shape, setting.loss or 0.0)
@@ -283,7 +285,7 @@ def plot(path: Path, summary: Sequence[dict[str, Any]]) -> None:
     """Bars for each condition: patches over those of greedy and of pixel-diff."""
     settings = list(dict.fromkeys(line["setting"] for line in summary))
     conditions = [c for c in CONDITIONS if any(line["condition"] == c for line in summary)]
-    selectors = [s for s in dict.fromkeys(line["selector"] for line in summary) if s not in ("greedy", "random")]
+    selectors = [s for s in dict.fromkeys(line["selector"] for line in summary) if s not in (ORACLE, "random")]
     others = {"over_greedy": "greedy", "over_pixel_diff": "pixel-diff"}
     others = {key: name for key, name in others.items() if key in summary[0]}
     figure, axes = panels(len(settings) * len(others), columns=len(others), size=(7, 2.8))

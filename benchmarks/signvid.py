@@ -61,27 +61,29 @@ COST, PEAK = "cost.json", "peak.json"
 MAX_NEW_TOKENS = 24
 LARGE_EVERY = 4  # signs stay for 12 of 256 frames at least, so none is missed
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-GAZE_CHUNK = 2  # frames that the gaze model sees together: it finds more signs so than with 16, in less time (--dev)
+GAIN = 0.001  # what a patch must bring behind the bundled gaze model, see VideoSettings.gain; chosen with --dev
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
     """recipe: of the data. tiles: a frame is cut into. ratio: share that gaze and pixel-diff may keep of a frame.
-    looks: what is measured. every: of so many frames one is looked at.
+    looks: what is measured. every: of so many frames one is looked at. gain: what a patch must bring behind gaze (None:
+    gaze takes all that it may).
 
-    Gaze takes all that it may: a small sign in a noisy frame moves the frame's loss less than the noise does, so no
-    loss at which to stop tells a frame with a sign from one without."""
+    A small sign in a noisy frame moves the frame's loss less than the noise does, so no loss at which to stop tells a
+    frame with a sign from one without; what single patches bring does."""
 
     recipe: SignVidConfig
     tiles: int
     ratio: float
     looks: tuple[str, ...] = LOOKS
     every: int = 1
+    gain: float | None = None
 
     def settings(self, look: str) -> VideoSettings:
         shape = self.recipe.shape
         tiles = fewest_tiles(shape.width, shape.height, SHRUNK) if look == "whole-448" else self.tiles
-        own = {"loss": 0.0, "chunk_frames": GAZE_CHUNK} if look == "gaze" else {}
+        own = {"loss": 0.0, "gain": self.gain} if look == "gaze" else {}
         return VideoSettings().changed(frames=shape.frames // self.every, max_tiles=tiles, ratio=self.ratio, **own)
 
     def seen(self, look: str) -> tuple[int, int]:
@@ -109,7 +111,9 @@ def chosen_setup(arguments: argparse.Namespace) -> Setup:
         setup = Setup(SignVidConfig(VideoShape(672, 672)), tiles=9, ratio=0.15)
     else:
         setup = Setup(SignVidConfig(), tiles=36, ratio=0.15)
-    changes: dict[str, Any] = {}
+    changes: dict[str, Any] = {"gain": arguments.gain}
+    if arguments.gain is None and arguments.gaze == BUNDLED:
+        changes["gain"] = GAIN
     if arguments.ratio is not None:
         changes["ratio"] = arguments.ratio
     if arguments.looks is not None:
@@ -246,6 +250,9 @@ def main() -> int:
     parser = program_parser(__doc__)
     parser.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
     parser.add_argument("--gaze", default=BUNDLED, help="gaze model, or a selector (default: the bundled gaze model)")
+    parser.add_argument(
+        "--gain", type=float, help=f"what a patch must bring behind gaze (default: {GAIN} behind the bundled model)"
+    )
     parser.add_argument("--data", type=Path, help="folder of the videos (default: below benchmarks/data)")
     parser.add_argument("--out", type=Path, help="folder of answers and reports (default: below runs)")
     parser.add_argument("--ratio", type=float, help="share of a frame's patches that gaze may keep (default 0.15)")

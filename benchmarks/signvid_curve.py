@@ -1,11 +1,12 @@
 """SignVid at 672x672: accuracy against visual tokens, for every way of looking, clean and with noise of a sensor.
 
-Asks a model all questions of the test split behind each selector at three budgets, behind random patches of the same
-budgets, with every patch, and with the frame shrunk to 448 and 224 pixels. Videos and questions go through the model
+Asks a model all questions of the test split behind each selector at three budgets, behind random patches, with every
+patch, and with the frame shrunk to 448 and 224 pixels. Budgets are shares of a frame's patches; those of greedy search
+and of guided gaze are the largest share, and what a patch must bring besides. Videos and questions go through the model
 side by side, which changes no answer and makes it minutes on a GPU; seconds are measured apart (--seconds), one
 question at a time as `ask` takes them. What counts is the option that a reply names in words: choosing its letter is
 another thing to learn (`strict` beside it). Writes OUT/signvid_curve.json and OUT/signvid_curve.png; the json is
-complete after every batch of videos. Settings are chosen with --dev.
+complete after every batch of videos, and looks (--looks) add to what it holds. Settings are chosen with --dev.
 
     python benchmarks/signvid_curve.py --out runs/curve                          # 51 videos, 510 questions
     python benchmarks/signvid_curve.py --out runs/curve --gaze bundled,OTHER
@@ -49,7 +50,7 @@ from autogaze_mllm.finetuning.on_device.shared_prefix import sharing_prefix
 from autogaze_mllm.finetuning.on_device.signs import speech_of
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
 from autogaze_mllm.gaze.selector_registry import load_selector
-from autogaze_mllm.gaze.selectors.base import as_selector
+from autogaze_mllm.gaze.selectors.base import Selector, as_selector
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.loading import BUNDLED_FOLDER, load_or_wrap
 from autogaze_mllm.mllm.model import GazedModel
@@ -62,34 +63,47 @@ RESULT = "signvid_curve"
 BUDGETS = (0.15, 0.06, 0.025)  # shares of a frame's patches
 NOISE = {"clean": 0.0, "noisy": 0.05}
 MOST = 24  # tokens of an answer, as in signvid.py
+GAINS = (0.001, 0.002)  # what a patch must bring, see VideoSettings.gain; chosen with --dev
+GREEDY = "greedy"
 PLAIN = ("pixel-diff", "pixel-diff-raw", "random")
 CHANCE = 0.25
-# A small sign moves the loss less than noise does, so gaze takes all that it may. Of few patches it makes more where it
-# sees sixteen frames together, which takes longer; with the first budget it finds as many signs two at a time (--dev).
-TWO_FROM = 0.15
 SIDES = (672, 1344)
 
 
 def looks_of(
-    gaze: Sequence[str], budgets: Sequence[float], tiles: int, device: torch.device, dtype: torch.dtype
+    gaze: Sequence[str],
+    budgets: Sequence[float],
+    gains: Sequence[float],
+    tiles: int,
+    device: torch.device,
+    dtype: torch.dtype,
 ) -> list[Look]:
     """gaze: models or selectors, by their names."""
     settings = VideoSettings().changed(max_tiles=tiles)
     everything = load_selector("all", device=device, dtype=dtype)
     found = [Look("all", everything, settings.changed(ratio=1))]
     labels = told_apart(gaze) if len(gaze) > 1 else {gaze[0]: "gaze"}
-    for name, label in {**labels, **{name: name for name in PLAIN if name not in labels}}.items():
-        selector = load_selector(name, device=device, dtype=dtype)
-        for ratio in budgets:
-            own = gaze_settings(ratio) if name in gaze else {}
-            found.append(Look(f"{label} {ratio}", selector, settings.changed(ratio=ratio, **own)))
+    for name, label in {**labels, **{name: name for name in (GREEDY, *PLAIN) if name not in labels}}.items():
+        selector = as_selector(load_selector(name, device=device, dtype=dtype))
+        # A small sign moves a frame's loss less than noise does: where that would end a frame, it would end too soon.
+        own = settings.changed(loss=0.0) if name in (*gaze, GREEDY) else settings
+        if measures_gains(selector):
+            found.append(Look(f"{label} {budgets[0]}", selector, own.changed(ratio=budgets[0])))
+            for gain in gains:
+                found.append(Look(f"{label} gain {gain:g}", selector, own.changed(ratio=budgets[0], gain=gain)))
+        else:
+            found += [Look(f"{label} {ratio}", selector, own.changed(ratio=ratio)) for ratio in budgets]
     for side, number in ((448, 4), (224, 1)):
         found.append(Look(f"whole-{side}", everything, settings.changed(ratio=1, max_tiles=min(number, tiles))))
     return found
 
 
-def gaze_settings(ratio: float) -> dict[str, Any]:
-    return {"loss": 0.0, "chunk_frames": 2 if ratio >= TWO_FROM else 16}
+def measures_gains(selector: Selector) -> bool:
+    try:
+        selector.ending_at(0)
+    except InputError:
+        return False
+    return True
 
 
 def chosen(looks: Sequence[Look], names: str) -> list[Look]:
@@ -212,10 +226,10 @@ def series_of(names: Sequence[str]) -> dict[str, list[str]]:
     """Looks that are joined in the plot, by what they are called there; in the order of `looks_of`."""
     found: dict[str, list[str]] = {}
     for name in names:
-        kind, _, budget = name.rpartition(" ")
-        if budget.startswith("whole"):
+        kind = name.partition(" ")[0]
+        if kind.startswith("whole"):
             kind = "the frame at 224 and 448 pixels"
-        found.setdefault(kind or "every patch", []).append(name)
+        found.setdefault("every patch" if kind == "all" else kind, []).append(name)
     return found
 
 
@@ -226,16 +240,20 @@ def plot(path: Path, result: dict[str, Any]) -> None:
     for axis, condition in zip(axes, conditions, strict=True):
         rows = result["conditions"][condition]
         for label, names in series_of(result["looks"]).items():
-            points = sorted(((rows[name]["tokens"], rows[name]["accuracy"]) for name in names), key=lambda one: one[0])
+            known = [rows[name] for name in names if name in rows]
+            points = sorted(((row["tokens"], row["accuracy"]) for row in known), key=lambda one: one[0])
+            if not points:
+                continue
             x, y = [tokens for tokens, _ in points], [100 * found["value"] for _, found in points]
             spans = [[100 * (a["value"] - a["low"]), 100 * (a["high"] - a["value"])] for _, a in points]
             axis.errorbar(x, y, np.array(spans).T.clip(min=0), marker="o", capsize=3, label=in_plot(label))
         axis.axhline(100 * CHANCE, linestyle="--", linewidth=1, color="grey", label="chance")
         noise = NOISE[condition]
-        axis.set(title=f"{condition}: sensor noise of {100 * noise:g} %" if noise else condition, ylim=(0, 100))
+        axis.set(title=f"{condition}: sensor noise of {100 * noise:g} %" if noise else condition)
+        axis.set(ylim=(-14, 100), yticks=range(0, 101, 20))  # room for the legend, which hides nothing there
         axis.set(xlabel="visual tokens of a video", ylabel="accuracy, %", xscale="log")
         plain_log(axis.xaxis)
-    legend(axes[-1], loc="lower center", ncols=2)  # below chance there is nothing to hide
+    legend(axes[-1], loc="lower center", ncols=2)
     save_png(figure, path)
 
 
@@ -269,7 +287,8 @@ def run(options: argparse.Namespace) -> None:
     options.tokenizer = folder / "llm" / "tokenizer.json"
     gaze = options.gaze.split(",")
     tiles = 4 if options.quick else (options.side // TILE) ** 2
-    looks = looks_of(gaze, options.budgets, tiles, model.device, model.dtype)
+    looks = looks_of(gaze, options.budgets, options.gains, tiles, model.device, model.dtype)
+    order = [look.name for look in looks]
     if options.looks is not None:
         looks = chosen(looks, options.looks)
     facts = {
@@ -277,29 +296,29 @@ def run(options: argparse.Namespace) -> None:
         # Bundled weights are in bf16: on every device the same.
         "model": fingerprint({name: weight.bfloat16() for name, weight in model.base.state_dict().items()}),
         "gaze": {name: weights_of(name) for name in gaze},
-        "gaze_settings": {str(ratio): gaze_settings(ratio) for ratio in options.budgets},
         "side": options.side,
         "noise": NOISE,
         "budgets": options.budgets,
+        "gains": options.gains,
     }
     result = read_json(path) if path.is_file() else {"facts": facts, "looks": [], "conditions": {}, "seconds": {}}
     check_same(path, result["facts"], facts)
-    result["looks"] = [look.name for look in looks]
+    asked = {*result["looks"], *(look.name for look in looks)}
+    result["looks"] = [name for name in order if name in asked]
     for condition in options.conditions:
         recipe = recipe_of(options, NOISE[condition])
         name = f"{condition}-{recipe.shape.width}{'-dev' if options.dev else ''}"
         data = output_folder(options.data or out / "data") / name
         ensure_signvid(data, recipe, workers=options.workers, progress=True)
         if options.seconds:
-            result["seconds"][condition] = {
-                "machine": machine(model.device),
-                "videos": options.seconds,
-                "looks": seconds_of(model, looks, data, options.seconds),
-            }
+            spent = seconds_of(model, looks, data, options.seconds)
+            known = result["seconds"].get(condition, {}).get("looks", {})
+            facts = {"machine": machine(model.device), "videos": options.seconds}
+            result["seconds"][condition] = {**facts, "looks": known | spent}
             continue
 
         def note(rows: dict[str, Any], condition: str = condition) -> None:
-            result["conditions"][condition] = rows
+            result["conditions"].setdefault(condition, {}).update(rows)
             result["machine"] = machine(model.device)
             write_json(path, result)
 
@@ -308,7 +327,7 @@ def run(options: argparse.Namespace) -> None:
     if result["conditions"]:
         plot(out / f"{RESULT}.png", result)
     for condition, rows in result["conditions"].items():
-        for name in result["looks"]:
+        for name in (name for name in result["looks"] if name in rows):
             row = rows[name]
             kinds = "  ".join(f"{kind} {100 * found['value']:.0f}" for kind, found in row["kinds"].items())
             print(
@@ -319,14 +338,24 @@ def run(options: argparse.Namespace) -> None:
 def weights_of(gaze: str) -> Any:
     """What tells a gaze model from another one."""
     identity = as_selector(load_selector(gaze)).identity() or {}
-    seen = identity.get("processor", {}).get("do_denoise", False)
-    return {"weights": identity["weights"], "do_denoise": seen} if "weights" in identity else identity
+    if "weights" not in identity:
+        return identity
+    guidance = {name: identity["config"].get(name, 0) for name in ("reward_guidance", "least_gain")}
+    seen = identity["processor"].get("do_denoise", False)
+    return {"weights": identity["weights"], "do_denoise": seen, **guidance}
 
 
 def shares(text: str) -> list[float]:
     found = [float(part) for part in text.split(",")]
     if not all(0 < share <= 1 for share in found):
         raise argparse.ArgumentTypeError(f"{text!r}: shares lie between 0 and 1")
+    return found
+
+
+def least_gains(text: str) -> list[float]:
+    found = [float(part) for part in text.split(",")]
+    if not all(0 < gain < float("inf") for gain in found):
+        raise argparse.ArgumentTypeError(f"{text!r}: gains lie above 0")
     return found
 
 
@@ -344,10 +373,13 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--model", default=BUNDLED, help="folder of the model (default: the bundled one)")
     options.add_argument("--llm", type=Path, help="weights in place of its LLM's, from scripts/train_signvid_llm.py")
     options.add_argument("--gaze", default=BUNDLED, help="gaze models, joined by commas (default: the bundled one)")
-    options.add_argument("--looks", help="of these kinds alone: all,gaze,pixel-diff,pixel-diff-raw,random,whole")
+    options.add_argument("--looks", help="of these kinds alone: all,gaze,greedy,pixel-diff,pixel-diff-raw,random,whole")
     options.add_argument("--side", type=int, default=672, choices=SIDES, help="pixels of the videos (default 672)")
     options.add_argument(
         "--budgets", type=shares, default=list(BUDGETS), help="shares of a frame's patches, with commas"
+    )
+    options.add_argument(
+        "--gains", type=least_gains, default=list(GAINS), help="what a patch must bring at least, with commas"
     )
     options.add_argument("--conditions", type=conditions, default=list(NOISE), help="clean,noisy or one of them")
     options.add_argument("--videos", type=int, default=51, help="of 10 questions each (default 51)")

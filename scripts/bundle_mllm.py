@@ -34,7 +34,7 @@ def main() -> int:
 def bundle(arguments: argparse.Namespace) -> None:
     settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio}
     if arguments.gaze == BUNDLED:
-        settings |= {"loss": 0.0, "chunk_frames": 2}  # as in benchmarks/signvid.py, which says why
+        settings |= {"loss": 0.0, "gain": 0.001}  # as in benchmarks/signvid.py, which says why
     model = am.wrap(arguments.model, "pixel-diff", cache=False, dtype=torch.bfloat16, **settings)
     if arguments.llm is not None:
         base: Any = model.base

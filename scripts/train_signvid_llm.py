@@ -49,7 +49,7 @@ from autogaze_mllm.signvid.plan import VideoShape  # noqa: E402
 from autogaze_mllm.training.on_device.loop import Clock  # noqa: E402
 
 BUDGETS = (0.15, 0.06, 0.025)  # shares of a frame's patches, one for each batch of videos in turn
-GAZE = {"loss": 0.0, "chunk_frames": 2}  # as in benchmarks/signvid.py, which says why
+GAZE = {"loss": 0.0, "chunk_frames": 2}  # two at a time the model finds more signs, where it is not guided
 DEV_NOISE = 0.05
 # Videos at most and of a step, of each group; of the development set; seconds that it takes.
 SIZES: dict[str, Any] = {

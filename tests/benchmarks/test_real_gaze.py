@@ -78,16 +78,16 @@ def test_the_judge_counts_and_goes_on(videos: Path, tmp_path: Path) -> None:
         "--out",
         out,
     )
-    assert judge(*common, "--gaze", "greedy") == 0
-    assert judge(*common, "--gaze", "greedy,pixel-diff") == 0
+    assert judge(*common, "--gaze", "oracle") == 0
+    assert judge(*common, "--gaze", "oracle,pixel-diff") == 0
     with (tmp_path / "out" / "clips.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 2 * 2 * 2 * 2  # videos, conditions, selectors, settings
-    assert [row["selector"] for row in rows[:8]] == ["greedy"] * 8  # from before
+    assert [row["selector"] for row in rows[:8]] == ["oracle"] * 8  # from before
     lines = json.loads((tmp_path / "out" / "summary.json").read_text())["rows"]
     for line in lines:
         assert line["over_greedy_low"] <= line["over_greedy"] <= line["over_greedy_high"]
-        if line["selector"] == "greedy":
+        if line["selector"] == "oracle":
             assert line["over_greedy"] == pytest.approx(1, abs=0.02)
             if line["setting"] == "task_0.40" and line["condition"] == "clean":
                 assert line["reached_over_asked"] < 1
@@ -105,8 +105,8 @@ def test_the_judge_says_what_is_wrong_in_a_line(tmp_path: Path, capsys: pytest.C
 def test_a_label_stands_for_one_model(tmp_path: Path) -> None:
     """What was measured of a model is not taken for another one of its name; others may be added."""
     path = tmp_path / "models.json"
-    check_models(path, {"gaze": small_gaze(0), "greedy": "greedy"})
+    check_models(path, {"gaze": small_gaze(0), "oracle": "oracle"})
     check_models(path, {"gaze": small_gaze(0), "other": small_gaze(1)})
-    assert json.loads(path.read_text()).keys() == {"gaze", "greedy", "other"}
+    assert json.loads(path.read_text()).keys() == {"gaze", "oracle", "other"}
     with pytest.raises(InputError, match=r"gaze\.weights"):
         check_models(path, {"gaze": small_gaze(1)})

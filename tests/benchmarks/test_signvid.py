@@ -74,7 +74,9 @@ def here(measured, monkeypatch):
     """-> a function that measures gaze once more, in this process, with other arguments or another model."""
 
     def measure(seed: int = 0, **changes) -> None:
-        told = argparse.Namespace(gaze="pixel-diff", ratio=None, looks=None, shuffled=False, videos=None, dev=False)
+        told = argparse.Namespace(
+            gaze="pixel-diff", gain=None, ratio=None, looks=None, shuffled=False, videos=None, dev=False
+        )
         vars(told).update(quick=True, large=False, small=False, model="bundled", device=None, dtype=None)
         vars(told).update(data=measured / "data", out=measured / "out", **changes)
         load = signvid.load_base
@@ -218,21 +220,25 @@ def test_what_lies_below_chance_wins_nothing_for_gaze():
         assert "not above chance" in targets({"gaze": told})[-1]["says"]
 
 
-def test_gaze_alone_starts_anew_every_few_frames():
-    setup = signvid.Setup(SignVidConfig(), tiles=36, ratio=0.15)
-    assert setup.settings("gaze").chunk_frames == signvid.GAZE_CHUNK and setup.settings("gaze").loss == 0
-    assert setup.settings("pixel-diff").chunk_frames == 16 and setup.settings("pixel-diff").loss is None
+def test_gaze_ends_a_frame_by_what_patches_bring():
+    told = argparse.Namespace(gaze="bundled", gain=None, ratio=None, looks=None, shuffled=False, videos=None, dev=False)
+    vars(told).update(quick=False, large=False, small=False)
+    setup = signvid.chosen_setup(told)
+    assert setup.settings("gaze").gain == signvid.GAIN and setup.settings("gaze").loss == 0
+    assert setup.settings("pixel-diff").gain is None and setup.settings("pixel-diff").loss is None
+    told.gaze = "random"  # which measures nothing
+    assert signvid.chosen_setup(told).settings("gaze").gain is None
 
 
 def test_shape_of_the_development_data_is_that_of_the_test_data():
-    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=True)
+    told = argparse.Namespace(gaze="bundled", gain=None, ratio=None, looks=None, shuffled=False, videos=None, dev=True)
     vars(told).update(quick=False, large=False, small=False)
     recipe = signvid.chosen_setup(told).recipe
     assert (recipe.split, recipe.shape) == ("train", VideoShape()) and recipe.seed != SignVidConfig().seed
 
 
 def test_at_the_small_size_every_patch_is_a_quarter_of_the_tokens():
-    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=False)
+    told = argparse.Namespace(gaze="bundled", gain=None, ratio=None, looks=None, shuffled=False, videos=None, dev=False)
     setups = []
     for small in (False, True):
         vars(told).update(quick=False, large=False, small=small)
@@ -243,7 +249,7 @@ def test_at_the_small_size_every_patch_is_a_quarter_of_the_tokens():
 
 
 def test_no_sign_of_the_large_videos_is_missed_between_the_frames_that_are_looked_at():
-    told = argparse.Namespace(ratio=None, looks=None, shuffled=False, videos=None, dev=False)
+    told = argparse.Namespace(gaze="bundled", gain=None, ratio=None, looks=None, shuffled=False, videos=None, dev=False)
     vars(told).update(quick=False, large=True, small=False)
     setup = signvid.chosen_setup(told)
     looked_at = sample_frames(setup.recipe.shape.frames, setup.settings("pixel-diff").frames)

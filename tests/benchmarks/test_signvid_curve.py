@@ -39,8 +39,13 @@ def test_seconds_can_be_measured_before_anything_else(tmp_path):
     result = json.loads((tmp_path / "signvid_curve.json").read_text())
     looks = result["seconds"]["clean"]["looks"]
     assert set(looks) == set(result["looks"]) and min(row["first"] for row in looks.values()) > 0
-    settings = result["facts"]["gaze_settings"]
-    assert [settings[str(budget)]["chunk_frames"] for budget in curve.BUDGETS] == [2, 16, 16]
+    done = subprocess.run(
+        [*map(str, command[:-3]), "random", "--conditions", "clean"], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    added = json.loads((tmp_path / "signvid_curve.json").read_text())
+    assert added["seconds"]["clean"]["looks"].keys() == {*looks, *(f"random {budget}" for budget in curve.BUDGETS)}
+    assert all(added["seconds"]["clean"]["looks"][name] == row for name, row in looks.items())
 
 
 @pytest.mark.slow
@@ -49,11 +54,12 @@ def test_every_look_is_measured_as_ask_would_answer(written):
     assert (written / "signvid_curve.png").read_bytes().startswith(b"\x89PNG")
     assert set(result["conditions"]) == {"clean", "noisy"}
     for rows in result["conditions"].values():
-        assert set(rows) == set(result["looks"]) and len(rows) == 15
+        assert set(rows) == set(result["looks"]) and len(rows) == 18
         assert {row["accuracy"]["n"] for row in rows.values()} == {6}
-        for budget in curve.BUDGETS:  # gaze takes all that it may
-            assert rows[f"gaze {budget}"]["tokens"] == rows[f"random {budget}"]["tokens"]
-            assert rows[f"gaze {budget}"]["tokens"] < 0.2 * rows["all"]["tokens"]
+        for name in ("gaze", "greedy"):
+            assert rows[f"{name} 0.15"]["tokens"] <= rows["random 0.15"]["tokens"] < 0.2 * rows["all"]["tokens"]
+            spent = [rows[look]["tokens"] for look in (f"{name} 0.15", f"{name} gain 0.001", f"{name} gain 0.002")]
+            assert spent == sorted(spent, reverse=True) and spent[2] < 0.5 * spent[0]
     data = written / "data/clean-448"
     settings = {**VideoSettings().to_dict(), "max_tiles": 4, "ratio": 0.15}  # the bundled model has some of its own
     model = am.load(cache=False, gaze="pixel-diff", **settings)
@@ -89,11 +95,11 @@ def test_what_a_reply_names_in_words_counts(reply, letter):
 
 
 def test_looks_are_joined_as_they_are_told_apart():
-    names = ["all", "gaze 0.15", "gaze 0.06", "pixel-diff 0.15", "whole-448", "whole-224"]
+    names = ["all", "gaze 0.15", "gaze gain 0.001", "pixel-diff 0.15", "whole-448", "whole-224"]
     joined = curve.series_of(names)
     assert joined == {
         "every patch": ["all"],
-        "gaze": ["gaze 0.15", "gaze 0.06"],
+        "gaze": ["gaze 0.15", "gaze gain 0.001"],
         "pixel-diff": ["pixel-diff 0.15"],
         "the frame at 224 and 448 pixels": ["whole-448", "whole-224"],
     }
@@ -112,6 +118,7 @@ def test_weights_of_another_llm_are_refused(tmp_path):
     ("argument", "value", "line"),
     [
         ("--budgets", "0.1,2", "shares lie between 0 and 1"),
+        ("--gains", "0.1,0", "gains lie above 0"),
         ("--conditions", "foggy", "no 'foggy'; known: clean, noisy"),
     ],
 )
