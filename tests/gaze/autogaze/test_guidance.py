@@ -85,7 +85,7 @@ def kept_in(info: GazingInfo, row: int, grid: PatchGrid) -> list[list[int]]:
     return [ids[keep].tolist() for ids, keep in parts]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(26))
 def test_it_is_the_plain_reference(seed: int) -> None:
     """Rows in a batch choose what a reference chooses that decodes them alone and paints whole pictures."""
     rng = random.Random(seed)
