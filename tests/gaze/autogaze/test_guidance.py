@@ -16,6 +16,7 @@ from autogaze_mllm.cli import main
 from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
 from autogaze_mllm.gaze.autogaze.decoding import generation
+from autogaze_mllm.gaze.autogaze.decoding.guidance import Guide
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
 from autogaze_mllm.gaze.grid import PatchGrid
 from autogaze_mllm.gaze.pictures.mosaic import BLANK, PatchPainter
@@ -25,7 +26,8 @@ from autogaze_mllm.gaze.selectors.base import stop_rule
 from autogaze_mllm.training.search.greedy import search_mosaic
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
 from autogaze_mllm.video.writer import write_video
-from reference_decoder import Guide, Reference
+from reference_decoder import Guide as PlainGuide
+from reference_decoder import Reference
 
 from ...helpers.gaze_models import config_dict, same_info, same_state
 from ...helpers.training_models import busy_clip
@@ -58,7 +60,7 @@ def pictures_of(model: AutoGaze, clips: int, frames: int, seed: int = 0) -> torc
     return model.processor.prepare(small)
 
 
-def tried(model: AutoGaze, video: torch.Tensor) -> Guide:
+def tried(model: AutoGaze, video: torch.Tensor) -> PlainGuide:
     """Gains of one clip (1, T, 3, S, S) by painting every patch and measuring the whole picture."""
     painter, grid = PatchPainter(model.grid, video.device), model.grid
     blank = model.processor.normalize(torch.full_like(video[:, 0], BLANK))
@@ -75,7 +77,7 @@ def tried(model: AutoGaze, video: torch.Tensor) -> Guide:
         now = loss(kept)
         return torch.tensor([now - loss([*kept[:-1], [*kept[-1], number]]) for number in range(grid.size)]), now
 
-    return Guide(model.config.reward_guidance, measure, max(model.config.least_gain, 1e-6))
+    return PlainGuide(model.config.reward_guidance, measure, max(model.config.least_gain, 1e-6))
 
 
 def kept_in(info: GazingInfo, row: int, grid: PatchGrid) -> list[list[int]]:
@@ -170,10 +172,15 @@ def test_however_it_is_called_the_result_is_the_same(seed: int, monkeypatch: pyt
     same_state(second.state, whole.state)
     torch.testing.assert_close(second.state.canvas, whole.state.canvas)
     monkeypatch.setattr(generation, "_on_host", lambda device, capture: False)
+    guides: list[Guide] = []
+    start = Guide.begin
+    monkeypatch.setattr(Guide, "begin", lambda self, watched: (guides.append(self), start(self, watched))[1])
     elsewhere = model.generate(video, 0.6, need, return_state=True)
     same_info(whole, elsewhere)
     same_state(whole.state, elsewhere.state)
     torch.testing.assert_close(whole.state.canvas, elsewhere.state.canvas)
+    (guide,) = guides
+    assert not guide.video.numel() and not guide.pictures, "an engine that is kept must not keep a call's video"
 
 
 def test_a_model_of_the_published_loss_stops_by_what_it_predicts() -> None:

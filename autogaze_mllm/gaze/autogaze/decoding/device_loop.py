@@ -391,4 +391,8 @@ def borrowed(
             )
         engine = engine or build(batch, "off")
         engine.begin(batch, watched)
-        yield engine
+        try:
+            yield engine
+        finally:
+            if engine.guide is not None:
+                engine.guide.end()

@@ -88,14 +88,19 @@ class Guide:
         self.frame = MosaicFrame(
             self.tables, torch.zeros(rows, atoms, device=device), torch.zeros(rows, scales, atoms, device=device)
         )
-        self.pictures: list[torch.Tensor] = []
-        self.number = 0
+        self.end()
 
     def buffers(self) -> list[torch.Tensor]:
         return [self.frame.error, self.frame.after, self.frame.painted, self.frame.chosen]
 
     def begin(self, watched: Watched) -> None:
         self.video, self.canvas, self.number = watched.video, watched.canvas, 0
+
+    def end(self) -> None:
+        """Forgets what the call looked at, whose memory others may want."""
+        self.video = self.canvas = torch.empty(0)
+        self.pictures: list[torch.Tensor] = []
+        self.number = 0
 
     def next_frame(self) -> None:
         shown = self.video[:, self.number]
