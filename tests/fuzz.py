@@ -245,15 +245,17 @@ def _worker(name: str, memory: float, link: Connection) -> None:
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     import autogaze_mllm.gaze.pipeline  # noqa: F401  # what the first file would wait for
+    from autogaze_mllm.common.compute.memory import PeakMemory
 
     kind = KINDS[name]()
     limit = int((memory + 8) * 2**30)  # of addresses, which are many more than what is used
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    used = PeakMemory()  # not getrusage, whose peak goes on from the process that started this one
     link.send(None)
     while (path := link.recv()) is not None:
         with contextlib.redirect_stderr(io.StringIO()):
             told = _tried(kind, path)
-        link.send((told, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20))
+        link.send((told, used.total / 2**30))
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from .fuzz import KINDS, REFUSED, RESULT, fuzz
@@ -23,3 +24,10 @@ def test_damaged_files_give_a_result_or_a_line(name: str) -> None:
 def test_limits_are_kept(limit: dict[str, float], reason: str) -> None:
     faults = fuzz("pictures", 3, **limit).faults  # type: ignore[arg-type]
     assert faults and all(reason in fault for fault in faults)
+
+
+@pytest.mark.slow
+def test_what_the_process_that_starts_it_took_does_not_count() -> None:
+    taken = np.ones(150_000_000)  # 1.1 GiB
+    report = fuzz("pictures", 3, memory=1.0)
+    assert taken.all() and not report.faults and 0.1 < report.peak < 1
