@@ -5,8 +5,7 @@ Every selector sees the disturbed clip; the error of what it keeps is measured a
 the same mosaic error: greedy search on the clean picture (`oracle`, as a selector), frame by frame; pixel-diff, with
 its noise floor and `raw` without, by its stop rule and (`_budget`) by a share of the patches, and random choice, on
 average over the clip. Writes clips.csv, summary.csv, summary.json and patches.png into OUT; 95 % intervals are
-bootstrapped over clips. What OUT holds already is not measured again, so a model can be added to a
-table.
+bootstrapped over clips. What OUT holds already is not measured again, so a model can be added to a table.
 
     python benchmarks/real_gaze.py videos/ --gaze bundled,OTHER --out results/
 """
@@ -282,11 +281,11 @@ def write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def plot(path: Path, summary: Sequence[dict[str, Any]]) -> None:
-    """Bars for each condition: patches over those of greedy and of pixel-diff."""
+    """Bars for each condition: patches over those of the oracle and of pixel-diff."""
     settings = list(dict.fromkeys(line["setting"] for line in summary))
     conditions = [c for c in CONDITIONS if any(line["condition"] == c for line in summary)]
     selectors = [s for s in dict.fromkeys(line["selector"] for line in summary) if s not in (ORACLE, "random")]
-    others = {"over_greedy": "greedy", "over_pixel_diff": "pixel-diff"}
+    others = {"over_greedy": ORACLE, "over_pixel_diff": "pixel-diff"}
     others = {key: name for key, name in others.items() if key in summary[0]}
     figure, axes = panels(len(settings) * len(others), columns=len(others), size=(7, 2.8))
     for axis, (setting, (key, name)) in zip(axes, itertools.product(settings, others.items()), strict=True):

@@ -13,6 +13,7 @@ from typing import get_args
 import torch
 
 from ...common.errors import InputError
+from ...gaze.autogaze.config import MOSAIC_TASK
 from ...gaze.autogaze.processor import AutoGazeImageProcessor
 from ...gaze.grid import PatchGrid
 from ...gaze.pictures.gains import Measure, MosaicFrame, MosaicTables, mosaic_tables
@@ -29,7 +30,7 @@ class MosaicTask:
     measure: mean absolute (`l1`) or mean squared (`l2`) difference over channels and pixels of a frame.
     """
 
-    name = "mosaic"
+    name = MOSAIC_TASK
     usual_loss = MOSAIC_LOSS
 
     def __init__(

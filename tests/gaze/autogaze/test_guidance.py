@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 from pathlib import Path
@@ -14,7 +15,7 @@ import autogaze_mllm as am
 from autogaze_mllm import GreedySelector
 from autogaze_mllm.cli import main
 from autogaze_mllm.common.errors import InputError
-from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig
+from autogaze_mllm.gaze.autogaze.config import AutoGazeConfig, BudgetConfig
 from autogaze_mllm.gaze.autogaze.decoding import generation
 from autogaze_mllm.gaze.autogaze.decoding.guidance import Guide
 from autogaze_mllm.gaze.autogaze.model import AutoGaze
@@ -23,8 +24,10 @@ from autogaze_mllm.gaze.pictures.mosaic import BLANK, PatchPainter
 from autogaze_mllm.gaze.ratio import patches_per_frame
 from autogaze_mllm.gaze.selection import GazingInfo, read_selection
 from autogaze_mllm.gaze.selectors.base import stop_rule
+from autogaze_mllm.training.on_device.calibrate import reached
 from autogaze_mllm.training.search.greedy import search_mosaic
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
+from autogaze_mllm.training.validation import select
 from autogaze_mllm.video.writer import write_video
 from reference_decoder import Guide as PlainGuide
 from reference_decoder import Reference
@@ -202,6 +205,27 @@ def test_nothing_that_is_drawn_is_guided() -> None:
         return model.generate(video, 0.5, do_sample=True, generator=torch.Generator().manual_seed(0), **options)
 
     same_info(drawn(), drawn(reward_guidance=0))
+
+
+def test_training_looks_at_the_model_alone() -> None:
+    """What it has learnt would not show beside what is measured."""
+    model, _ = guided_model(4)
+    video = pictures_of(model, 1, 3)
+    budget = BudgetConfig(ratio=0.5, use_requirement_inference=True, requirement=0.0)
+    validated = select(model, video, budget)[0]
+    same_info(validated, model.generate(video, 0.5, 0.0, reward_guidance=0))
+    assert kept_in(validated, 0, model.grid) != kept_in(model.generate(video, 0.5, 0.0), 0, model.grid)
+
+
+def test_the_stop_rule_is_calibrated_alone() -> None:
+    """Guided, every model stops where it should, and the head would be scaled by nothing."""
+    gaze = AutoGaze.from_pretrained()
+    shown = torch.from_numpy(np.stack([busy_clip(seed, 6, side=224) for seed in range(2)])).permute(0, 1, 4, 2, 3)
+    task, found = MosaicTask(gaze.grid, gaze.processor), []
+    for weight in (gaze.config.reward_guidance, 0.0):
+        gaze.config = dataclasses.replace(gaze.config, reward_guidance=weight)
+        found.append(reached(gaze, task, shown, 0.05))
+    assert found[0] is not None and found[0] == found[1]
 
 
 def test_what_cannot_be_guided_is_refused() -> None:
