@@ -82,8 +82,8 @@ class VideoSettings:
         "a frame stops once no patch would bring more than this; then --loss ends nothing unless it is given",
         default=None,
         usual="default: the selector's own",
-        manual="a frame stops once no patch that is left would lower its loss by more than this, in the "
-        "[selector's unit](selectors.md#what-a-patch-must-bring); `loss` then ends nothing unless it is given",
+        manual="a frame stops once no patch that is left would bring more than this, [of what can be "
+        "seen](selectors.md#what-a-patch-must-bring); `loss` then ends nothing unless it is given",
         report="what a patch must bring",
         at_least=0,
         group=LIMITS,

@@ -125,5 +125,5 @@ def test_the_bundled_model_spends_its_patches_on_signs_and_not_on_noise() -> Non
     alone = hits()
     gaze.processor.do_denoise = False
     assert alone > 5 * max(hits(), 1)
-    gaze.config = dataclasses.replace(gaze.config, reward_guidance=4.0)
+    gaze.config = dataclasses.replace(gaze.config, reward_guidance=8.0)
     assert min(guided, hits()) > 4  # what patches bring tells signs from noise, too

@@ -236,7 +236,7 @@ class AutoGazeConfig:
     `reconstruction_task`: whose loss the model predicts, `videomae` (the default, as published) or `mosaic`; the losses
     of one say nothing about the other. `reward_guidance`: weight of what a patch would really bring to the mosaic,
     beside the model's own probability (see `decoding/guidance.py`); 0 (the default, as published) leaves it to the
-    model. `least_gain`: of a guided model, what a patch must bring; a frame ends once none does.
+    model. `least_gain`: of a guided model, what a patch must bring that can be seen; a frame ends once none does.
     """
 
     scales: tuple[int, ...] = (32, 64, 112, 224)
@@ -249,7 +249,7 @@ class AutoGazeConfig:
     repeat_step_positions: bool = True
     reconstruction_task: str = PUBLISHED_TASK
     reward_guidance: float = 0.0
-    least_gain: float = 0.0
+    least_gain: float | None = None
 
     def __post_init__(self) -> None:
         sides = (self.input_img_size, *self.scales)
@@ -263,9 +263,9 @@ class AutoGazeConfig:
             f"num_multi_token_pred {self.heads_per_step} exceeds the {self.num_prompt_tokens} vision tokens of a frame",
         )
         for name in ("reward_guidance", "least_gain"):
-            value = getattr(self, name)
+            value = getattr(self, name) or 0.0
             _require(0 <= value < math.inf, f"{name} must be 0 or more and finite, got {value}")
-        _require(not self.least_gain or self.reward_guidance > 0, "least_gain needs reward_guidance above 0")
+        _require(self.least_gain is None or self.reward_guidance > 0, "least_gain needs reward_guidance above 0")
         _require(
             not self.reward_guidance or self.encoder.temporal_patch_size == 1,
             "reward_guidance needs a model that looks at every frame (temporal_patch_size 1)",
@@ -318,7 +318,7 @@ class AutoGazeConfig:
             repeat_step_positions=stored.get("repeat_step_positions", bool, True),
             reconstruction_task=stored.get("reconstruction_task", str, PUBLISHED_TASK),
             reward_guidance=float(stored.get("reward_guidance", float, 0.0)),
-            least_gain=float(stored.get("least_gain", float, 0.0)),
+            least_gain=stored.get("least_gain", float | None, None),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -346,9 +346,10 @@ class AutoGazeConfig:
                 },
             },
         }
-        for name in ("reward_guidance", "least_gain"):
-            if getattr(self, name):  # 0 is as published
-                result[name] = getattr(self, name)
+        if self.reward_guidance:  # 0 is as published
+            result["reward_guidance"] = self.reward_guidance
+        if self.least_gain is not None:
+            result["least_gain"] = self.least_gain
         if self.max_num_frames is not None:
             result["max_num_frames"] = self.max_num_frames
         return result

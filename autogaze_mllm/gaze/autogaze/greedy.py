@@ -2,7 +2,7 @@
 
 The patch that lowers the error of the picture most comes next, until the loss that was asked for is reached, the budget
 is spent, or no patch is worth its place. It measures what the gaze model predicts, in the same unit, on the same
-pictures (`do_denoise`), and on any grid.
+pictures (`do_denoise`), and on any grid. Where a gain is what ends a frame, gains count what can be seen.
 
 Shapes: B clips, T frames, N patches of a frame.
 """
@@ -17,7 +17,7 @@ import torch
 
 from ...common.errors import InputError
 from ..grid import PatchGrid
-from ..pictures.gains import TIE, MosaicFrame, best_patch, mosaic_tables
+from ..pictures.gains import TIE, TOLERANCE, Measure, MosaicFrame, best_patch, mosaic_tables
 from ..pictures.mosaic import BLANK
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info
@@ -36,15 +36,16 @@ class GreedySelector(Selector):
     loss_unit = MOSAIC_TASK
     thread_safe = True
 
-    def __init__(self, least_gain: float = 0.0) -> None:
-        """least_gain: a frame also ends once no patch would lower its loss by more."""
-        if not 0 <= least_gain < math.inf:
+    def __init__(self, least_gain: float | None = None) -> None:
+        """least_gain: a frame also ends once no patch would bring more that can be seen (None: no such rule)."""
+        if not 0 <= (least_gain or 0.0) < math.inf:
             raise InputError(f"greedy: least_gain must be 0 or more and finite, got {least_gain}")
         self.least_gain = least_gain
         self.processor = AutoGazeImageProcessor(do_denoise=True)
 
     def identity(self) -> dict[str, Any]:
-        return {"name": self.name, "denoised": METER, "least_gain": self.least_gain}
+        ending = None if self.least_gain is None else {"least_gain": self.least_gain, "tolerance": TOLERANCE}
+        return {"name": self.name, "denoised": METER, "ending": ending}
 
     def ending_at(self, gain: float) -> Selector:
         return GreedySelector(gain)
@@ -54,7 +55,7 @@ class GreedySelector(Selector):
 
     @classmethod
     def restored(cls, entry: dict[str, Any]) -> GreedySelector:
-        return cls(entry.get("least_gain", 0.0))
+        return cls(entry.get("least_gain"))
 
     @torch.no_grad()
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
@@ -63,12 +64,16 @@ class GreedySelector(Selector):
         budgets = patches_per_frame(ratio, grid.size, *frames.shape[:2]).to(frames.device)
         tables = mosaic_tables(grid, video.device)
         canvas = self.processor.normalize(torch.full_like(video[:, 0], BLANK))
+        measure: Measure = "l1" if self.least_gain is None else "visible"
         ids: list[torch.Tensor] = []
         counts: list[int] = []
         for t in range(video.shape[1]):
             pictures = tables.painter.pictures(video[:, t])
-            frame = MosaicFrame(tables, *tables.errors(video[:, t], canvas, pictures))
-            found = _searched(frame, budgets[:, t], loss or 0.0, max(self.least_gain, TIE))
+            frame = MosaicFrame(tables, *tables.errors(video[:, t], canvas, pictures, measure))
+            whole = frame
+            if loss and measure != "l1":
+                whole = MosaicFrame(tables, *tables.errors(video[:, t], canvas, pictures))
+            found = _searched(frame, whole, budgets[:, t], loss or 0.0, max(self.least_gain or 0.0, TIE))
             canvas = frame.painted_on(canvas, pictures)
             ids.append(found)
             counts.append(found.shape[1])
@@ -78,16 +83,18 @@ class GreedySelector(Selector):
         )
 
 
-def _searched(frame: MosaicFrame, budgets: torch.Tensor, loss: float, least: float) -> torch.Tensor:
-    """budgets: (B,) -> ids (B, n) in the order in which they were found, -1 where a clip has fewer; one at least."""
+def _searched(frame: MosaicFrame, whole: MosaicFrame, budgets: torch.Tensor, loss: float, least: float) -> torch.Tensor:
+    """frame: as gains count it, whole: as the loss does; budgets: (B,) -> ids (B, n) in the order in which they were
+    found, -1 where a clip has fewer; one at least."""
     ids: list[torch.Tensor] = []
     active = torch.ones_like(budgets, dtype=torch.bool)
     for number in range(int(budgets.max())):
         best, pick = best_patch(frame.gains())
         if number:
-            active = active & (best > least) & (frame.loss > loss) & (number < budgets)
+            active = active & (best > least) & (whole.loss > loss) & (number < budgets)
             if not bool(active.any()):
                 break
-        frame.paint(pick, active)
+        for picture in dict.fromkeys((frame, whole)):
+            picture.paint(pick, active)
         ids.append(torch.where(active, pick, -1))
     return torch.stack(ids, dim=1)

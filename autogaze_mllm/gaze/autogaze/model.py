@@ -18,6 +18,7 @@ from ...common.errors import InputError
 from ...common.pixels import resize_bicubic
 from ...common.storage.hashing import fingerprint
 from ..grid import PatchGrid, Side
+from ..pictures.gains import TOLERANCE
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info, info_of_masks, read_selection
 from ..selectors.base import PUBLISHED_LOSS, Selector
@@ -174,7 +175,8 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         steps = video.shape[1] // self.config.encoder.temporal_patch_size
         limits, loss_threshold, probe = self._budgets(len(video), steps, gazing_ratio, task_loss_requirement)
         sampling = Sampling(temperature, top_k, generator) if sample else None
-        guidance = None if sample else guidance_of(self.config, reward_guidance, state)
+        asks = loss_threshold is not None or probe is not None
+        guidance = None if sample else guidance_of(self.config, reward_guidance, state, asks)
         capture = capture or self.capture
         decoding = _Decoding(limits, loss_threshold, probe, sampling, state, return_state, capture, guidance)
         row_bytes = bytes_per_row(self.config, steps, int(limits.max()), torch.finfo(self.dtype).bits // 8)
@@ -290,6 +292,7 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
             "config": self.config.to_dict(),
             "processor": self.processor.to_dict(),
             "weights": fingerprint(self.state_dict()),
+            **({} if self.config.least_gain is None else {"tolerance": TOLERANCE}),
         }
 
     def ending_at(self, gain: float) -> Selector:

@@ -17,8 +17,10 @@ import torch
 from ..grid import PatchGrid
 from .mosaic import Atoms, PatchPainter
 
-Measure = Literal["l1", "l2"]
+# Of a place: its absolute error, its squared error, or what of the latter is more than would go unseen.
+Measure = Literal["l1", "l2", "visible"]
 TIE = 1e-6  # gains that differ by less are the same, and a lesser one is none: rounding must not decide
+TOLERANCE = 0.3  # what a place may be off by unseen, in the gaze model's values: a thirtieth of black to white
 Rows = torch.Tensor | slice
 ALL = slice(None)
 
@@ -54,6 +56,7 @@ class MosaicTables:
         self.scale = numbers.repeat_interleave(torch.tensor(grid.counts, device=device))
         self.scales = numbers[None, :, None]
         self.pixels = int(self.atoms.pixels.sum())
+        self.unseen = TOLERANCE**2 * self.atoms.pixels.flatten()
 
     def errors(
         self, wanted: torch.Tensor, canvas: torch.Tensor, pictures: list[torch.Tensor], measure: Measure = "l1"
@@ -73,7 +76,8 @@ class MosaicTables:
         difference = (one - other).abs() if measure == "l1" else (one - other).square()
         # The order matters for speed: the sum over channels first, on contiguous rows.
         maps = difference.sum(dim=1) / one.shape[1]
-        return (self.atoms.rows.members @ maps @ self.atoms.columns.members.T).flatten(1)
+        sums = (self.atoms.rows.members @ maps @ self.atoms.columns.members.T).flatten(1)
+        return (sums - self.unseen).clamp(min=0) if measure == "visible" else sums
 
 
 class MosaicFrame:

@@ -70,8 +70,8 @@ class Selector:
         return None
 
     def ending_at(self, gain: float) -> Selector:
-        """The selector with another rule beside its loss: a frame ends once no patch would lower its loss by more than
-        `gain`. It stays itself as it is. Raises InputError where it does not know what patches bring."""
+        """The selector with another rule beside its loss: a frame ends once no patch would bring more than `gain` that
+        can be seen. It stays itself as it is. Raises InputError where it does not know what patches bring."""
         raise InputError(
             f"{selector_name(self)} does not measure what patches bring: gain goes with greedy, and with gaze models "
             "that are guided (reward_guidance), as the bundled one is"

@@ -63,24 +63,42 @@ def pictures_of(model: AutoGaze, clips: int, frames: int, seed: int = 0) -> torc
     return model.processor.prepare(small)
 
 
+def visible(painter: PatchPainter, difference: torch.Tensor) -> float:
+    """Squared error of pictures (1, 3, S, S) that are apart by `difference`, less what would go unseen: 0.3 in each
+    place, the pieces that the borders of all patches cut a picture into."""
+    one_each = torch.eye(painter.grid.size).split(list(painter.grid.counts), dim=1)
+    covers = torch.cat([painter.spread(part, scale)[part.sum(1) > 0] for scale, part in enumerate(one_each)])
+    squared, sizes = difference.square().mean(dim=1)[0], torch.ones(1, 1)
+    for axis in (1, 2):
+        border = (covers.diff(dim=axis) != 0).any(dim=0).any(dim=2 - axis)
+        piece = torch.cat([torch.zeros(1), border.cumsum(0)]).long()
+        squared = torch.zeros(int(piece.max()) + 1, squared.shape[1]).index_add(0, piece, squared).T
+        sizes = (sizes * piece.bincount()[:, None]).T
+    return float((squared - 0.09 * sizes).clamp(min=0).sum() / difference[0, 0].numel())
+
+
 def tried(model: AutoGaze, video: torch.Tensor) -> PlainGuide:
     """Gains of one clip (1, T, 3, S, S) by painting every patch and measuring the whole picture."""
     painter, grid = PatchPainter(model.grid, video.device), model.grid
     blank = model.processor.normalize(torch.full_like(video[:, 0], BLANK))
 
-    def loss(kept: list[list[int]]) -> float:
+    def apart(kept: list[list[int]]) -> torch.Tensor:
         canvas = blank
         for frame, ids in zip(video.unbind(1), kept, strict=False):
             mask = torch.zeros(1, grid.size)
             mask[0, ids] = 1
             canvas = painter.paint(canvas, painter.pictures(frame), list(mask.split(list(grid.counts), dim=1)))
-        return float((canvas - video[:, len(kept) - 1]).abs().mean())
+        return canvas - video[:, len(kept) - 1]
+
+    def counted(difference: torch.Tensor) -> float:
+        return float(difference.abs().mean()) if model.config.least_gain is None else visible(painter, difference)
 
     def measure(kept: list[list[int]]) -> tuple[torch.Tensor, float]:
-        now = loss(kept)
-        return torch.tensor([now - loss([*kept[:-1], [*kept[-1], number]]) for number in range(grid.size)]), now
+        now = apart(kept)
+        gains = [counted(now) - counted(apart([*kept[:-1], [*kept[-1], i]])) for i in range(grid.size)]
+        return torch.tensor(gains), float(now.abs().mean())
 
-    return PlainGuide(model.config.reward_guidance, measure, max(model.config.least_gain, 1e-6))
+    return PlainGuide(model.config.reward_guidance, measure, max(model.config.least_gain or 0.0, 1e-6))
 
 
 def kept_in(info: GazingInfo, row: int, grid: PatchGrid) -> list[list[int]]:
@@ -94,8 +112,8 @@ def kept_in(info: GazingInfo, row: int, grid: PatchGrid) -> list[list[int]]:
 def test_it_is_the_plain_reference(seed: int) -> None:
     """Rows in a batch choose what a reference chooses that decodes them alone and paints whole pictures."""
     rng = random.Random(seed)
-    least = rng.choice([0.0, 0.003, 0.02])
-    model, reference = guided_model(seed, rng.choice([0.5, 1.5, 4.0]), least_gain=least)
+    least = rng.choice([{}, {"least_gain": 0.003}, {"least_gain": 0.02}])
+    model, reference = guided_model(seed, rng.choice([0.5, 1.5, 4.0]), **least)
     video = pictures_of(model, 3, 4, seed)
     ratio, need = rng.choice([(1.0, 0.3), (0.5, 0.5), (0.4, None), (1.0, 0.9)])
     info = model.generate(video, ratio, need)
@@ -260,7 +278,7 @@ def gains_along(model: AutoGaze, clip: torch.Tensor, kept: list[list[int]]) -> l
 
 
 def test_a_frame_ends_when_no_patch_brings_enough() -> None:
-    """And none is chosen that does not, but a frame's only one; the model itself stays as it is."""
+    """Of what can be seen; none is chosen that does not, but a frame's only one. The model itself stays as it is."""
     model, _ = guided_model(6)
     video, least = pictures_of(model, 2, 4), 0.01
     ending = model.ending_at(least)
@@ -271,12 +289,33 @@ def test_a_frame_ends_when_no_patch_brings_enough() -> None:
             assert gains[-1] <= least + 1e-6
             assert len(gains) == 2 or min(gains[:-1]) > least - 1e-6
     assert int((~model.generate(video, 1.0, None).if_padded_gazing).sum()) > int((~info.if_padded_gazing).sum())
-    assert model.config.least_gain == 0 and ending.identity() != model.identity()
+    assert model.config.least_gain is None and ending.identity() != model.identity()
     assert AutoGazeConfig.from_dict(ending.config.to_dict()).least_gain == least
     with pytest.raises(InputError, match="needs reward_guidance above 0"):
         AutoGazeConfig(least_gain=0.1)
     with pytest.raises(InputError, match="does not measure what patches bring"):
         AutoGaze().ending_at(0.1)
+
+
+@pytest.mark.parametrize("loss", [None, 0.4])
+def test_greedy_takes_what_is_seen_to_bring_most(loss: float | None) -> None:
+    """Until nothing brings enough, or the loss of the whole picture is reached; measured by painting each patch."""
+    model, _ = guided_model(6, least_gain=0.01)
+    frames = torch.from_numpy(np.stack([busy_clip(seed, 3, side=model.grid.scales[-1][0]) for seed in range(2)]))
+    frames = frames.permute(0, 1, 4, 2, 3).float() / 255
+    selector = am.GreedySelector(0.01)
+    shown = selector.processor.prepare(frames)
+    info = selector.select(frames, model.grid, 1.0, loss)
+    for row in range(2):
+        kept, measure = kept_in(info, row, model.grid), tried(model, shown[row : row + 1]).measure
+        for t, ids in enumerate(kept):
+            for number in range(len(ids) + 1):
+                gains, left = measure([*kept[:t], ids[:number]])
+                done = bool(gains.max() <= 0.01) or (loss is not None and left <= loss)
+                if number < len(ids):
+                    assert gains[ids[number]] >= gains.max() - 1e-5 and not (number and done)
+                else:
+                    assert done
 
 
 def test_the_setting_reaches_the_selector(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -290,9 +329,9 @@ def test_the_setting_reaches_the_selector(tmp_path: Path, capsys: pytest.Capture
         return len(am.gaze_video(path, gaze, settings.changed(**given)))
 
     everything = patches(greedy, loss=0)
-    assert patches(greedy, gain=0.002) == patches(am.GreedySelector(0.002), loss=0) < everything
-    assert patches(greedy, gain=0.0) == everything > patches(greedy)  # its own loss is 0.2
-    assert patches(greedy, gain=0.0, loss=0.2) == patches(greedy)
+    assert patches(greedy, gain=0.002) == patches(am.GreedySelector(0.002), loss=0) < patches(greedy, gain=0.0)
+    assert patches(greedy) < patches(greedy, gain=0.0) < everything  # its own loss is 0.2; some of it goes unseen
+    assert patches(greedy, gain=0.0, loss=1.0) < patches(greedy, gain=0.0)
     assert stop_rule(None, greedy, settings.changed(gain=0.1)) is None
     with pytest.raises(InputError, match="pixel-diff does not measure what patches bring"):
         patches(am.PixelDiffSelector(), gain=0.1)

@@ -6,7 +6,7 @@ what every patch would add to it is known in closed form (`pictures.gains`). So 
     ln p(patch) + weight * ln gain(patch),
 
 the maximum of a product of two experts (Hinton 2002). The loss of the picture is known as well: where the model
-predicts just that loss, the stop rule goes by what is measured.
+predicts just that loss, the stop rule goes by what is measured. Where a gain ends frames, it counts what can be seen.
 
 Shapes: B rows, T frames, K heads per step, V ids (the last one means "end"), S the side of the grid's largest scale.
 """
@@ -21,21 +21,26 @@ import torch
 from ....common.errors import InputError
 from ....common.pixels import resize_bicubic
 from ...grid import PatchGrid
-from ...pictures.gains import ALL, TIE, MosaicFrame, Rows, mosaic_tables
+from ...pictures.gains import ALL, TIE, Measure, MosaicFrame, Rows, mosaic_tables
 from ...pictures.mosaic import BLANK
 from ..config import MOSAIC_TASK, AutoGazeConfig
 from ..processor import AutoGazeImageProcessor
 from .state import GazeState
 
+LOSS: Measure = "l1"  # what a model of the mosaic predicts
+
 
 @dataclass(frozen=True)
 class Guidance:
-    """How a call is guided. weight: of the gains, above 0; measures_loss: whether the stop rule asks for the picture's
-    own loss; least_gain: a frame ends once no patch brings more (None: that ends none)."""
+    """How a call is guided. weight: of the gains, above 0; measure: what they count; measures_loss: whether the stop
+    rule asks for the picture's own loss, asks: whether there is one; least_gain: a frame ends once no patch brings more
+    (None: that ends none)."""
 
     grid: PatchGrid
     weight: float
+    measure: Measure
     measures_loss: bool
+    asks: bool
     least_gain: float | None
 
 
@@ -49,8 +54,9 @@ class Watched:
     canvas: torch.Tensor
 
 
-def guidance_of(config: AutoGazeConfig, weight: float | None, state: GazeState | None) -> Guidance | None:
-    """weight: None for the configuration's; state: what the call goes on from. InputError for what does not fit."""
+def guidance_of(config: AutoGazeConfig, weight: float | None, state: GazeState | None, asks: bool) -> Guidance | None:
+    """weight: None for the configuration's; state: what the call goes on from; asks: whether a loss may end frames.
+    InputError for what does not fit."""
     weight = config.reward_guidance if weight is None else weight
     if not 0 <= weight < math.inf:
         raise InputError(f"reward_guidance must be 0 or more and finite, got {weight}")
@@ -61,8 +67,9 @@ def guidance_of(config: AutoGazeConfig, weight: float | None, state: GazeState |
     if state is not None and state.canvas is None:
         raise InputError("the streaming state comes from a call that was not guided: give reward_guidance=0, as there")
     measures_loss = config.reconstruction_task == MOSAIC_TASK
-    least_gain = max(config.least_gain, TIE) if measures_loss or config.least_gain else None
-    return Guidance(config.grid, weight, measures_loss, least_gain)
+    if config.least_gain is not None:
+        return Guidance(config.grid, weight, "visible", measures_loss, asks, max(config.least_gain, TIE))
+    return Guidance(config.grid, weight, "l1", measures_loss, asks, TIE if measures_loss else None)
 
 
 def watch(
@@ -85,13 +92,19 @@ class Guide:
         self.guidance = guidance
         self.tables = mosaic_tables(guidance.grid, device)
         scales, atoms = len(guidance.grid.scales), self.tables.covers.shape[1]
-        self.frame = MosaicFrame(
-            self.tables, torch.zeros(rows, atoms, device=device), torch.zeros(rows, scales, atoms, device=device)
-        )
+        # The picture as gains count it, and as the loss does where that may end a frame.
+        measures = {guidance.measure, LOSS} if guidance.measures_loss and guidance.asks else {guidance.measure}
+        self.frames = {
+            measure: MosaicFrame(
+                self.tables, torch.zeros(rows, atoms, device=device), torch.zeros(rows, scales, atoms, device=device)
+            )
+            for measure in sorted(measures)
+        }
         self.end()
 
     def buffers(self) -> list[torch.Tensor]:
-        return [self.frame.error, self.frame.after, self.frame.painted, self.frame.chosen]
+        frames = self.frames.values()
+        return [part for frame in frames for part in (frame.error, frame.after, frame.painted, frame.chosen)]
 
     def begin(self, watched: Watched) -> None:
         self.video, self.canvas, self.number = watched.video, watched.canvas, 0
@@ -105,11 +118,12 @@ class Guide:
     def next_frame(self) -> None:
         shown = self.video[:, self.number]
         self.pictures = self.tables.painter.pictures(shown)
-        self.frame.restart(*self.tables.errors(shown, self.canvas, self.pictures))
+        for measure, frame in self.frames.items():
+            frame.restart(*self.tables.errors(shown, self.canvas, self.pictures, measure))
 
     def finish(self) -> None:
         """Paints what was chosen of the frame."""
-        self.canvas = self.frame.painted_on(self.canvas, self.pictures)
+        self.canvas = self.frames[self.guidance.measure].painted_on(self.canvas, self.pictures)
         self.number += 1
 
     def choose(
@@ -130,21 +144,22 @@ class Guide:
         picks, met = [], []
         going = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
         for head in range(scores.shape[1]):
-            gains, useless = self.frame.gains(rows), used[:, :-1]
+            gains, useless = self.frames[self.guidance.measure].gains(rows), used[:, :-1]
             done = ~going
             if self.guidance.least_gain is not None:
                 poor = gains <= self.guidance.least_gain
                 nothing_left = poor.all(dim=1)
                 useless = useless | (poor & ~nothing_left[:, None])
                 done = done | nothing_left
-            if loss_threshold is not None:
-                done = done | (self.frame.loss_of(rows) <= loss_threshold)
+            if loss_threshold is not None and LOSS in self.frames:
+                done = done | (self.frames[LOSS].loss_of(rows) <= loss_threshold)
             going = ~(done & started)
             started = True
             worth = scores[:, head, :-1] + self.guidance.weight * gains.clamp(min=TIE).log()
             pick = worth.masked_fill(useless, -torch.inf).argmax(dim=1)
             used.scatter_(1, pick[:, None], True)
-            self.frame.paint(pick, going & allowed[:, head], rows)
+            for frame in self.frames.values():
+                frame.paint(pick, going & allowed[:, head], rows)
             picks.append(pick)
             met.append(~going)
         return torch.stack(picks, dim=1), torch.stack(met, dim=1)
