@@ -50,7 +50,7 @@ from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, ensure_signvid
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
 from autogaze_mllm.signvid.legible import check_legible
-from autogaze_mllm.signvid.plan import TILE, TILES_4K, shape_4k
+from autogaze_mllm.signvid.plan import GAIN, TILE, TILES_4K, shape_4k
 from autogaze_mllm.video.tiles import choose_tiles
 
 SHRUNK = 448  # pixels of the shorter side of `whole-448`, or a little more where the tiles do not fit the frame
@@ -61,7 +61,6 @@ COST, PEAK = "cost.json", "peak.json"
 MAX_NEW_TOKENS = 24
 LARGE_EVERY = 4  # signs stay for 12 of 256 frames at least, so none is missed
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-GAIN = 0.001  # what a patch must bring behind the bundled gaze model, see VideoSettings.gain; chosen with --dev
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,12 +1,13 @@
 """SignVid at 672x672: accuracy against visual tokens, for every way of looking, clean and with noise of a sensor.
 
 Asks a model all questions of the test split behind each selector at three budgets, behind random patches, with every
-patch, and with the frame shrunk to 448 and 224 pixels. Budgets are shares of a frame's patches; those of greedy search
-and of guided gaze are the largest share, and what a patch must bring besides. Videos and questions go through the model
-side by side, which changes no answer and makes it minutes on a GPU; seconds are measured apart (--seconds), one
-question at a time as `ask` takes them. What counts is the option that a reply names in words: choosing its letter is
-another thing to learn (`strict` beside it). Writes OUT/signvid_curve.json and OUT/signvid_curve.png; the json is
-complete after every batch of videos, and looks (--looks) add to what it holds. Settings are chosen with --dev.
+patch, and with the frame shrunk to 448 and 224 pixels. Budgets are shares of a frame's patches; those of greedy
+search and of guided gaze are the largest share, and what a patch must bring besides; pixel-diff is asked for another
+loss, too, at which it takes as many tokens. Videos and questions go through the model side by side, which changes no
+answer and makes it minutes on a GPU; seconds are measured apart (--seconds), one question at a time as `ask` takes
+them. What counts is the option that a reply names in words: choosing its letter is another thing to learn (`strict`
+beside it). Writes OUT/signvid_curve.json and OUT/signvid_curve.png; the json is complete after every batch of videos,
+and looks (--looks) add to what it holds. Settings are chosen with --dev.
 
     python benchmarks/signvid_curve.py --out runs/curve                          # 51 videos, 510 questions
     python benchmarks/signvid_curve.py --out runs/curve --gaze bundled,OTHER
@@ -56,14 +57,15 @@ from autogaze_mllm.mllm.loading import BUNDLED_FOLDER, load_or_wrap
 from autogaze_mllm.mllm.model import GazedModel
 from autogaze_mllm.signvid import SignVidConfig, VideoShape, ensure_signvid
 from autogaze_mllm.signvid.dataset import DEVELOPMENT_SEED
-from autogaze_mllm.signvid.plan import TILE
+from autogaze_mllm.signvid.plan import GAIN, TILE
 from autogaze_mllm.video.reader import VideoReader
 
 RESULT = "signvid_curve"
 BUDGETS = (0.15, 0.06, 0.025)  # shares of a frame's patches
 NOISE = {"clean": 0.0, "noisy": 0.05}
 MOST = 24  # tokens of an answer, as in signvid.py
-GAINS = (0.001, 0.002)  # what a patch must bring, see VideoSettings.gain; chosen with --dev
+GAINS = (GAIN, 0.001)  # what a patch must bring, see VideoSettings.gain; chosen with --dev
+RULE = 0.06  # loss to stop at, of pixel-diff, whose tokens are then those of a gain; chosen with --dev
 GREEDY = "greedy"
 PLAIN = ("pixel-diff", "pixel-diff-raw", "random")
 CHANCE = 0.25
@@ -93,6 +95,8 @@ def looks_of(
                 found.append(Look(f"{label} gain {gain:g}", selector, own.changed(ratio=budgets[0], gain=gain)))
         else:
             found += [Look(f"{label} {ratio}", selector, own.changed(ratio=ratio)) for ratio in budgets]
+            if name == PLAIN[0]:
+                found.append(Look(f"{label} loss {RULE}", selector, own.changed(ratio=budgets[0], loss=RULE)))
     for side, number in ((448, 4), (224, 1)):
         found.append(Look(f"whole-{side}", everything, settings.changed(ratio=1, max_tiles=min(number, tiles))))
     return found

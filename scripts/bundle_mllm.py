@@ -18,7 +18,7 @@ from autogaze_mllm.common.storage.files import read_json, write_json
 from autogaze_mllm.finetuning.on_device.course import load_llm
 from autogaze_mllm.gaze.autogaze.pretrained import BUNDLED
 from autogaze_mllm.mllm.saving import SETTINGS_FILE, save_base
-from autogaze_mllm.signvid.plan import TILES_4K
+from autogaze_mllm.signvid.plan import GAIN, TILES_4K
 
 
 def main() -> int:
@@ -34,7 +34,7 @@ def main() -> int:
 def bundle(arguments: argparse.Namespace) -> None:
     settings = {"frames": 16, "max_tiles": TILES_4K, "enlarge": False, "ratio": arguments.ratio}
     if arguments.gaze == BUNDLED:
-        settings |= {"loss": 0.0, "gain": 0.001}  # as in benchmarks/signvid.py, which says why
+        settings |= {"loss": 0.0, "gain": GAIN}  # as in benchmarks/signvid.py, which says why
     model = am.wrap(arguments.model, "pixel-diff", cache=False, dtype=torch.bfloat16, **settings)
     if arguments.llm is not None:
         base: Any = model.base

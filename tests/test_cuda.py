@@ -19,6 +19,7 @@ from transformers import SiglipVisionConfig, SiglipVisionModel
 import autogaze_mllm as am
 from autogaze_mllm.gaze.autogaze.denoising import denoised
 from autogaze_mllm.gaze.pipeline import gaze_video
+from autogaze_mllm.gaze.selectors.base import ending_at
 from autogaze_mllm.gaze.settings import VideoSettings
 from autogaze_mllm.mllm.tiny import tiny_model
 from autogaze_mllm.training.tasks.mosaic_task import MosaicTask
@@ -156,10 +157,10 @@ def test_trained_weights_see_what_they_see_on_the_cpu(device: torch.device) -> N
     assert len(kept[0] & kept[1]) >= 0.98 * len(kept[0]), "a choice between equals may fall otherwise, few do"
 
 
-@pytest.mark.parametrize(("loss", "gain"), [(None, 0.0), (0.2, 0.0), (None, 0.001)])
-def test_guided_as_on_the_cpu(loss: float | None, gain: float, device: torch.device) -> None:
+@pytest.mark.parametrize(("loss", "gain"), [(None, None), (0.2, None), (None, 0.001), (0.4, 0.001)])
+def test_guided_as_on_the_cpu(loss: float | None, gain: float | None, device: torch.device) -> None:
     """With and without graphs, in one go and streamed; so does greedy search."""
-    here, there = (bundled(torch.device(place)).ending_at(gain) for place in ("cpu", str(device)))
+    here, there = (ending_at(gain, bundled(torch.device(place))) for place in ("cpu", str(device)))
     assert here.config.reward_guidance
     pixels = scenes(3)
     task = MosaicTask(here.grid, here.processor)

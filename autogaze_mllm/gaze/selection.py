@@ -142,6 +142,14 @@ def info_of_masks(masks: torch.Tensor, grid: PatchGrid, **extra: Any) -> GazingI
     return build_info(ids, keep, [index.shape[1] for index, _ in found], grid, pad_id=-1, **extra)
 
 
+def in_raster_order(info: GazingInfo, grid: PatchGrid) -> GazingInfo:
+    """The same selection, each frame in raster order instead of the order of choice. What belongs to single choices,
+    such as predicted losses, is left out."""
+    assert info.gazing_mask is not None
+    limits = {"has_task_loss_requirement": bool(info.get("has_task_loss_requirement"))}
+    return info_of_masks(torch.cat(info.gazing_mask, dim=2), grid, **limits)
+
+
 def with_whole_scale(info: GazingInfo, grid: PatchGrid, frames: Sequence[int], scale: int) -> GazingInfo:
     """The same selection and, in these frames, all patches of one scale."""
     assert info.gazing_mask is not None

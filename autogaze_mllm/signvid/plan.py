@@ -21,6 +21,7 @@ MARGIN = 6  # pixels between signs
 TRIES = 400
 LARGEST = (3840, 2160, 1024)
 TILE, TILES_4K = 224, 16 * 9
+GAIN = 0.0003  # what a patch must bring for signs to be read, see VideoSettings.gain; chosen on development videos
 FONT_SIZES, RASTERS, JITTERS = (8, 48), (4, 128), (0, 8)  # pixels: least and most
 NOISIEST = 0.25
 

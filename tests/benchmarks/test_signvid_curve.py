@@ -54,11 +54,12 @@ def test_every_look_is_measured_as_ask_would_answer(written):
     assert (written / "signvid_curve.png").read_bytes().startswith(b"\x89PNG")
     assert set(result["conditions"]) == {"clean", "noisy"}
     for rows in result["conditions"].values():
-        assert set(rows) == set(result["looks"]) and len(rows) == 18
+        assert set(rows) == set(result["looks"]) and len(rows) == 19
         assert {row["accuracy"]["n"] for row in rows.values()} == {6}
         for name in ("gaze", "greedy"):
             assert rows[f"{name} 0.15"]["tokens"] <= rows["random 0.15"]["tokens"] < 0.2 * rows["all"]["tokens"]
-            spent = [rows[look]["tokens"] for look in (f"{name} 0.15", f"{name} gain 0.001", f"{name} gain 0.002")]
+            few = [f"{name} gain {gain:g}" for gain in curve.GAINS]
+            spent = [rows[look]["tokens"] for look in (f"{name} 0.15", *few)]
             assert spent == sorted(spent, reverse=True) and spent[2] < 0.5 * spent[0]
     data = written / "data/clean-448"
     settings = {**VideoSettings().to_dict(), "max_tiles": 4, "ratio": 0.15}  # the bundled model has some of its own

@@ -20,7 +20,7 @@ from ..grid import PatchGrid
 from ..pictures.gains import TIE, TOLERANCE, Measure, MosaicFrame, best_patch, mosaic_tables
 from ..pictures.mosaic import BLANK
 from ..ratio import Ratio, patches_per_frame
-from ..selection import GazingInfo, build_info
+from ..selection import GazingInfo, build_info, in_raster_order
 from ..selectors.base import Selector
 from ..selectors.noise import METER
 from .config import MOSAIC_TASK
@@ -78,9 +78,10 @@ class GreedySelector(Selector):
             ids.append(found)
             counts.append(found.shape[1])
         chosen = torch.cat(ids, dim=1)
-        return build_info(
+        info = build_info(
             chosen.clamp(min=0), chosen >= 0, counts, grid, pad_id=-1, has_task_loss_requirement=loss is not None
         )
+        return info if self.least_gain is None else in_raster_order(info, grid)
 
 
 def _searched(frame: MosaicFrame, whole: MosaicFrame, budgets: torch.Tensor, loss: float, least: float) -> torch.Tensor:

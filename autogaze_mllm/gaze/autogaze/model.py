@@ -20,7 +20,7 @@ from ...common.storage.hashing import fingerprint
 from ..grid import PatchGrid, Side
 from ..pictures.gains import TOLERANCE
 from ..ratio import Ratio, patches_per_frame
-from ..selection import GazingInfo, build_info, info_of_masks, read_selection
+from ..selection import GazingInfo, build_info, in_raster_order, info_of_masks, read_selection
 from ..selectors.base import PUBLISHED_LOSS, Selector
 from . import budget as budgets
 from .config import PUBLISHED_TASK, AutoGazeConfig
@@ -280,9 +280,11 @@ class AutoGaze(GazeCheckpoint, Selector, nn.Module):
         if self.config.encoder.temporal_patch_size != 1:
             raise InputError("this gaze model selects for several frames at once; a tower needs it for each frame")
         pixels = self.processor.prepare(frames.to(self.device))
-        return self.generate(
+        info = self.generate(
             pixels, ratio, loss, target_scales=list(grid.scales), target_patch_size=grid.patch, do_sample=False
         )
+        # Tokens of several patches that follow each other: few are read better if those are neighbours.
+        return info if self.config.least_gain is None else in_raster_order(info, grid)
 
     def check_grid(self, grid: PatchGrid) -> None:
         Tiling.plan(self.grid, grid)
