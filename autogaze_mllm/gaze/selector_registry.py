@@ -57,7 +57,10 @@ def stored_selector(entry: dict[str, Any], path: Path) -> AnySelector | str | Pa
         return path.parent / entry["folder"]
     name = entry["name"]
     if name in NAMED:
-        return NAMED[name].restored(entry)
+        try:
+            return NAMED[name].restored(entry)
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
     if name == BUNDLED:
         return name
     raise InputError(f"{path}: saved with a selector of your own ({name}): load it with gaze=<that selector>")

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import autogaze_mllm as am
+from autogaze_mllm.common.errors import InputError
 from autogaze_mllm.gaze.grid import DEFAULT_GRID
 from autogaze_mllm.gaze.selector_registry import NAMED, load_selector, stored_selector
 from autogaze_mllm.gaze.selectors.base import (
@@ -161,6 +162,21 @@ def test_what_is_stored_comes_back(name: str, tmp_path: Path) -> None:
     entry = json.loads(json.dumps(selector.store(tmp_path)))
     again = as_selector(load_selector(stored_selector(entry, tmp_path / "autogaze_mllm.json")))
     assert type(again) is type(selector) and again.identity() == selector.identity()
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ({"name": "random", "seed": "x"}, "'seed' must be a whole number, got 'x'"),
+        ({"name": "random"}, "'seed' is missing"),
+        ({"name": "pixel-diff", "noise_floor": "no"}, "'noise_floor' must be true or false"),
+        ({"name": "greedy", "least_gain": [1]}, "'least_gain' must be a finite number or null"),
+        ({"name": "greedy", "least_gain": -1}, "least_gain must be 0 or more"),
+    ],
+)
+def test_what_is_stored_of_a_selector_is_checked(entry: dict[str, Any], said: str, tmp_path: Path):
+    with pytest.raises(InputError, match=f"autogaze_mllm.json: .*{said}"):
+        stored_selector(entry, tmp_path / "autogaze_mllm.json")
 
 
 @pytest.mark.parametrize("entry", [{"name": "pixel-diff"}, {"name": "pixel-diff", "noise_floor": False}], ids=str)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ...common.errors import InputError
+from ...common.storage.json_text import Fields
 from ..grid import PatchGrid
 from ..pictures.gains import TIE, TOLERANCE, Measure, MosaicFrame, best_patch, mosaic_tables
 from ..pictures.mosaic import BLANK
@@ -55,7 +56,7 @@ class GreedySelector(Selector):
 
     @classmethod
     def restored(cls, entry: dict[str, Any]) -> GreedySelector:
-        return cls(entry.get("least_gain"))
+        return cls(Fields(entry, "gaze").get("least_gain", float | None, None))
 
     @torch.no_grad()
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...common.storage.json_text import Fields
 from ..grid import PatchGrid
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info, info_of_masks
@@ -46,7 +47,7 @@ class RandomSelector(Selector):
 
     @classmethod
     def restored(cls, entry: dict[str, Any]) -> RandomSelector:
-        return cls(entry["seed"])
+        return cls(Fields(entry, "gaze").get("seed", int))
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         batch, steps = frames.shape[:2]

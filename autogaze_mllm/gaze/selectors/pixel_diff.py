@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from ...common.pixels import resize_bicubic
+from ...common.storage.json_text import Fields
 from ..grid import PatchGrid
 from ..pictures.mosaic import BLANK, Atoms, PatchPainter
 from ..ratio import Ratio, patches_per_frame
@@ -58,7 +59,8 @@ class PixelDiffSelector(Selector):
 
     @classmethod
     def restored(cls, entry: dict[str, Any]) -> PixelDiffSelector:
-        return cls(entry.get("noise_floor", False))  # what does not say was saved before there was a floor
+        # What does not say was saved before there was a floor.
+        return cls(Fields(entry, "gaze").get("noise_floor", bool, False))
 
     def select(self, frames: torch.Tensor, grid: PatchGrid, ratio: Ratio, loss: float | None) -> GazingInfo:
         """frames (B, T, 3, H, W) in [0, 1] at the grid's largest scale; loss None: only the budget ends a frame."""

@@ -33,14 +33,14 @@ LOSS: Measure = "l1"  # what a model of the mosaic predicts
 @dataclass(frozen=True)
 class Guidance:
     """How a call is guided. weight: of the gains, above 0; measure: what they count; measures_loss: whether the stop
-    rule asks for the picture's own loss, asks: whether there is one; least_gain: a frame ends once no patch brings more
-    (None: that ends none)."""
+    rule asks for the picture's own loss; loss_besides: whether that has to be kept beside what gains count; least_gain:
+    a frame ends once no patch brings more (None: that ends none)."""
 
     grid: PatchGrid
     weight: float
     measure: Measure
     measures_loss: bool
-    asks: bool
+    loss_besides: bool
     least_gain: float | None
 
 
@@ -68,8 +68,10 @@ def guidance_of(config: AutoGazeConfig, weight: float | None, state: GazeState |
         raise InputError("the streaming state comes from a call that was not guided: give reward_guidance=0, as there")
     measures_loss = config.reconstruction_task == MOSAIC_TASK
     if config.least_gain is not None:
-        return Guidance(config.grid, weight, "visible", measures_loss, asks, max(config.least_gain, TIE))
-    return Guidance(config.grid, weight, "l1", measures_loss, asks, TIE if measures_loss else None)
+        return Guidance(
+            config.grid, weight, "visible", measures_loss, measures_loss and asks, max(config.least_gain, TIE)
+        )
+    return Guidance(config.grid, weight, LOSS, measures_loss, False, TIE if measures_loss else None)
 
 
 def watch(
@@ -93,12 +95,12 @@ class Guide:
         self.tables = mosaic_tables(guidance.grid, device)
         scales, atoms = len(guidance.grid.scales), self.tables.covers.shape[1]
         # The picture as gains count it, and as the loss does where that may end a frame.
-        measures = {guidance.measure, LOSS} if guidance.measures_loss and guidance.asks else {guidance.measure}
+        measures = (guidance.measure, LOSS) if guidance.loss_besides else (guidance.measure,)
         self.frames = {
             measure: MosaicFrame(
                 self.tables, torch.zeros(rows, atoms, device=device), torch.zeros(rows, scales, atoms, device=device)
             )
-            for measure in sorted(measures)
+            for measure in measures
         }
         self.end()
 
