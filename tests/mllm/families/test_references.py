@@ -122,7 +122,10 @@ def test_a_written_folder_is_the_model(name, variant, tmp_path):
     given = ("one <video>\nand  <image>?", [frames(name, variant, 1)], [photo(1)])
     inputs, again = dense_inputs(name, model, preprocessing, *given), dense_inputs(name, read, parts, *given)
     assert torch.equal(inputs["input_ids"], again["input_ids"])
-    assert torch.equal(dense_logits(model, inputs), dense_logits(read, again))
+    weights, stored = model.state_dict(), read.state_dict()
+    assert weights.keys() == stored.keys() and all(torch.equal(weights[key], stored[key]) for key in weights)
+    # What a file's weights lie beside in memory decides which kernel multiplies them, and so the last bits.
+    assert distance(dense_logits(model, inputs), dense_logits(read, again)) < 1e-5
     assert parts.chat_template == preprocessing.chat_template
 
 
