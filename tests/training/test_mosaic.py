@@ -207,3 +207,10 @@ def test_hints_know_places_and_what_they_are_worth() -> None:
         optimizer.step()
     assert curve[-1][0] < 0.5 * curve[0][0]
     assert curve[-1][1] < 0.5 * curve[0][1]
+
+
+@pytest.mark.parametrize("measure", ["visible", "l3"])
+def test_what_is_no_loss_is_refused(measure: str) -> None:
+    """What gains may count besides is not something to train for."""
+    with pytest.raises(InputError, match=r"is not known; known: l1, l2$"):
+        MosaicTask(PatchGrid.of("32+64", 16), measure=measure)

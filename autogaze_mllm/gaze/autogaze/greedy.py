@@ -18,7 +18,7 @@ import torch
 from ...common.errors import InputError
 from ...common.storage.json_text import Fields
 from ..grid import PatchGrid
-from ..pictures.gains import TIE, TOLERANCE, Measure, MosaicFrame, best_patch, mosaic_tables
+from ..pictures.gains import LOSS, TIE, TOLERANCE, Counted, MosaicFrame, best_patch, mosaic_tables
 from ..pictures.mosaic import BLANK
 from ..ratio import Ratio, patches_per_frame
 from ..selection import GazingInfo, build_info, in_raster_order
@@ -65,14 +65,14 @@ class GreedySelector(Selector):
         budgets = patches_per_frame(ratio, grid.size, *frames.shape[:2]).to(frames.device)
         tables = mosaic_tables(grid, video.device)
         canvas = self.processor.normalize(torch.full_like(video[:, 0], BLANK))
-        measure: Measure = "l1" if self.least_gain is None else "visible"
+        measure: Counted = LOSS if self.least_gain is None else "visible"
         ids: list[torch.Tensor] = []
         counts: list[int] = []
         for t in range(video.shape[1]):
             pictures = tables.painter.pictures(video[:, t])
             frame = MosaicFrame(tables, *tables.errors(video[:, t], canvas, pictures, measure))
             whole = frame
-            if loss and measure != "l1":
+            if loss and measure != LOSS:
                 whole = MosaicFrame(tables, *tables.errors(video[:, t], canvas, pictures))
             found = _searched(frame, whole, budgets[:, t], loss or 0.0, max(self.least_gain or 0.0, TIE))
             canvas = frame.painted_on(canvas, pictures)

@@ -17,8 +17,9 @@ import torch
 from ..grid import PatchGrid
 from .mosaic import Atoms, PatchPainter
 
-# Of a place: its absolute error, its squared error, or what of the latter is more than would go unseen.
-Measure = Literal["l1", "l2", "visible"]
+Measure = Literal["l1", "l2"]  # absolute or squared error
+Counted = Measure | Literal["visible"]  # of a place, or what of its squared error is more than would go unseen
+LOSS: Counted = "l1"  # what a gaze model of the mosaic predicts and stops by
 TIE = 1e-6  # gains that differ by less are the same, and a lesser one is none: rounding must not decide
 TOLERANCE = 0.3  # what a place may be off by unseen, in the gaze model's values: a thirtieth of black to white
 Rows = torch.Tensor | slice
@@ -59,7 +60,7 @@ class MosaicTables:
         self.unseen = TOLERANCE**2 * self.atoms.pixels.flatten()
 
     def errors(
-        self, wanted: torch.Tensor, canvas: torch.Tensor, pictures: list[torch.Tensor], measure: Measure = "l1"
+        self, wanted: torch.Tensor, canvas: torch.Tensor, pictures: list[torch.Tensor], measure: Counted = "l1"
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Images (B, 3, H, W) -> errors of the atoms against `wanted`: of the canvas (B, A), of each scale's picture
         (B, S, A)."""
@@ -71,7 +72,7 @@ class MosaicTables:
         ]
         return before, torch.stack(after, dim=1)
 
-    def error(self, one: torch.Tensor, other: torch.Tensor, measure: Measure) -> torch.Tensor:
+    def error(self, one: torch.Tensor, other: torch.Tensor, measure: Counted) -> torch.Tensor:
         """Images (B, 3, H, W) -> summed difference of each atom (B, A), mean over channels."""
         difference = (one - other).abs() if measure == "l1" else (one - other).square()
         # The order matters for speed: the sum over channels first, on contiguous rows.

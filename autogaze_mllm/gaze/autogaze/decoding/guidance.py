@@ -21,13 +21,11 @@ import torch
 from ....common.errors import InputError
 from ....common.pixels import resize_bicubic
 from ...grid import PatchGrid
-from ...pictures.gains import ALL, TIE, Measure, MosaicFrame, Rows, mosaic_tables
+from ...pictures.gains import ALL, LOSS, TIE, Counted, MosaicFrame, Rows, mosaic_tables
 from ...pictures.mosaic import BLANK
 from ..config import MOSAIC_TASK, AutoGazeConfig
 from ..processor import AutoGazeImageProcessor
 from .state import GazeState
-
-LOSS: Measure = "l1"  # what a model of the mosaic predicts
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Guidance:
 
     grid: PatchGrid
     weight: float
-    measure: Measure
+    measure: Counted
     measures_loss: bool
     loss_besides: bool
     least_gain: float | None
